@@ -1,0 +1,49 @@
+//! An answer given now or kept for later.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use actix::dev::{MessageResponse, OneshotSender};
+use actix::{Actor, Message};
+
+/// Somebody who waits for an answer of type `T`.
+#[derive(Debug)]
+pub struct Caller<T>(Rc<RefCell<Option<OneshotSender<T>>>>);
+
+impl<T> Caller<T> {
+    /// Returns the caller and the [`Answer`] to return from the handler.
+    pub fn keep() -> (Self, Answer<T>) {
+        let place = Rc::new(RefCell::new(None));
+        (Self(place.clone()), Answer::Later(Self(place)))
+    }
+
+    /// Gives the answer. One that could not be delivered is dropped.
+    pub fn answer(self, value: T) {
+        if let Some(sender) = self.0.borrow_mut().take() {
+            drop(sender.send(value));
+        }
+    }
+}
+
+/// What a handler returns: its answer, or the promise of one.
+///
+/// Unlike a future it spawns no task for each answer.
+#[derive(Debug)]
+pub enum Answer<T> {
+    Now(T),
+    Later(Caller<T>),
+}
+
+impl<A, M> MessageResponse<A, M> for Answer<M::Result>
+where
+    A: Actor,
+    M: Message,
+{
+    fn handle(self, _: &mut A::Context, sender: Option<OneshotSender<M::Result>>) {
+        match (self, sender) {
+            (Answer::Now(value), Some(sender)) => drop(sender.send(value)),
+            (Answer::Now(value), None) => drop(value),
+            (Answer::Later(caller), sender) => *caller.0.borrow_mut() = sender,
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Facts that more than one actor reads.
+
+use std::sync::Arc;
+
+use actix::Message;
+
+use crate::domain::endpoint::EndpointFacts;
+use crate::domain::ids::EndpointId;
+use crate::domain::request::FinishedRequest;
+
+/// A lease has ended.
+#[derive(Clone, Message)]
+#[rtype(result = "()")]
+pub struct RequestFinished(pub Arc<FinishedRequest>);
+
+/// Endpoints are new, changed or gone.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct EndpointsChanged {
+    pub updated: Vec<EndpointFacts>,
+    pub removed: Vec<EndpointId>,
+}

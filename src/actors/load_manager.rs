@@ -1,0 +1,351 @@
+//! LoadManager: who holds a slot, who waits.
+//!
+//! The decisions are the [`Dispatcher`]'s; this actor reads the clock, keeps those who wait for an answer and arms one
+//! timer. Every handler answers within microseconds and awaits nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient, SpawnHandle};
+
+use super::answer::{Answer, Caller};
+use super::event_hub::Publish;
+use super::facts::{EndpointsChanged, RequestFinished};
+use crate::clock;
+use crate::domain::dispatch::{Decision, Dispatcher, Grant, Submitted};
+use crate::domain::event::{Event, QueueDepth};
+use crate::domain::ids::{EndpointId, Ticket};
+use crate::domain::request::{FinishedRequest, LeaseRequest, Refusal};
+use crate::domain::time::Moment;
+use crate::lease::{EndLease, Lease};
+
+/// How often viewers hear of the line at most.
+const DEPTH_INTERVAL: Duration = Duration::from_millis(100);
+
+type LeaseAnswer = Result<Lease, Refusal>;
+
+/// Owns the dispatcher and those who wait for its answers.
+pub struct LoadManager {
+    dispatcher: Dispatcher,
+    waiting: HashMap<Ticket, Caller<LeaseAnswer>>,
+    /// Who wait until no lease is held.
+    draining: Option<Caller<()>>,
+    observers: Vec<Recipient<RequestFinished>>,
+    events: Recipient<Publish>,
+    /// Where leases report their end; set when the actor starts.
+    report: Option<Arc<Recipient<EndLease>>>,
+    timer: Option<(Moment, SpawnHandle)>,
+    depth: QueueDepth,
+    depth_told: bool,
+    grants: u64,
+    wait_total: Duration,
+}
+
+impl LoadManager {
+    /// Creates a manager that lets at most `max_waiting` requests wait.
+    pub fn new(max_waiting: usize, events: Recipient<Publish>) -> Self {
+        Self {
+            dispatcher: Dispatcher::new(max_waiting),
+            waiting: HashMap::new(),
+            draining: None,
+            observers: Vec::new(),
+            events,
+            report: None,
+            timer: None,
+            depth: QueueDepth::default(),
+            depth_told: true,
+            grants: 0,
+            wait_total: Duration::ZERO,
+        }
+    }
+
+    fn lease(&mut self, grant: Grant) -> Lease {
+        self.grants += 1;
+        self.wait_total += grant.waited;
+        let report = self.report.clone().expect("set when the actor started, before its first message");
+        Lease::new(grant, report)
+    }
+
+    /// Carries out decisions about waiting requests, then arms the timer for the next.
+    fn carry_out(&mut self, decisions: Vec<Decision>, ctx: &mut Context<Self>) {
+        for decision in decisions {
+            match decision {
+                Decision::Grant(ticket, grant) => {
+                    // A caller that has gone drops the lease, which comes back as its end.
+                    let lease = self.lease(grant);
+                    if let Some(caller) = self.waiting.remove(&ticket) {
+                        caller.answer(Ok(lease));
+                    }
+                }
+                Decision::Refuse(ticket, refusal) => {
+                    if let Some(caller) = self.waiting.remove(&ticket) {
+                        caller.answer(Err(refusal));
+                    }
+                }
+            }
+        }
+        self.arm_timer(ctx);
+        self.note_depth(ctx);
+        if self.dispatcher.active() == 0
+            && let Some(caller) = self.draining.take()
+        {
+            caller.answer(());
+        }
+    }
+
+    fn arm_timer(&mut self, ctx: &mut Context<Self>) {
+        let due = self.dispatcher.next_due();
+        if self.timer.map(|(armed, _)| armed) == due {
+            return;
+        }
+        if let Some((_, handle)) = self.timer.take() {
+            ctx.cancel_future(handle);
+        }
+        self.timer = due.map(|due| (due, ctx.notify_later(ExpiryDue, due.since(clock::now()))));
+    }
+
+    fn note_depth(&mut self, ctx: &mut Context<Self>) {
+        let (waiting, active) = (self.dispatcher.waiting(), self.dispatcher.active());
+        if (waiting, active) == (self.depth.waiting, self.depth.active) {
+            return;
+        }
+        let grants = self.grants.max(1) as f64;
+        let avg_wait_ms = self.wait_total.as_secs_f64() * 1000.0 / grants;
+        self.depth = QueueDepth { waiting, active, avg_wait_ms };
+        if self.depth_told {
+            self.depth_told = false;
+            ctx.notify_later(DepthDue, DEPTH_INTERVAL);
+        }
+    }
+
+    fn tell_finished(&self, finished: FinishedRequest) {
+        let finished = Arc::new(finished);
+        for observer in &self.observers {
+            observer.do_send(RequestFinished(finished.clone()));
+        }
+    }
+}
+
+impl Actor for LoadManager {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        self.report = Some(Arc::new(ctx.address().recipient()));
+    }
+}
+
+/// Asks for a lease before `deadline`.
+#[derive(Message)]
+#[rtype(result = "Result<Lease, Refusal>")]
+pub struct AcquireLease {
+    pub ticket: Ticket,
+    pub request: LeaseRequest,
+    pub deadline: Moment,
+}
+
+impl Handler<AcquireLease> for LoadManager {
+    type Result = Answer<LeaseAnswer>;
+
+    fn handle(&mut self, message: AcquireLease, ctx: &mut Context<Self>) -> Answer<LeaseAnswer> {
+        let AcquireLease { ticket, request, deadline } = message;
+        let mut decisions = Vec::new();
+        let submitted = self.dispatcher.submit(clock::now(), ticket, request, deadline, &mut decisions);
+        let answer = match submitted {
+            Submitted::Granted(grant) => Answer::Now(Ok(self.lease(grant))),
+            Submitted::Refused(refusal) => Answer::Now(Err(refusal)),
+            Submitted::Waiting => {
+                let (caller, answer) = Caller::keep();
+                self.waiting.insert(ticket, caller);
+                answer
+            }
+        };
+        self.carry_out(decisions, ctx);
+        answer
+    }
+}
+
+/// Takes a request out of the line; without effect if it has its answer.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct CancelWait(Ticket);
+
+impl Handler<CancelWait> for LoadManager {
+    type Result = ();
+
+    fn handle(&mut self, CancelWait(ticket): CancelWait, ctx: &mut Context<Self>) {
+        let mut decisions = Vec::new();
+        self.waiting.remove(&ticket);
+        self.dispatcher.cancel(clock::now(), ticket, &mut decisions);
+        self.carry_out(decisions, ctx);
+    }
+}
+
+impl Handler<EndLease> for LoadManager {
+    type Result = ();
+
+    fn handle(&mut self, message: EndLease, ctx: &mut Context<Self>) {
+        let mut decisions = Vec::new();
+        let ended = self.dispatcher.end(clock::now(), message.lease, message.outcome, &mut decisions);
+        if let Some(finished) = ended {
+            self.tell_finished(finished);
+        }
+        self.carry_out(decisions, ctx);
+    }
+}
+
+impl Handler<EndpointsChanged> for LoadManager {
+    type Result = ();
+
+    fn handle(&mut self, changed: EndpointsChanged, ctx: &mut Context<Self>) {
+        let mut decisions = Vec::new();
+        let now = clock::now();
+        for facts in changed.updated {
+            self.dispatcher.update_endpoint(now, facts, &mut decisions);
+        }
+        for id in changed.removed {
+            self.dispatcher.remove_endpoint(now, id, &mut decisions);
+        }
+        self.carry_out(decisions, ctx);
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct ExpiryDue;
+
+impl Handler<ExpiryDue> for LoadManager {
+    type Result = ();
+
+    fn handle(&mut self, _: ExpiryDue, ctx: &mut Context<Self>) {
+        self.timer = None;
+        let mut decisions = Vec::new();
+        self.dispatcher.expire(clock::now(), &mut decisions);
+        self.carry_out(decisions, ctx);
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct DepthDue;
+
+impl Handler<DepthDue> for LoadManager {
+    type Result = ();
+
+    fn handle(&mut self, _: DepthDue, _: &mut Context<Self>) {
+        self.depth_told = true;
+        self.events.do_send(Publish(Event::QueueDepth(self.depth)));
+    }
+}
+
+/// Adds somebody who is told of every lease that ends.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Observe(pub Recipient<RequestFinished>);
+
+impl Handler<Observe> for LoadManager {
+    type Result = ();
+
+    fn handle(&mut self, Observe(observer): Observe, _: &mut Context<Self>) {
+        self.observers.push(observer);
+    }
+}
+
+/// Asks how many slots of each endpoint are in flight.
+#[derive(Message)]
+#[rtype(result = "HashMap<EndpointId, u32>")]
+pub struct ReadInFlight;
+
+impl Handler<ReadInFlight> for LoadManager {
+    type Result = actix::MessageResult<ReadInFlight>;
+
+    fn handle(&mut self, _: ReadInFlight, _: &mut Context<Self>) -> Self::Result {
+        actix::MessageResult(self.dispatcher.in_flight().collect())
+    }
+}
+
+/// Refuses those who wait and all who come; answered once no lease is held, or after `grace` with those left ended.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Drain {
+    pub grace: Duration,
+}
+
+impl Handler<Drain> for LoadManager {
+    type Result = Answer<()>;
+
+    fn handle(&mut self, Drain { grace }: Drain, ctx: &mut Context<Self>) -> Answer<()> {
+        let mut decisions = Vec::new();
+        self.dispatcher.drain(&mut decisions);
+        self.carry_out(decisions, ctx);
+        if self.dispatcher.active() == 0 {
+            return Answer::Now(());
+        }
+        let (caller, answer) = Caller::keep();
+        self.draining = Some(caller);
+        ctx.notify_later(GraceOver, grace);
+        answer
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct GraceOver;
+
+impl Handler<GraceOver> for LoadManager {
+    type Result = ();
+
+    fn handle(&mut self, _: GraceOver, ctx: &mut Context<Self>) {
+        let cut = self.dispatcher.end_all(clock::now());
+        if !cut.is_empty() {
+            log::warn!("shutdown grace is over requests_cut={}", cut.len());
+        }
+        for finished in cut {
+            self.tell_finished(finished);
+        }
+        self.carry_out(Vec::new(), ctx);
+    }
+}
+
+/// Where HTTP asks for leases.
+#[derive(Clone)]
+pub struct LeaseDesk {
+    manager: Addr<LoadManager>,
+    timeout: Duration,
+    next_ticket: Arc<AtomicU64>,
+}
+
+impl LeaseDesk {
+    /// Creates a desk whose requests wait at most `timeout`.
+    pub fn new(manager: Addr<LoadManager>, timeout: Duration) -> Self {
+        Self { manager, timeout, next_ticket: Arc::default() }
+    }
+
+    /// Waits for a lease. Dropping the future gives the place in the line, or the lease, back.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn acquire(&self, request: LeaseRequest) -> Result<Lease, Refusal> {
+        let ticket = Ticket(self.next_ticket.fetch_add(1, Ordering::Relaxed));
+        let deadline = clock::now().after(self.timeout);
+        let mut place = Place { manager: &self.manager, ticket: Some(ticket) };
+        let answer = self.manager.send(AcquireLease { ticket, request, deadline }).await;
+        place.ticket = None;
+        answer.unwrap_or(Err(Refusal::Draining))
+    }
+}
+
+/// Gives up a place in the line when it is dropped before the answer came.
+struct Place<'a> {
+    manager: &'a Addr<LoadManager>,
+    ticket: Option<Ticket>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.manager.do_send(CancelWait(ticket));
+        }
+    }
+}

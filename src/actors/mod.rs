@@ -1,0 +1,23 @@
+//! The actors: each owns its state, reads the clock, calls the pure code and carries out what it decided.
+//!
+//! Who tells whom (HTTP asks any of them):
+//!
+//! ```text
+//! Registry ── EndpointsChanged ─▶ LoadManager ── RequestFinished ─┬▶ Registry (counters)
+//!    │                                │                           ├▶ TpsTracker ── Publish ─▶ EventHub
+//!    │                                └── Publish ─▶ EventHub     └▶ HistoryRecorder ── WriteBatch ─▶ Persistence
+//!    ├── Publish ─▶ EventHub ── Broadcast ─▶ sessions
+//!    └── SaveEndpoints, SaveObservation ─▶ Persistence
+//! ```
+//!
+//! Actors tell each other and never await an answer, with one exception: Registry awaits Persistence, which is a leaf,
+//! in order to answer its own caller once an endpoint is saved.
+
+pub mod answer;
+pub mod event_hub;
+pub mod facts;
+pub mod history_recorder;
+pub mod load_manager;
+pub mod persistence;
+
+pub mod tps_tracker;

@@ -1,0 +1,159 @@
+//! Settings: built-in defaults, then the user's file, then the environment.
+//!
+//! The only reader of the environment. Every mistake is found in one pass and named with its place, the value given and
+//! what is allowed.
+
+mod document;
+mod keys;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+use crate::domain::endpoint::EndpointDefinition;
+
+pub const DEFAULTS: &str = include_str!("../config/default.toml");
+
+/// The settings, one struct per component.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Config {
+    pub server: ServerConfig,
+    pub database: DatabaseConfig,
+    pub queue: QueueConfig,
+    pub upstream: UpstreamConfig,
+    pub health: HealthConfig,
+    pub tps: TpsConfig,
+    #[serde(skip)]
+    pub endpoints: Vec<EndpointDefinition>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct ServerConfig {
+    pub bind: SocketAddr,
+    workers: usize,
+    pub max_body_bytes: usize,
+    #[serde(rename = "shutdown_grace_secs", deserialize_with = "seconds")]
+    pub shutdown_grace: Duration,
+    insecure_open_access: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct DatabaseConfig {
+    pub url: String,
+    #[serde(rename = "flush_interval_ms", deserialize_with = "milliseconds")]
+    pub flush_interval: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct QueueConfig {
+    pub max_waiting: usize,
+    #[serde(rename = "timeout_secs", deserialize_with = "seconds")]
+    pub timeout: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct UpstreamConfig {
+    #[serde(rename = "connect_timeout_secs", deserialize_with = "seconds")]
+    pub connect_timeout: Duration,
+    #[serde(rename = "first_byte_timeout_secs", deserialize_with = "seconds")]
+    pub first_byte_timeout: Duration,
+    #[serde(rename = "idle_timeout_secs", deserialize_with = "seconds")]
+    pub idle_timeout: Duration,
+    #[serde(rename = "pool_idle_timeout_secs", deserialize_with = "seconds")]
+    pub pool_idle_timeout: Duration,
+    #[serde(rename = "tcp_keepalive_secs", deserialize_with = "seconds")]
+    pub tcp_keepalive: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct HealthConfig {
+    #[serde(rename = "interval_secs", deserialize_with = "seconds")]
+    pub interval: Duration,
+    #[serde(rename = "timeout_secs", deserialize_with = "seconds")]
+    pub timeout: Duration,
+    pub failures_to_offline: u32,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct TpsConfig {
+    pub ema_alpha: f64,
+}
+
+/// One mistake in the settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// File and line, or the environment variable.
+    pub place: String,
+    pub message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.message)
+    }
+}
+
+/// Reads the settings and what is to be said about them.
+///
+/// The second value holds warnings, to be logged once logging is set up.
+///
+/// # Errors
+/// Every mistake in the file and the environment.
+pub fn load(file: Option<&Path>, environment: &[(String, String)]) -> Result<(Config, Vec<String>), Vec<ConfigError>> {
+    let mut settings = document::Settings::default();
+    settings.read_text("default.toml", DEFAULTS, document::Layer::Defaults, environment);
+    if let Some(path) = file {
+        let name = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => settings.read_text(&name, &text, document::Layer::User, environment),
+            Err(error) => settings.fail(name, format!("cannot be read: {error}")),
+        }
+    }
+    settings.read_environment(environment);
+    let (table, endpoints, warnings) = settings.finish()?;
+    let mut config: Config = table.try_into().expect("checked values fit the settings they were checked for");
+    config.endpoints = endpoints;
+    config.refuse_open_access()?;
+    Ok((config, warnings))
+}
+
+/// Returns the environment variables that are readable as text.
+pub fn environment() -> Vec<(String, String)> {
+    let variables = std::env::vars_os();
+    variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+}
+
+impl Config {
+    fn refuse_open_access(&self) -> Result<(), Vec<ConfigError>> {
+        if self.server.bind.ip().is_loopback() || self.server.insecure_open_access {
+            return Ok(());
+        }
+        let message = format!(
+            "{} can be reached from other machines and anybody would be let in; \
+             bind to a loopback address, or set server.insecure_open_access = true",
+            self.server.bind
+        );
+        Err(vec![ConfigError { place: "server.bind".to_owned(), message }])
+    }
+}
+
+impl ServerConfig {
+    /// Threads that serve HTTP, at least 1.
+    pub fn workers(&self) -> usize {
+        self.workers.max(1)
+    }
+}
+
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    u64::deserialize(deserializer).map(Duration::from_secs)
+}
+
+fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    u64::deserialize(deserializer).map(Duration::from_millis)
+}
+
+#[cfg(test)]
+mod tests;

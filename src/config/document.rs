@@ -1,0 +1,272 @@
+//! Reads settings layer by layer, checks each value against its key's rule and collects every mistake.
+
+use std::collections::HashMap;
+
+use toml::de::{DeTable, DeValue};
+use toml::{Spanned, Table, Value};
+
+use super::ConfigError;
+use super::keys::{ENDPOINT, Key, MODES, SECTIONS, section};
+use crate::domain::endpoint::{EndpointDefinition, EndpointKind, check_base_url};
+
+const PREFIX: &str = "LEASEWAY_";
+
+/// Whose values are being read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Layer {
+    Defaults,
+    User,
+}
+
+/// The settings read so far and the mistakes found in them.
+#[derive(Default)]
+pub struct Settings {
+    table: Table,
+    endpoints: Vec<EndpointDefinition>,
+    errors: Vec<ConfigError>,
+    warnings: Vec<String>,
+}
+
+/// A text being read, to turn a position into `file:line`.
+struct Source<'a> {
+    name: &'a str,
+    text: &'a str,
+    layer: Layer,
+    environment: &'a [(String, String)],
+}
+
+impl Source<'_> {
+    fn place(&self, offset: usize) -> String {
+        let before = self.text.get(..offset).unwrap_or(self.text);
+        format!("{}:{}", self.name, before.matches('\n').count() + 1)
+    }
+}
+
+impl Settings {
+    pub fn fail(&mut self, place: String, message: String) {
+        self.errors.push(ConfigError { place, message });
+    }
+
+    /// Returns the settings, the endpoints and the warnings.
+    ///
+    /// # Errors
+    /// Every mistake found.
+    pub fn finish(self) -> Result<(Table, Vec<EndpointDefinition>, Vec<String>), Vec<ConfigError>> {
+        if self.errors.is_empty() { Ok((self.table, self.endpoints, self.warnings)) } else { Err(self.errors) }
+    }
+
+    /// Reads a TOML text.
+    pub fn read_text(&mut self, name: &str, text: &str, layer: Layer, environment: &[(String, String)]) {
+        let source = Source { name, text, layer, environment };
+        let (document, syntax_errors) = DeTable::parse_recoverable(text);
+        for error in &syntax_errors {
+            let offset = error.span().map_or(0, |span| span.start);
+            self.fail(source.place(offset), error.message().to_owned());
+        }
+        if !syntax_errors.is_empty() {
+            return;
+        }
+        for (name, value) in document.get_ref() {
+            match (name.get_ref().as_ref(), value.get_ref()) {
+                ("endpoints", DeValue::Array(blocks)) => self.read_endpoints(&source, blocks),
+                (section_name, DeValue::Table(values)) if section(section_name).is_some() => {
+                    self.read_section(&source, section_name, values);
+                }
+                ("endpoints", _) => self.fail(source.place(name.span().start), "write [[endpoints]]".to_owned()),
+                (section_name, _) if section(section_name).is_some() => {
+                    self.fail(source.place(name.span().start), format!("write [{section_name}]"));
+                }
+                (other, _) => {
+                    let sections: Vec<&str> = SECTIONS.iter().map(|(section, _)| *section).collect();
+                    let allowed = sections.join(", ");
+                    let message = format!("unknown section `{other}`; allowed are {allowed} and [[endpoints]]");
+                    self.fail(source.place(name.span().start), message);
+                }
+            }
+        }
+    }
+
+    /// Reads the variables `LEASEWAY_SECTION__KEY`, and `LOAD_BALANCER_MODE`.
+    pub fn read_environment(&mut self, environment: &[(String, String)]) {
+        if let Some((_, mode)) = environment.iter().find(|(name, _)| name == "LOAD_BALANCER_MODE") {
+            self.read_old_mode(mode);
+        }
+        for (name, text) in environment {
+            let Some(path) = name.strip_prefix(PREFIX) else { continue };
+            let Some((section_name, key_name)) = path.split_once("__") else { continue };
+            let (section_name, key_name) = (section_name.to_ascii_lowercase(), key_name.to_ascii_lowercase());
+            match section(&section_name) {
+                None => self.fail(name.clone(), format!("unknown section `{section_name}`")),
+                Some(keys) => match find(keys, &key_name) {
+                    None => self.fail(name.clone(), unknown_key(&section_name, &key_name, keys)),
+                    Some(key) => {
+                        self.accept(Layer::User, name.clone(), &section_name, key, key.rule.parse(text));
+                    }
+                },
+            }
+        }
+    }
+
+    fn read_old_mode(&mut self, mode: &str) {
+        if mode != "metrics" {
+            let allowed = MODES.join(", ");
+            let warning = format!(
+                "LOAD_BALANCER_MODE=\"{mode}\" is not \"metrics\" and is ignored; balancer.mode takes {allowed}"
+            );
+            self.warnings.push(warning);
+            return;
+        }
+        let key = section("balancer").and_then(|keys| find(keys, "mode")).expect("balancer.mode is a key");
+        self.accept(Layer::User, "LOAD_BALANCER_MODE".to_owned(), "balancer", key, Value::String(mode.to_owned()));
+    }
+
+    fn read_section(&mut self, source: &Source<'_>, section_name: &str, values: &DeTable<'_>) {
+        let keys = section(section_name).unwrap_or_default();
+        for (key_name, value) in values {
+            let place = source.place(key_name.span().start);
+            match find(keys, key_name.get_ref()) {
+                None => self.fail(place, unknown_key(section_name, key_name.get_ref(), keys)),
+                Some(key) => self.accept(source.layer, place, section_name, key, to_value(value.get_ref())),
+            }
+        }
+    }
+
+    fn accept(&mut self, layer: Layer, place: String, section_name: &str, key: &Key, value: Value) {
+        let path = format!("{section_name}.{}", key.name);
+        if !key.rule.allows(&value) {
+            return self.fail(place, not_allowed(&path, &value, key));
+        }
+        let unchanged = self.table.get(section_name).and_then(|section| section.get(key.name)) == Some(&value);
+        if key.reserved && layer == Layer::User && !unchanged {
+            self.warnings.push(format!("{path} is set ({place}) but has no effect in this version"));
+        }
+        let section = self.table.entry(section_name).or_insert_with(|| Value::Table(Table::new()));
+        if let Value::Table(section) = section {
+            section.insert(key.name.to_owned(), value);
+        }
+    }
+
+    fn read_endpoints(&mut self, source: &Source<'_>, blocks: &[Spanned<DeValue<'_>>]) {
+        let mut names = HashMap::new();
+        let mut roots = HashMap::new();
+        for block in blocks {
+            let place = source.place(block.span().start);
+            let DeValue::Table(values) = block.get_ref() else {
+                self.fail(place, "write [[endpoints]]".to_owned());
+                continue;
+            };
+            let Some(definition) = self.read_endpoint(source, &place, values) else { continue };
+            if let Some(first) = names.insert(definition.name.clone(), place.clone()) {
+                self.fail(place.clone(), format!("endpoint name \"{}\" is used at {first} already", definition.name));
+            }
+            if let Some(first) = roots.insert(definition.root_url(), place.clone()) {
+                let message = format!("endpoint base_url \"{}\" is used at {first} already", definition.base_url);
+                self.fail(place, message);
+            }
+            self.endpoints.push(definition);
+        }
+    }
+
+    /// Reads one block; `None` if it has mistakes, which are then noted.
+    fn read_endpoint(&mut self, source: &Source<'_>, block: &str, values: &DeTable<'_>) -> Option<EndpointDefinition> {
+        let errors_before = self.errors.len();
+        let mut given = Table::new();
+        for (key_name, value) in values {
+            let place = source.place(key_name.span().start);
+            let Some(key) = find(ENDPOINT, key_name.get_ref()) else {
+                self.fail(place, unknown_key("endpoints", key_name.get_ref(), ENDPOINT));
+                continue;
+            };
+            let value = to_value(value.get_ref());
+            if !key.rule.allows(&value) {
+                self.fail(place, not_allowed(&format!("endpoints.{}", key.name), &value, key));
+            } else if key.reserved {
+                self.warnings
+                    .push(format!("endpoints.{} is set ({place}) but has no effect in this version", key.name));
+            }
+            given.insert(key.name.to_owned(), value);
+        }
+        for required in ["name", "base_url"] {
+            if !given.contains_key(required) {
+                self.fail(block.to_owned(), format!("endpoints.{required} is missing"));
+            }
+        }
+        let api_key = self.read_api_key(source, block, &given);
+        if self.errors.len() > errors_before {
+            return None;
+        }
+        Some(definition(&given, api_key))
+    }
+
+    fn read_api_key(&mut self, source: &Source<'_>, block: &str, given: &Table) -> Option<String> {
+        let text = |key| given.get(key).and_then(Value::as_str);
+        match (text("api_key"), text("api_key_env")) {
+            (Some(_), Some(_)) => {
+                self.fail(block.to_owned(), "give endpoints.api_key or endpoints.api_key_env, not both".to_owned());
+                None
+            }
+            (Some(api_key), None) => Some(api_key.to_owned()),
+            (None, Some(variable)) => {
+                let found = source.environment.iter().find(|(name, value)| name == variable && !value.is_empty());
+                if found.is_none() {
+                    let message = format!("endpoints.api_key_env names `{variable}`, which is not set");
+                    self.fail(block.to_owned(), message);
+                }
+                found.map(|(_, value)| value.clone())
+            }
+            (None, None) => None,
+        }
+    }
+}
+
+fn definition(given: &Table, api_key: Option<String>) -> EndpointDefinition {
+    let text = |key| given.get(key).and_then(Value::as_str).unwrap_or_default();
+    let whole = |key| given.get(key).and_then(Value::as_integer).and_then(|whole| u32::try_from(whole).ok());
+    let models = given.get("models").and_then(Value::as_array).into_iter().flatten();
+    EndpointDefinition {
+        name: text("name").to_owned(),
+        base_url: check_base_url(text("base_url")).expect("checked by the key's rule"),
+        kind: EndpointKind::from_name(text("kind")),
+        max_concurrency: whole("max_concurrency").unwrap_or(1),
+        capability_score: whole("capability_score"),
+        api_key,
+        allowed_models: models.filter_map(Value::as_str).map(str::to_owned).collect(),
+    }
+}
+
+fn find<'a>(keys: &'a [Key], name: &str) -> Option<&'a Key> {
+    keys.iter().find(|key| key.name == name)
+}
+
+fn unknown_key(section: &str, name: &str, keys: &[Key]) -> String {
+    let allowed: Vec<&str> = keys.iter().map(|key| key.name).collect();
+    format!("unknown key `{section}.{name}`; allowed are {}", allowed.join(", "))
+}
+
+fn not_allowed(path: &str, value: &Value, key: &Key) -> String {
+    if key.name == "api_key" {
+        return format!("{path} is not allowed; allowed is {}", key.rule);
+    }
+    format!("{path} = {value} is not allowed; allowed is {}", key.rule)
+}
+
+fn to_value(value: &DeValue<'_>) -> Value {
+    match value {
+        DeValue::String(text) => Value::String(text.clone().into_owned()),
+        DeValue::Integer(whole) => {
+            let parsed = i64::from_str_radix(whole.as_str(), whole.radix());
+            parsed.map_or_else(|_| Value::String(whole.as_str().to_owned()), Value::Integer)
+        }
+        DeValue::Float(number) => {
+            let parsed = number.as_str().parse();
+            parsed.map_or_else(|_| Value::String(number.as_str().to_owned()), Value::Float)
+        }
+        DeValue::Boolean(flag) => Value::Boolean(*flag),
+        DeValue::Datetime(time) => Value::Datetime(*time),
+        DeValue::Array(values) => Value::Array(values.iter().map(|value| to_value(value.get_ref())).collect()),
+        DeValue::Table(values) => {
+            let entries = values.iter().map(|(key, value)| (key.get_ref().to_string(), to_value(value.get_ref())));
+            Value::Table(entries.collect())
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Every key there is, with what it allows: one row per key.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use actix_web::http::header::HeaderName;
+use toml::Value;
+
+use crate::domain::endpoint::{CAPABILITY_SCORE, EndpointKind, MAX_CONCURRENCY, check_base_url, check_name};
+
+/// What a key allows.
+#[derive(Clone, Copy)]
+pub enum Rule {
+    Flag,
+    Whole(i64, i64),
+    Number(f64, f64),
+    OneOf(&'static [&'static str]),
+    SocketAddress,
+    DatabaseUrl,
+    HeaderName,
+    EndpointName,
+    BaseUrl,
+    EndpointKind,
+    Text,
+    Texts,
+}
+
+/// One key of a section.
+pub struct Key {
+    pub name: &'static str,
+    pub rule: Rule,
+    /// Checked, but without effect yet.
+    pub reserved: bool,
+}
+
+const fn key(name: &'static str, rule: Rule) -> Key {
+    Key { name, rule, reserved: false }
+}
+
+const fn reserved(name: &'static str, rule: Rule) -> Key {
+    Key { name, rule, reserved: true }
+}
+
+pub const MODES: &[&str] = &["auto", "round_robin", "metrics"];
+
+pub const SECTIONS: &[(&str, &[Key])] = &[
+    (
+        "server",
+        &[
+            key("bind", Rule::SocketAddress),
+            key("workers", Rule::Whole(0, 256)),
+            key("max_body_bytes", Rule::Whole(1, 1 << 30)),
+            key("shutdown_grace_secs", Rule::Whole(0, 3600)),
+            key("insecure_open_access", Rule::Flag),
+        ],
+    ),
+    (
+        "database",
+        &[
+            key("url", Rule::DatabaseUrl),
+            key("flush_interval_ms", Rule::Whole(10, 60_000)),
+            reserved("history_retention_days", Rule::Whole(1, 3650)),
+        ],
+    ),
+    (
+        "balancer",
+        &[
+            reserved("mode", Rule::OneOf(MODES)),
+            reserved("ranking_cache_ms", Rule::Whole(0, 10_000)),
+            reserved("cpu_busy_percent", Rule::Number(0.0, 100.0)),
+            reserved("gpu_busy_percent", Rule::Number(0.0, 100.0)),
+            reserved("vram_busy_percent", Rule::Number(0.0, 100.0)),
+            reserved("active_busy", Rule::Whole(1, 100_000)),
+            reserved("metrics_fresh_secs", Rule::Whole(1, 86_400)),
+        ],
+    ),
+    (
+        "queue",
+        &[
+            key("max_waiting", Rule::Whole(0, 1_000_000)),
+            key("timeout_secs", Rule::Whole(0, 86_400)),
+            reserved("warmup_timeout_secs", Rule::Whole(0, 86_400)),
+            reserved("delay_threshold", Rule::Number(0.0, 1.0)),
+            reserved("reject_threshold", Rule::Number(0.0, 1.0)),
+            reserved("max_delay_ms", Rule::Whole(10, 60_000)),
+            reserved("client_header", Rule::HeaderName),
+        ],
+    ),
+    (
+        "upstream",
+        &[
+            key("connect_timeout_secs", Rule::Whole(1, 3600)),
+            key("first_byte_timeout_secs", Rule::Whole(1, 86_400)),
+            key("idle_timeout_secs", Rule::Whole(1, 86_400)),
+            reserved("max_attempts", Rule::Whole(1, 100)),
+            key("pool_idle_timeout_secs", Rule::Whole(0, 3600)),
+            key("tcp_keepalive_secs", Rule::Whole(1, 3600)),
+        ],
+    ),
+    (
+        "health",
+        &[
+            key("interval_secs", Rule::Whole(1, 3600)),
+            key("timeout_secs", Rule::Whole(1, 300)),
+            key("failures_to_offline", Rule::Whole(1, 100)),
+        ],
+    ),
+    ("tps", &[key("ema_alpha", Rule::Number(0.001, 1.0))]),
+];
+
+pub const ENDPOINT: &[Key] = &[
+    key("name", Rule::EndpointName),
+    key("base_url", Rule::BaseUrl),
+    key("kind", Rule::EndpointKind),
+    key("max_concurrency", Rule::Whole(*MAX_CONCURRENCY.start() as i64, *MAX_CONCURRENCY.end() as i64)),
+    reserved("capability_score", Rule::Whole(*CAPABILITY_SCORE.start() as i64, *CAPABILITY_SCORE.end() as i64)),
+    key("api_key", Rule::Text),
+    key("api_key_env", Rule::Text),
+    key("models", Rule::Texts),
+];
+
+/// Finds the keys of a section.
+pub fn section(name: &str) -> Option<&'static [Key]> {
+    SECTIONS.iter().find(|(section, _)| *section == name).map(|(_, keys)| *keys)
+}
+
+impl Rule {
+    /// Tells whether the rule allows this value.
+    pub fn allows(self, value: &Value) -> bool {
+        match (self, value) {
+            (Rule::Flag, Value::Boolean(_)) => true,
+            (Rule::Whole(min, max), Value::Integer(whole)) => (min..=max).contains(whole),
+            (Rule::Number(min, max), Value::Integer(whole)) => (min..=max).contains(&(*whole as f64)),
+            (Rule::Number(min, max), Value::Float(number)) => (min..=max).contains(number),
+            (Rule::Texts, Value::Array(values)) => {
+                values.iter().all(|value| value.as_str().is_some_and(|text| !text.is_empty()))
+            }
+            (_, Value::String(text)) => self.allows_text(text),
+            _ => false,
+        }
+    }
+
+    fn allows_text(self, text: &str) -> bool {
+        match self {
+            Rule::OneOf(names) => names.contains(&text),
+            Rule::SocketAddress => text.parse::<SocketAddr>().is_ok(),
+            Rule::DatabaseUrl => text.strip_prefix("sqlite://").is_some_and(|path| !path.is_empty()),
+            Rule::HeaderName => HeaderName::try_from(text).is_ok(),
+            Rule::EndpointName => check_name(text).is_ok(),
+            Rule::BaseUrl => check_base_url(text).is_ok(),
+            Rule::EndpointKind => text == "auto" || EndpointKind::from_name(text).is_some(),
+            Rule::Text => !text.is_empty(),
+            Rule::Flag | Rule::Whole(..) | Rule::Number(..) | Rule::Texts => false,
+        }
+    }
+
+    /// Reads a value from text, as an environment variable holds it.
+    pub fn parse(self, text: &str) -> Value {
+        let parsed = match self {
+            Rule::Flag => text.parse().ok().map(Value::Boolean),
+            Rule::Whole(..) => text.parse().ok().map(Value::Integer),
+            Rule::Number(..) => text.parse().ok().map(Value::Float),
+            _ => None,
+        };
+        parsed.unwrap_or_else(|| Value::String(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Rule {
+    /// Says what is allowed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Rule::Flag => f.write_str("true or false"),
+            Rule::Whole(min, max) => write!(f, "a whole number from {min} to {max}"),
+            Rule::Number(min, max) => write!(f, "a number from {min} to {max}"),
+            Rule::OneOf(names) => write!(f, "one of \"{}\"", names.join("\", \"")),
+            Rule::SocketAddress => f.write_str("an IP address and port, as \"127.0.0.1:8420\""),
+            Rule::DatabaseUrl => f.write_str("\"sqlite://FILE\" or \"sqlite://:memory:\""),
+            Rule::HeaderName => f.write_str("the name of an HTTP header"),
+            Rule::EndpointName => f.write_str(&check_name("").err().unwrap_or_default()),
+            Rule::BaseUrl => f.write_str("an http:// or https:// URL without user name, query or fragment"),
+            Rule::EndpointKind => {
+                let names = EndpointKind::ALL.map(EndpointKind::as_str);
+                write!(f, "one of \"auto\", \"{}\"", names.join("\", \""))
+            }
+            Rule::Text => f.write_str("a text that is not empty"),
+            Rule::Texts => f.write_str("a list of texts"),
+        }
+    }
+}

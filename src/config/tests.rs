@@ -1,0 +1,116 @@
+use std::io::Write;
+
+use super::*;
+
+fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<(Config, Vec<String>), Vec<String>> {
+    let mut file = tempfile::Builder::new().suffix(".toml").tempfile().expect("a temporary file");
+    file.write_all(text.as_bytes()).expect("a short text");
+    let environment: Vec<_> = environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    let name = file.path().display().to_string();
+    let show = |error: ConfigError| error.to_string().replace(&name, "FILE");
+    load(Some(file.path()), &environment).map_err(|errors| errors.into_iter().map(show).collect())
+}
+
+#[test]
+fn every_key_has_a_default_or_is_optional() {
+    let (config, warnings) = load(None, &[]).expect("the defaults are valid");
+    assert!(warnings.is_empty());
+    assert_eq!(config.server.bind.to_string(), "127.0.0.1:8420");
+    assert_eq!(config.queue.timeout, Duration::from_secs(60));
+    let defaults: toml::Table = DEFAULTS.parse().expect("the defaults are TOML");
+    for (section, keys) in keys::SECTIONS {
+        for key in *keys {
+            let present = defaults[*section].get(key.name).is_some() || DEFAULTS.contains(&format!("# {} =", key.name));
+            assert!(present, "{section}.{} is missing in default.toml", key.name);
+        }
+    }
+    for key in keys::ENDPOINT {
+        assert!(DEFAULTS.contains(&format!("# {} =", key.name)), "endpoints.{} is missing", key.name);
+    }
+}
+
+#[test]
+fn the_file_overrides_the_defaults_and_the_environment_the_file() {
+    let text = "[queue]\nmax_waiting = 5\ntimeout_secs = 7\n";
+    let (config, _) = load_text(text, &[("LEASEWAY_QUEUE__MAX_WAITING", "0")]).expect("valid");
+    assert_eq!((config.queue.max_waiting, config.queue.timeout), (0, Duration::from_secs(7)));
+}
+
+#[test]
+fn every_mistake_is_named_with_its_line_and_what_is_allowed() {
+    let text = "[queue]\nmax_waitng = 5\ntimeout_secs = -1\n\n[health]\ninterval_secs = \"often\"\n\n[quue]\nx = 1\n";
+    let errors =
+        load_text(text, &[("LEASEWAY_TPS__EMA_ALPHA", "2"), ("LEASEWAY_TPS__ALPHA", "1")]).expect_err("mistakes");
+    let all = errors.join("\n");
+    assert_eq!(errors.len(), 6, "{all}");
+    for part in [
+        "FILE:2: unknown key `queue.max_waitng`; allowed are max_waiting,",
+        "FILE:3: queue.timeout_secs = -1 is not allowed; allowed is a whole number from 0 to 86400",
+        "FILE:6: health.interval_secs = \"often\" is not allowed; allowed is a whole number from 1 to 3600",
+        "FILE:8: unknown section `quue`",
+        "LEASEWAY_TPS__EMA_ALPHA: tps.ema_alpha = 2.0 is not allowed; allowed is a number from 0.001 to 1",
+        "LEASEWAY_TPS__ALPHA: unknown key `tps.alpha`",
+    ] {
+        assert!(all.contains(part), "{part} is not in\n{all}");
+    }
+}
+
+#[test]
+fn what_is_not_toml_is_named_with_its_line() {
+    let errors = load_text("[queue]\nmax_waiting = = 3\n", &[]).expect_err("a mistake");
+    assert!(errors[0].starts_with("FILE:2: "), "{errors:?}");
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let errors = load(Some(Path::new("/nowhere/leaseway.toml")), &[]).expect_err("no such file");
+    assert!(errors[0].to_string().starts_with("/nowhere/leaseway.toml: cannot be read: "));
+}
+
+#[test]
+fn endpoints_are_read_with_their_key_from_the_environment() {
+    let text = "[[endpoints]]\nname = \"gpu-1\"\nbase_url = \"http://10.0.0.1:8000/v1/\"\nkind = \"vllm\"\n\
+                max_concurrency = 4\napi_key_env = \"GPU_KEY\"\nmodels = [\"a\", \"b\"]\n";
+    let (config, _) = load_text(text, &[("GPU_KEY", "secret")]).expect("valid");
+    let endpoint = &config.endpoints[0];
+    assert_eq!(endpoint.base_url, "http://10.0.0.1:8000/v1");
+    assert_eq!(endpoint.api_key.as_deref(), Some("secret"));
+    assert_eq!((endpoint.max_concurrency, endpoint.allowed_models.len()), (4, 2));
+    let errors = load_text(text, &[]).expect_err("the variable is not set");
+    assert!(errors[0].contains("`GPU_KEY`, which is not set"), "{errors:?}");
+}
+
+#[test]
+fn endpoint_mistakes_are_named_and_never_show_a_key() {
+    let text = "[[endpoints]]\nname = \"a\"\nbase_url = \"ftp://x\"\nmax_concurrency = 0\napi_key = 17\n\
+                [[endpoints]]\nbase_url = \"http://x\"\n[[endpoints]]\nname = \"b\"\nbase_url = \"http://y\"\n\
+                [[endpoints]]\nname = \"b\"\nbase_url = \"http://y/v1\"\n";
+    let all = load_text(text, &[]).expect_err("mistakes").join("\n");
+    for part in [
+        "FILE:3: endpoints.base_url = \"ftp://x\" is not allowed; allowed is an http:// or https:// URL",
+        "FILE:4: endpoints.max_concurrency = 0 is not allowed; allowed is a whole number from 1 to 10000",
+        "FILE:5: endpoints.api_key is not allowed",
+        "FILE:6: endpoints.name is missing",
+        "FILE:11: endpoint name \"b\" is used at FILE:8 already",
+        "FILE:11: endpoint base_url \"http://y/v1\" is used at FILE:8 already",
+    ] {
+        assert!(all.contains(part), "{part} is not in\n{all}");
+    }
+    assert!(!all.contains("17"), "{all}");
+}
+
+#[test]
+fn open_access_beyond_this_machine_must_be_asked_for() {
+    let open = "[server]\nbind = \"0.0.0.0:8420\"\n";
+    let errors = load_text(open, &[]).expect_err("refused");
+    assert!(errors[0].contains("server.insecure_open_access = true"), "{errors:?}");
+    assert!(load_text(open, &[("LEASEWAY_SERVER__INSECURE_OPEN_ACCESS", "true")]).is_ok());
+}
+
+#[test]
+fn reserved_keys_are_warned_of() {
+    let (_, warnings) = load_text("[balancer]\nmode = \"metrics\"\n", &[]).expect("valid");
+    assert!(warnings[0].contains("balancer.mode") && warnings[0].contains("no effect"), "{warnings:?}");
+    let (_, warnings) = load_text("", &[("LOAD_BALANCER_MODE", "fastest")]).expect("valid");
+    assert!(warnings[0].contains("LOAD_BALANCER_MODE=\"fastest\""), "{warnings:?}");
+}

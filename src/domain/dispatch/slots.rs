@@ -1,0 +1,235 @@
+//! Which endpoints exist, what they serve and how many of their slots are taken.
+//!
+//! Endpoints that serve the same set of models form a group. Within a group those with a free slot are kept ordered by
+//! their turn, so that choosing looks at one endpoint per group and a grant or a release touches one group only.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::domain::endpoint::{EndpointFacts, EndpointStatus};
+use crate::domain::ids::{EndpointId, ModelId};
+
+type ModelSet = Arc<BTreeSet<ModelId>>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct GroupId(u64);
+
+/// What can be hoped for by a request that finds no free slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prospect {
+    /// An online endpoint serves the model, or one that has not been probed yet may.
+    Possible,
+    /// Endpoints have the model, but none of them is online.
+    NothingOnline,
+    /// No endpoint has the model.
+    Unknown,
+}
+
+struct Endpoint {
+    facts: EndpointFacts,
+    in_flight: u32,
+    /// When it was last chosen, as a count of grants: the smallest is next.
+    turn: u64,
+    /// `None` while it is not online.
+    group: Option<GroupId>,
+}
+
+impl Endpoint {
+    fn has_free_slot(&self) -> bool {
+        self.in_flight < self.facts.max_concurrency
+    }
+}
+
+struct Group {
+    models: ModelSet,
+    members: usize,
+    free: BTreeSet<(u64, EndpointId)>,
+}
+
+/// The table of endpoints and their slots.
+#[derive(Default)]
+pub struct Slots {
+    endpoints: HashMap<EndpointId, Endpoint>,
+    groups: HashMap<GroupId, Group>,
+    group_of: HashMap<ModelSet, GroupId>,
+    groups_by_model: HashMap<ModelId, BTreeSet<GroupId>>,
+    /// How many endpoints have the model, in any status.
+    known: HashMap<ModelId, usize>,
+    pending: HashSet<EndpointId>,
+    next_group: u64,
+    next_turn: u64,
+}
+
+impl Slots {
+    /// Adds an endpoint or replaces what is known of it; its slots in flight stay taken.
+    pub fn update(&mut self, facts: EndpointFacts) {
+        let id = facts.id();
+        let (in_flight, turn) = match self.take_out(id) {
+            Some(old) => (old.in_flight, old.turn),
+            None => (0, 0),
+        };
+        self.put_in(Endpoint { facts, in_flight, turn, group: None });
+    }
+
+    /// Forgets an endpoint; leases on it go on until they end.
+    pub fn remove(&mut self, id: EndpointId) {
+        self.take_out(id);
+    }
+
+    /// Returns the endpoint to grant `model` on: of those with a free slot, the one whose last turn is longest ago.
+    pub fn choose(&self, model: &ModelId) -> Option<EndpointId> {
+        let groups = self.groups_by_model.get(model)?;
+        let firsts = groups.iter().filter_map(|group| self.groups[group].free.first());
+        firsts.min().map(|(_, id)| *id)
+    }
+
+    /// Takes a slot of an endpoint that has one free.
+    pub fn take(&mut self, id: EndpointId) -> &EndpointFacts {
+        self.next_turn += 1;
+        let turn = self.next_turn;
+        self.reposition(id, |endpoint| {
+            assert!(endpoint.has_free_slot(), "a slot is taken only from an endpoint that has one free");
+            endpoint.in_flight += 1;
+            endpoint.turn = turn;
+        });
+        &self.endpoints[&id].facts
+    }
+
+    /// Gives a slot back; without effect if the endpoint is gone.
+    pub fn release(&mut self, id: EndpointId) {
+        self.reposition(id, |endpoint| endpoint.in_flight -= 1);
+    }
+
+    /// Returns the models of an online endpoint that has a free slot, `None` for any other.
+    pub fn free_models(&self, id: EndpointId) -> Option<&ModelSet> {
+        let endpoint = self.endpoints.get(&id)?;
+        (endpoint.group.is_some() && endpoint.has_free_slot()).then_some(&endpoint.facts.models)
+    }
+
+    /// Tells what a request for `model` may hope for when no slot is free.
+    pub fn prospect(&self, model: &ModelId) -> Prospect {
+        let may_serve = |id: &EndpointId| {
+            let models = &self.endpoints[id].facts.models;
+            models.is_empty() || models.contains(model)
+        };
+        if self.groups_by_model.contains_key(model) || self.pending.iter().any(may_serve) {
+            Prospect::Possible
+        } else if self.known.contains_key(model) {
+            Prospect::NothingOnline
+        } else {
+            Prospect::Unknown
+        }
+    }
+
+    /// Returns the slots in flight of every endpoint.
+    pub fn in_flight(&self) -> impl Iterator<Item = (EndpointId, u32)> {
+        self.endpoints.iter().map(|(id, endpoint)| (*id, endpoint.in_flight))
+    }
+
+    /// Checks that the index agrees with the endpoints.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn assert_consistent(&self) {
+        let mut members = 0;
+        for (id, endpoint) in &self.endpoints {
+            assert_eq!(endpoint.facts.status == EndpointStatus::Online, endpoint.group.is_some());
+            assert_eq!(endpoint.facts.status == EndpointStatus::Pending, self.pending.contains(id));
+            let Some(group) = endpoint.group else { continue };
+            members += 1;
+            let free = self.groups[&group].free.contains(&(endpoint.turn, *id));
+            assert_eq!(free, endpoint.has_free_slot(), "free endpoints are exactly those with a free slot");
+        }
+        assert_eq!(members, self.groups.values().map(|group| group.members).sum::<usize>());
+        assert!(self.groups.values().all(|group| group.free.len() <= group.members && group.members > 0));
+        assert!(self.groups_by_model.values().all(|groups| !groups.is_empty()));
+    }
+
+    fn put_in(&mut self, mut endpoint: Endpoint) {
+        let id = endpoint.facts.id();
+        for model in endpoint.facts.models.iter() {
+            *self.known.entry(model.clone()).or_default() += 1;
+        }
+        match endpoint.facts.status {
+            EndpointStatus::Pending => {
+                self.pending.insert(id);
+            }
+            EndpointStatus::Online => {
+                let group_id = self.group_for(&endpoint.facts.models);
+                endpoint.group = Some(group_id);
+                if let Some(group) = self.groups.get_mut(&group_id) {
+                    group.members += 1;
+                    if endpoint.has_free_slot() {
+                        group.free.insert((endpoint.turn, id));
+                    }
+                }
+            }
+            EndpointStatus::Offline | EndpointStatus::Error => {}
+        }
+        self.endpoints.insert(id, endpoint);
+    }
+
+    fn take_out(&mut self, id: EndpointId) -> Option<Endpoint> {
+        let endpoint = self.endpoints.remove(&id)?;
+        self.pending.remove(&id);
+        for model in endpoint.facts.models.iter() {
+            if let Some(count) = self.known.get_mut(model) {
+                *count -= 1;
+                if *count == 0 {
+                    self.known.remove(model);
+                }
+            }
+        }
+        if let Some(group_id) = endpoint.group {
+            self.leave_group(group_id, &endpoint);
+        }
+        Some(endpoint)
+    }
+
+    fn group_for(&mut self, models: &ModelSet) -> GroupId {
+        if let Some(group) = self.group_of.get(models) {
+            return *group;
+        }
+        let group_id = GroupId(self.next_group);
+        self.next_group += 1;
+        self.group_of.insert(models.clone(), group_id);
+        self.groups.insert(group_id, Group { models: models.clone(), members: 0, free: BTreeSet::new() });
+        for model in models.iter() {
+            self.groups_by_model.entry(model.clone()).or_default().insert(group_id);
+        }
+        group_id
+    }
+
+    fn leave_group(&mut self, group_id: GroupId, endpoint: &Endpoint) {
+        let Some(group) = self.groups.get_mut(&group_id) else { return };
+        group.free.remove(&(endpoint.turn, endpoint.facts.id()));
+        group.members -= 1;
+        if group.members > 0 {
+            return;
+        }
+        let models = group.models.clone();
+        self.groups.remove(&group_id);
+        self.group_of.remove(&models);
+        for model in models.iter() {
+            if let Some(groups) = self.groups_by_model.get_mut(model) {
+                groups.remove(&group_id);
+                if groups.is_empty() {
+                    self.groups_by_model.remove(model);
+                }
+            }
+        }
+    }
+
+    /// Changes an endpoint's count or turn and puts it where it then belongs in its group.
+    fn reposition(&mut self, id: EndpointId, change: impl FnOnce(&mut Endpoint)) {
+        let Some(endpoint) = self.endpoints.get_mut(&id) else { return };
+        let before = (endpoint.turn, id);
+        change(endpoint);
+        if let Some(group) = endpoint.group.and_then(|group| self.groups.get_mut(&group)) {
+            group.free.remove(&before);
+            if endpoint.has_free_slot() {
+                group.free.insert((endpoint.turn, id));
+            }
+        }
+    }
+}

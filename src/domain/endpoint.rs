@@ -1,0 +1,255 @@
+//! What an endpoint is: its definition, where it came from, how it is doing.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::ids::{EndpointId, ModelId};
+
+/// The inference server behind an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndpointKind {
+    Ollama,
+    Vllm,
+    Llamacpp,
+    LmStudio,
+    Sglang,
+    Xllm,
+    OpenaiCompatible,
+}
+
+impl EndpointKind {
+    pub const ALL: [EndpointKind; 7] = [
+        EndpointKind::Ollama,
+        EndpointKind::Vllm,
+        EndpointKind::Llamacpp,
+        EndpointKind::LmStudio,
+        EndpointKind::Sglang,
+        EndpointKind::Xllm,
+        EndpointKind::OpenaiCompatible,
+    ];
+
+    /// Returns the name used in the config file, the API and the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EndpointKind::Ollama => "ollama",
+            EndpointKind::Vllm => "vllm",
+            EndpointKind::Llamacpp => "llamacpp",
+            EndpointKind::LmStudio => "lm_studio",
+            EndpointKind::Sglang => "sglang",
+            EndpointKind::Xllm => "xllm",
+            EndpointKind::OpenaiCompatible => "openai_compatible",
+        }
+    }
+
+    /// Finds the kind with this name; `None` for any other, `auto` among them.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+/// Who made an endpoint, and so who may change it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EndpointSource {
+    /// The config file: changed only there.
+    File,
+    /// The HTTP API.
+    Api,
+}
+
+/// How an endpoint is doing, as its probes and requests tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EndpointStatus {
+    /// Not probed yet.
+    Pending,
+    /// Answers its probes.
+    Online,
+    /// Does not answer.
+    Offline,
+    /// Answers, but not as an inference server does.
+    Error,
+}
+
+impl EndpointStatus {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EndpointStatus::Pending => "pending",
+            EndpointStatus::Online => "online",
+            EndpointStatus::Offline => "offline",
+            EndpointStatus::Error => "error",
+        }
+    }
+}
+
+impl fmt::Display for EndpointStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What an operator says about an endpoint.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EndpointDefinition {
+    /// Unique, 1 to 100 characters, no control characters.
+    pub name: String,
+    /// Unique, `http` or `https`, without a trailing slash; a trailing `/v1` is allowed and means the same as none.
+    pub base_url: String,
+    /// `None`: found out by probing.
+    pub kind: Option<EndpointKind>,
+    /// Slots, at least 1.
+    pub max_concurrency: u32,
+    /// 0 to 10000, more is better.
+    pub capability_score: Option<u32>,
+    /// Sent as `Authorization: Bearer`; never shown.
+    pub api_key: Option<String>,
+    /// The only models this endpoint may serve; empty: all it has.
+    pub allowed_models: Vec<String>,
+}
+
+/// Slots an endpoint may have.
+pub const MAX_CONCURRENCY: RangeInclusive<u32> = 1..=10_000;
+
+/// Capability scores an endpoint may have.
+pub const CAPABILITY_SCORE: RangeInclusive<u32> = 0..=10_000;
+
+/// Checks an endpoint's name.
+///
+/// # Errors
+/// What is allowed, if it is not.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let length = name.chars().count();
+    if (1..=100).contains(&length) && name.trim() == name && !name.chars().any(char::is_control) {
+        return Ok(());
+    }
+    Err("1 to 100 characters, no control characters, no space at either end".to_owned())
+}
+
+/// Checks an endpoint's address and returns it without a trailing slash.
+///
+/// # Errors
+/// What is allowed, if it is not.
+pub fn check_base_url(text: &str) -> Result<String, String> {
+    let allowed = || "an http:// or https:// URL without user name, query or fragment".to_owned();
+    let url = Url::parse(text).map_err(|error| format!("{} ({error})", allowed()))?;
+    let plain =
+        url.query().is_none() && url.fragment().is_none() && url.username().is_empty() && url.password().is_none();
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() || !plain {
+        return Err(allowed());
+    }
+    Ok(text.trim().trim_end_matches('/').to_owned())
+}
+
+impl EndpointDefinition {
+    /// Returns the address below which the paths of the API lie: `base_url` in its normal form, without a final `/v1`.
+    /// Two endpoints with the same root are the same server.
+    pub fn root_url(&self) -> String {
+        let normal = Url::parse(&self.base_url).map_or_else(|_| self.base_url.clone(), String::from);
+        let root = normal.trim_end_matches('/');
+        root.strip_suffix("/v1").unwrap_or(root).to_owned()
+    }
+}
+
+impl fmt::Debug for EndpointDefinition {
+    /// Leaves the key out, so that no log line can hold it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "endpoint `{}` at {}", self.name, self.base_url)
+    }
+}
+
+/// Where a leased request goes; shared by every lease on the endpoint until its definition changes.
+pub struct Target {
+    pub id: EndpointId,
+    pub name: String,
+    pub root_url: String,
+    pub api_key: Option<String>,
+    refuses_usage_option: AtomicBool,
+}
+
+impl Target {
+    pub fn new(id: EndpointId, definition: &EndpointDefinition) -> Self {
+        Self {
+            id,
+            name: definition.name.clone(),
+            root_url: definition.root_url(),
+            api_key: definition.api_key.clone(),
+            refuses_usage_option: AtomicBool::new(false),
+        }
+    }
+
+    /// Tells whether the endpoint is known to answer 400 to `stream_options.include_usage`.
+    pub fn refuses_usage_option(&self) -> bool {
+        self.refuses_usage_option.load(Ordering::Relaxed)
+    }
+
+    /// Remembers that the endpoint answers 400 to `stream_options.include_usage`.
+    pub fn remember_usage_option_refused(&self) {
+        self.refuses_usage_option.store(true, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "target `{}`", self.name)
+    }
+}
+
+/// What the dispatcher must know about an endpoint.
+#[derive(Clone, Debug)]
+pub struct EndpointFacts {
+    pub target: Arc<Target>,
+    pub max_concurrency: u32,
+    /// The models it serves; empty while they are not known.
+    pub models: Arc<BTreeSet<ModelId>>,
+    pub status: EndpointStatus,
+}
+
+impl EndpointFacts {
+    pub fn id(&self) -> EndpointId {
+        self.target.id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_url_is_http_and_nothing_but_an_address() {
+        let check =
+            |text: &str, expected: Option<&str>| assert_eq!(check_base_url(text).ok().as_deref(), expected, "{text}");
+        check("http://10.0.0.5:8080", Some("http://10.0.0.5:8080"));
+        check("https://gpu.example/llm/v1/", Some("https://gpu.example/llm/v1"));
+        check("ftp://gpu.example", None);
+        check("gpu.example:8080", None);
+        check("http://", None);
+        check("http://user:secret@gpu.example", None);
+        check("http://gpu.example?x=1", None);
+    }
+
+    #[test]
+    fn the_same_server_has_the_same_root() {
+        let root = |base_url: &str| {
+            EndpointDefinition {
+                name: "a".to_owned(),
+                base_url: base_url.to_owned(),
+                kind: None,
+                max_concurrency: 1,
+                capability_score: None,
+                api_key: None,
+                allowed_models: Vec::new(),
+            }
+            .root_url()
+        };
+        assert_eq!(root("http://GPU.example:80/v1"), "http://gpu.example");
+        assert_eq!(root("http://gpu.example"), "http://gpu.example");
+        assert_eq!(root("http://gpu.example/llm/v1"), "http://gpu.example/llm");
+    }
+}

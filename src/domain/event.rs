@@ -1,0 +1,73 @@
+//! What viewers are told.
+
+use serde::Serialize;
+
+use super::endpoint::EndpointStatus;
+use super::ids::{EndpointId, ModelId};
+
+/// One event, as it goes over the wire: `{"type": …, "data": {…}}`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "type", content = "data")]
+pub enum Event {
+    EndpointRegistered { endpoint_id: EndpointId, name: String },
+    EndpointRemoved { endpoint_id: EndpointId },
+    EndpointStatusChanged { endpoint_id: EndpointId, old_status: EndpointStatus, new_status: EndpointStatus },
+    QueueDepth(QueueDepth),
+    TpsUpdated(TpsUpdated),
+}
+
+/// A reading of the line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct QueueDepth {
+    /// Requests that wait for a lease.
+    pub waiting: usize,
+    /// Leases held.
+    pub active: usize,
+    /// Mean time from arrival to lease, over all leases granted since the start, in milliseconds.
+    pub avg_wait_ms: f64,
+}
+
+/// A new mean speed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TpsUpdated {
+    pub endpoint_id: EndpointId,
+    pub model_id: ModelId,
+    /// The new mean, tokens per second.
+    pub tps: f64,
+    /// Of the request that moved it.
+    pub output_tokens: u64,
+    /// Of the request that moved it.
+    pub duration_ms: u64,
+}
+
+/// What an event replaces when a newer one of the same key comes before it was sent.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum EventKey {
+    QueueDepth,
+    Tps(EndpointId, ModelId),
+}
+
+impl Event {
+    /// Returns the key under which only the newest event counts; `None` if each counts.
+    pub fn key(&self) -> Option<EventKey> {
+        match self {
+            Event::QueueDepth(_) => Some(EventKey::QueueDepth),
+            Event::TpsUpdated(update) => Some(EventKey::Tps(update.endpoint_id, update.model_id.clone())),
+            Event::EndpointRegistered { .. } | Event::EndpointRemoved { .. } | Event::EndpointStatusChanged { .. } => {
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_a_type_and_its_data() {
+        let event = Event::QueueDepth(QueueDepth { waiting: 2, active: 1, avg_wait_ms: 1.5 });
+        let json = serde_json::to_string(&event).expect("JSON");
+        assert_eq!(json, r#"{"type":"QueueDepth","data":{"waiting":2,"active":1,"avg_wait_ms":1.5}}"#);
+    }
+}

@@ -1,0 +1,14 @@
+//! The decisions of Leaseway as plain code.
+//!
+//! Nothing here knows actors, futures, sockets, files or clocks: time, chance and the environment come as arguments, so
+//! that the same code is tested by tables, driven by the simulation and run inside the actors.
+
+pub mod dispatch;
+pub mod endpoint;
+pub mod event;
+pub mod health;
+pub mod ids;
+pub mod request;
+pub mod time;
+pub mod timeline;
+pub mod tps;

@@ -1,0 +1,137 @@
+//! One request's life: what it asks for, why it may be refused, how its lease ends.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::ids::{EndpointId, ModelId};
+
+/// The inference API a request uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ApiKind {
+    ChatCompletions,
+    Completions,
+    Embeddings,
+    Responses,
+}
+
+impl ApiKind {
+    /// Returns the path of this API, the same at Leaseway and at every endpoint.
+    pub fn path(self) -> &'static str {
+        match self {
+            ApiKind::ChatCompletions => "/v1/chat/completions",
+            ApiKind::Completions => "/v1/completions",
+            ApiKind::Embeddings => "/v1/embeddings",
+            ApiKind::Responses => "/v1/responses",
+        }
+    }
+
+    /// Tells whether a stream of this API reports its usage only when asked by `stream_options.include_usage`.
+    pub fn has_usage_option(self) -> bool {
+        match self {
+            ApiKind::ChatCompletions | ApiKind::Completions => true,
+            ApiKind::Embeddings | ApiKind::Responses => false,
+        }
+    }
+}
+
+/// What a request asks of the dispatcher.
+#[derive(Clone, Debug)]
+pub struct LeaseRequest {
+    pub model: ModelId,
+    pub api_kind: ApiKind,
+}
+
+/// Why a request got no lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No endpoint has the model, online or not, and every endpoint has been probed.
+    ModelNotFound,
+    /// Endpoints have the model, but none is online.
+    NoEndpointOnline,
+    /// As many requests wait as may wait.
+    QueueFull,
+    /// No slot became free in time.
+    QueueTimeout { waited: Duration },
+    /// Leaseway is stopping.
+    Draining,
+}
+
+/// Tokens of one answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenCount {
+    /// `None`: the endpoint did not say.
+    pub input: Option<u64>,
+    pub output: u64,
+    /// True if `output` counts content chunks because the endpoint gave no usage.
+    pub estimated: bool,
+}
+
+/// Why a lease ended in failure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// No connection could be made.
+    Unreachable(String),
+    /// The connection broke, or what came over it was not HTTP.
+    ConnectionLost(String),
+    /// No byte of the body came in time.
+    FirstByteTimeout,
+    /// The body stopped coming in mid-answer.
+    IdleTimeout,
+    /// The endpoint answered with this status, 400 or above.
+    Status(u16),
+    /// Leaseway stopped before the answer was complete.
+    ShutDown,
+}
+
+impl Failure {
+    /// Tells whether the endpoint is to blame; a 4xx other than 429 is the client's affair.
+    pub fn blames_endpoint(&self) -> bool {
+        match self {
+            Failure::Unreachable(_) | Failure::ConnectionLost(_) => true,
+            Failure::FirstByteTimeout | Failure::IdleTimeout => true,
+            Failure::Status(status) => *status >= 500,
+            Failure::ShutDown => false,
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Failure::Unreachable(reason) => write!(f, "cannot be reached: {reason}"),
+            Failure::ConnectionLost(reason) => write!(f, "connection lost: {reason}"),
+            Failure::FirstByteTimeout => f.write_str("no first byte in time"),
+            Failure::IdleTimeout => f.write_str("stopped sending in mid-answer"),
+            Failure::Status(status) => write!(f, "answered {status}"),
+            Failure::ShutDown => f.write_str("cut off by shutdown"),
+        }
+    }
+}
+
+/// How a lease ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The answer was relayed whole.
+    Succeeded {
+        /// `None`: unknown, which is not zero.
+        tokens: Option<TokenCount>,
+    },
+    Failed(Failure),
+    /// The client left: neither success nor failure.
+    Abandoned,
+}
+
+/// The record of one ended lease.
+#[derive(Clone, Debug)]
+pub struct FinishedRequest {
+    pub endpoint: EndpointId,
+    pub model: ModelId,
+    pub api_kind: ApiKind,
+    pub outcome: Outcome,
+    /// From dispatch to the last byte.
+    pub duration: Duration,
+    /// From arrival to dispatch.
+    pub waited: Duration,
+}

@@ -1,0 +1,25 @@
+//! A point in time as the pure code sees it.
+
+use std::time::Duration;
+
+/// A point on the process's monotonic clock, in microseconds since the process started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(u64);
+
+impl Moment {
+    /// Returns the moment `micros` microseconds after the start of the process.
+    pub const fn from_micros(micros: u64) -> Self {
+        Self(micros)
+    }
+
+    /// Returns the time passed since `earlier`, zero if `earlier` lies in the future.
+    pub fn since(self, earlier: Moment) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+
+    /// Returns the moment `delay` after this one.
+    pub fn after(self, delay: Duration) -> Self {
+        let micros = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(micros))
+    }
+}

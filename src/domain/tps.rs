@@ -1,0 +1,73 @@
+//! Tokens per second of one endpoint, model and API.
+
+use std::time::Duration;
+
+/// A running measure of speed.
+///
+/// The mean is exponential: `ema = alpha × value + (1 − alpha) × ema`, the first value as it is. A request without tokens
+/// or without time changes nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Speed {
+    tps: Option<f64>,
+    request_count: u64,
+    output_tokens: u64,
+    duration: Duration,
+}
+
+impl Speed {
+    /// Counts one successful request and returns the new mean, in tokens per second, if it moved.
+    pub fn record(&mut self, alpha: f64, output_tokens: u64, duration: Duration) -> Option<f64> {
+        if output_tokens == 0 || duration.is_zero() {
+            return None;
+        }
+        let value = output_tokens as f64 / duration.as_secs_f64();
+        let tps = match self.tps {
+            None => value,
+            Some(mean) => alpha * value + (1.0 - alpha) * mean,
+        };
+        self.tps = Some(tps);
+        self.request_count += 1;
+        self.output_tokens += output_tokens;
+        self.duration += duration;
+        self.tps
+    }
+
+    /// Tokens per second; `None` while nothing was measured.
+    pub fn tps(&self) -> Option<f64> {
+        self.tps
+    }
+
+    pub fn request_count(&self) -> u64 {
+        self.request_count
+    }
+
+    pub fn output_tokens(&self) -> u64 {
+        self.output_tokens
+    }
+
+    /// Mean time per request in milliseconds; `None` while nothing was measured.
+    pub fn average_duration_ms(&self) -> Option<f64> {
+        let requests = self.request_count as f64;
+        (self.request_count > 0).then(|| self.duration.as_secs_f64() * 1000.0 / requests)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mean_moves_a_fifth_of_the_way_to_each_new_value() {
+        let mut speed = Speed::default();
+        let mut record = |tokens, ms| speed.record(0.2, tokens, Duration::from_millis(ms));
+        assert_eq!(record(100, 2000), Some(50.0));
+        assert_eq!(record(200, 2000), Some(60.0));
+        assert_eq!(record(50, 1000), Some(58.0));
+        assert_eq!(record(0, 1000), None);
+        assert_eq!(record(10, 0), None);
+        assert_eq!(speed.tps(), Some(58.0));
+        assert_eq!(speed.request_count(), 3);
+        assert_eq!(speed.output_tokens(), 350);
+        assert_eq!(speed.average_duration_ms(), Some(5000.0 / 3.0));
+    }
+}

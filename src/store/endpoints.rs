@@ -1,0 +1,277 @@
+//! The table `endpoints`: definitions, what was observed of them, and their counters.
+
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use uuid::Uuid;
+
+use super::schema::endpoints;
+use super::{Store, StoreError};
+use crate::domain::endpoint::{EndpointDefinition, EndpointKind, EndpointSource};
+use crate::domain::ids::EndpointId;
+
+/// What the table knows of an endpoint.
+#[derive(Clone, Debug)]
+pub struct StoredEndpoint {
+    pub id: EndpointId,
+    pub definition: EndpointDefinition,
+    pub source: EndpointSource,
+    pub registered_at: DateTime<Utc>,
+    pub observation: Observation,
+    pub counters: Counters,
+}
+
+/// What probing found out.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observation {
+    pub kind: Option<EndpointKind>,
+    pub models: Vec<String>,
+    /// Milliseconds; `None` while never measured.
+    pub latency_ms: Option<f64>,
+    pub last_seen: Option<DateTime<Utc>>,
+}
+
+/// Requests sent to an endpoint; abandoned ones count in the total only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub total: i64,
+    pub successful: i64,
+    pub failed: i64,
+}
+
+impl Counters {
+    pub fn add(&mut self, more: Counters) {
+        self.total += more.total;
+        self.successful += more.successful;
+        self.failed += more.failed;
+    }
+}
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = endpoints)]
+struct EndpointRow {
+    id: String,
+    name: String,
+    base_url: String,
+    kind: Option<String>,
+    source: String,
+    max_concurrency: i32,
+    capability_score: Option<i32>,
+    api_key: Option<String>,
+    allowed_models: String,
+    registered_at: i64,
+    detected_kind: Option<String>,
+    models: String,
+    latency_ms: Option<f64>,
+    last_seen: Option<i64>,
+    total_requests: i64,
+    successful_requests: i64,
+    failed_requests: i64,
+}
+
+#[derive(Insertable, AsChangeset)]
+#[diesel(table_name = endpoints)]
+#[diesel(treat_none_as_null = true)]
+struct DefinitionRow<'a> {
+    id: String,
+    name: &'a str,
+    base_url: &'a str,
+    kind: Option<&'a str>,
+    source: &'a str,
+    max_concurrency: i32,
+    capability_score: Option<i32>,
+    api_key: Option<&'a str>,
+    allowed_models: String,
+    registered_at: i64,
+}
+
+#[derive(AsChangeset)]
+#[diesel(table_name = endpoints)]
+#[diesel(treat_none_as_null = true)]
+struct ObservationRow<'a> {
+    detected_kind: Option<&'a str>,
+    models: String,
+    latency_ms: Option<f64>,
+    last_seen: Option<i64>,
+}
+
+impl Store {
+    /// Reads every endpoint, oldest first.
+    ///
+    /// # Errors
+    /// If the database fails or a row makes no sense.
+    pub fn load_endpoints(&self) -> Result<Vec<StoredEndpoint>, StoreError> {
+        let rows = endpoints::table
+            .order((endpoints::registered_at, endpoints::id))
+            .select(EndpointRow::as_select())
+            .load(&mut *self.connection()?)?;
+        rows.into_iter().map(EndpointRow::into_stored).collect()
+    }
+
+    /// Writes definitions, each new or in place of what the table has under the same id, and removes endpoints, all in one
+    /// transaction. Observations and counters of those written stay; ids to remove that are not there are ignored.
+    ///
+    /// # Errors
+    /// If the database fails; then nothing is changed.
+    pub fn save_endpoints(&self, saved: &[StoredEndpoint], removed: &[EndpointId]) -> Result<(), StoreError> {
+        let removed: Vec<String> = removed.iter().map(EndpointId::to_string).collect();
+        let mut connection = self.connection()?;
+        connection.immediate_transaction(|connection| {
+            diesel::delete(endpoints::table.filter(endpoints::id.eq_any(removed))).execute(connection)?;
+            for endpoint in saved {
+                let row = DefinitionRow::from(endpoint);
+                diesel::insert_into(endpoints::table)
+                    .values(&row)
+                    .on_conflict(endpoints::id)
+                    .do_update()
+                    .set(&row)
+                    .execute(connection)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes what was observed of an endpoint.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn save_observation(&self, id: EndpointId, observation: &Observation) -> Result<(), StoreError> {
+        let row = ObservationRow {
+            detected_kind: observation.kind.map(EndpointKind::as_str),
+            models: to_json(&observation.models),
+            latency_ms: observation.latency_ms,
+            last_seen: observation.last_seen.map(|time| time.timestamp_millis()),
+        };
+        let target = endpoints::table.find(id.to_string());
+        diesel::update(target).set(&row).execute(&mut *self.connection()?)?;
+        Ok(())
+    }
+
+    /// Adds to the counters of endpoints, in one transaction.
+    ///
+    /// # Errors
+    /// If the database fails; then nothing is added.
+    pub fn add_counters(&self, deltas: &[(EndpointId, Counters)]) -> Result<(), StoreError> {
+        let mut connection = self.connection()?;
+        connection.immediate_transaction(|connection| {
+            for (id, delta) in deltas {
+                diesel::update(endpoints::table.find(id.to_string()))
+                    .set((
+                        endpoints::total_requests.eq(endpoints::total_requests + delta.total),
+                        endpoints::successful_requests.eq(endpoints::successful_requests + delta.successful),
+                        endpoints::failed_requests.eq(endpoints::failed_requests + delta.failed),
+                    ))
+                    .execute(connection)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+impl<'a> From<&'a StoredEndpoint> for DefinitionRow<'a> {
+    fn from(endpoint: &'a StoredEndpoint) -> Self {
+        let definition = &endpoint.definition;
+        Self {
+            id: endpoint.id.to_string(),
+            name: &definition.name,
+            base_url: &definition.base_url,
+            kind: definition.kind.map(EndpointKind::as_str),
+            source: match endpoint.source {
+                EndpointSource::File => "file",
+                EndpointSource::Api => "api",
+            },
+            max_concurrency: i32::try_from(definition.max_concurrency).unwrap_or(i32::MAX),
+            capability_score: definition.capability_score.and_then(|score| i32::try_from(score).ok()),
+            api_key: definition.api_key.as_deref(),
+            allowed_models: to_json(&definition.allowed_models),
+            registered_at: endpoint.registered_at.timestamp_millis(),
+        }
+    }
+}
+
+impl EndpointRow {
+    fn into_stored(self) -> Result<StoredEndpoint, StoreError> {
+        let wrong = |column: &str| StoreError::Query(format!("endpoint `{}` has a wrong `{column}`", self.name));
+        let time = |millis, column| DateTime::from_timestamp_millis(millis).ok_or_else(|| wrong(column));
+        let list = |text: &str, column| serde_json::from_str(text).map_err(|_| wrong(column));
+        Ok(StoredEndpoint {
+            id: EndpointId(Uuid::parse_str(&self.id).map_err(|_| wrong("id"))?),
+            source: if self.source == "file" { EndpointSource::File } else { EndpointSource::Api },
+            registered_at: time(self.registered_at, "registered_at")?,
+            observation: Observation {
+                kind: self.detected_kind.as_deref().and_then(EndpointKind::from_name),
+                models: list(&self.models, "models")?,
+                latency_ms: self.latency_ms,
+                last_seen: self.last_seen.map(|millis| time(millis, "last_seen")).transpose()?,
+            },
+            counters: Counters {
+                total: self.total_requests,
+                successful: self.successful_requests,
+                failed: self.failed_requests,
+            },
+            definition: EndpointDefinition {
+                kind: self.kind.as_deref().and_then(EndpointKind::from_name),
+                max_concurrency: u32::try_from(self.max_concurrency).map_err(|_| wrong("max_concurrency"))?,
+                capability_score: self.capability_score.and_then(|score| u32::try_from(score).ok()),
+                allowed_models: list(&self.allowed_models, "allowed_models")?,
+                name: self.name,
+                base_url: self.base_url,
+                api_key: self.api_key,
+            },
+        })
+    }
+}
+
+fn to_json(list: &[String]) -> String {
+    serde_json::to_string(list).expect("a list of texts is JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(name: &str) -> StoredEndpoint {
+        StoredEndpoint {
+            id: EndpointId(Uuid::new_v4()),
+            definition: EndpointDefinition {
+                name: name.to_owned(),
+                base_url: format!("http://{name}:8080"),
+                kind: Some(EndpointKind::Vllm),
+                max_concurrency: 4,
+                capability_score: Some(10),
+                api_key: Some("secret".to_owned()),
+                allowed_models: vec!["m".to_owned()],
+            },
+            source: EndpointSource::Api,
+            registered_at: DateTime::from_timestamp_millis(1_700_000_000_123).expect("a time"),
+            observation: Observation::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded() {
+        let store = Store::open("sqlite://:memory:").expect("a database in memory");
+        let mut saved = endpoint("a");
+        store.save_endpoints(&[saved.clone(), endpoint("b")], &[]).expect("saved");
+        saved.observation = Observation {
+            kind: Some(EndpointKind::Llamacpp),
+            models: vec!["m".to_owned(), "n".to_owned()],
+            latency_ms: Some(1.5),
+            last_seen: DateTime::from_timestamp_millis(1_700_000_001_000),
+        };
+        store.save_observation(saved.id, &saved.observation).expect("saved");
+        let delta = Counters { total: 3, successful: 1, failed: 1 };
+        store.add_counters(&[(saved.id, delta), (saved.id, delta)]).expect("added");
+        saved.definition.name = "c".to_owned();
+        saved.definition.capability_score = None;
+        store.save_endpoints(std::slice::from_ref(&saved), &[]).expect("saved again");
+        let loaded = store.load_endpoints().expect("loaded");
+        let found = loaded.iter().find(|endpoint| endpoint.id == saved.id).expect("still there");
+        assert!(found.definition == saved.definition);
+        assert_eq!(found.observation, saved.observation);
+        assert_eq!(found.counters, Counters { total: 6, successful: 2, failed: 2 });
+        assert_eq!(found.registered_at, saved.registered_at);
+        store.save_endpoints(&[], &[saved.id]).expect("removed");
+        assert_eq!(store.load_endpoints().expect("loaded").len(), 1);
+    }
+}

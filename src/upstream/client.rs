@@ -1,0 +1,110 @@
+//! HTTP clients: one per endpoint and thread, so that an endpoint's idle connections go when it goes.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use awc::{Client, Connector};
+use rustls::{ClientConfig, RootCertStore};
+
+use super::stream::EndpointConnector;
+use crate::clock;
+use crate::config::UpstreamConfig;
+use crate::domain::endpoint::Target;
+use crate::domain::ids::EndpointId;
+use crate::domain::time::Moment;
+
+/// An awc connection outlives this many seconds only if it is in use.
+const CONNECTION_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// Creates a client without a total timeout, without limits of its own, and without touching bodies or redirects.
+pub fn build_client(config: &UpstreamConfig, https: bool) -> Client {
+    let mut connector = Connector::new()
+        .connector(EndpointConnector::new(config.tcp_keepalive))
+        .timeout(config.connect_timeout)
+        .handshake_timeout(config.connect_timeout)
+        .conn_keep_alive(config.pool_idle_timeout)
+        .conn_lifetime(CONNECTION_LIFETIME)
+        .limit(0);
+    if https {
+        connector = connector.rustls_0_23(tls_config());
+    }
+    Client::builder().connector(connector).disable_timeout().disable_redirects().no_default_headers().finish()
+}
+
+/// Returns the TLS settings, with the certificate authorities of this machine; read once, when first needed.
+fn tls_config() -> Arc<ClientConfig> {
+    static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    let build = || {
+        let mut roots = RootCertStore::empty();
+        let found = rustls_native_certs::load_native_certs();
+        for error in found.errors {
+            log::warn!("certificate authority not read error={error}");
+        }
+        roots.add_parsable_certificates(found.certs);
+        if roots.is_empty() {
+            log::warn!("no certificate authorities found, no https endpoint can be trusted");
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring supports the default protocol versions");
+        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Arc::new(config)
+    };
+    CONFIG.get_or_init(build).clone()
+}
+
+struct EndpointClient {
+    target: Arc<Target>,
+    client: Client,
+    used: Moment,
+}
+
+/// The clients of one thread.
+pub struct Upstreams {
+    pub config: UpstreamConfig,
+    clients: RefCell<HashMap<EndpointId, EndpointClient>>,
+}
+
+impl Upstreams {
+    /// Creates the clients of this thread and looks after them for as long as the thread serves.
+    pub fn start(config: UpstreamConfig) -> Rc<Self> {
+        let interval = config.pool_idle_timeout.max(Duration::from_secs(1));
+        let upstreams = Rc::new(Self { config, clients: RefCell::default() });
+        let weak = Rc::downgrade(&upstreams);
+        actix_web::rt::spawn(async move {
+            loop {
+                tokio::time::sleep(interval).await;
+                let Some(upstreams) = weak.upgrade() else { return };
+                upstreams.drop_unused(clock::now());
+            }
+        });
+        upstreams
+    }
+
+    /// Returns the client for a target; a new one if the endpoint has changed.
+    pub fn client(&self, target: &Arc<Target>) -> Client {
+        let mut clients = self.clients.borrow_mut();
+        let used = clock::now();
+        if let Some(known) = clients.get_mut(&target.id)
+            && Arc::ptr_eq(&known.target, target)
+        {
+            known.used = used;
+            return known.client.clone();
+        }
+        let client = build_client(&self.config, target.root_url.starts_with("https:"));
+        clients.insert(target.id, EndpointClient { target: target.clone(), client: client.clone(), used });
+        client
+    }
+
+    /// Drops the clients of endpoints that have had no request for `pool_idle_timeout`, and so their idle connections,
+    /// which awc would keep until the next request. Answers on their way are not touched.
+    fn drop_unused(&self, now: Moment) {
+        let keep = self.config.pool_idle_timeout;
+        self.clients.borrow_mut().retain(|_, known| now.since(known.used) < keep);
+    }
+}

@@ -1,0 +1,216 @@
+//! A client's request body: read once for what Leaseway must know, sent on as it came.
+//!
+//! Where an endpoint is to be asked for usage, the few bytes that ask are put between slices of the original body, which
+//! is neither parsed into a tree nor copied.
+
+use std::convert::Infallible;
+use std::ops::Range;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use actix_web::body::{BodySize, MessageBody};
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use crate::domain::ids::ModelId;
+use crate::domain::request::ApiKind;
+
+const OPTION: &str = r#""stream_options":{"include_usage":true}"#;
+
+/// A request body and what it asks for.
+#[derive(Debug)]
+pub struct RequestBody {
+    pub model: ModelId,
+    pub stream: bool,
+    bytes: Bytes,
+    /// How to ask for usage; `None` if the client asked already or there is no way.
+    usage_option: Option<Splice>,
+}
+
+/// A piece of text in place of a range of the body.
+#[derive(Debug, PartialEq, Eq)]
+struct Splice {
+    range: Range<usize>,
+    text: String,
+}
+
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow, default, deserialize_with = "present")]
+    model: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    stream: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    stream_options: Option<&'a RawValue>,
+}
+
+impl RequestBody {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// What is wrong, in words for the client.
+    pub fn parse(bytes: Bytes, api_kind: ApiKind) -> Result<Self, String> {
+        let fields: Fields<'_> = serde_json::from_slice(&bytes)
+            .map_err(|error| format!("the request body is not a JSON object: {error}"))?;
+        let model = fields.model.ok_or("`model` is missing")?;
+        let model: String = serde_json::from_str(model.get()).map_err(|_| "`model` must be a string".to_owned())?;
+        if model.is_empty() {
+            return Err("`model` must not be empty".to_owned());
+        }
+        let stream = fields.stream.is_some_and(|stream| stream.get() == "true");
+        let usage_option =
+            if stream && api_kind.has_usage_option() { usage_option(&bytes, fields.stream_options) } else { None };
+        Ok(Self { model: ModelId::from(model.as_str()), stream, bytes, usage_option })
+    }
+
+    /// Tells whether the client left it to Leaseway to ask for usage.
+    pub fn can_ask_for_usage(&self) -> bool {
+        self.usage_option.is_some()
+    }
+
+    /// Returns the body as it came, or, if `ask_for_usage`, with the question put in.
+    pub fn to_send(&self, ask_for_usage: bool) -> Parts {
+        match &self.usage_option {
+            Some(splice) if ask_for_usage => Parts::new([
+                self.bytes.slice(..splice.range.start),
+                Bytes::from(splice.text.clone()),
+                self.bytes.slice(splice.range.end..),
+            ]),
+            _ => Parts::new([self.bytes.clone(), Bytes::new(), Bytes::new()]),
+        }
+    }
+}
+
+fn usage_option(bytes: &Bytes, given: Option<&RawValue>) -> Option<Splice> {
+    let Some(given) = given else {
+        let start = memchr::memchr(b'{', bytes)? + 1;
+        return Some(Splice { range: start..start, text: format!("{OPTION},") });
+    };
+    let options: Option<Map<String, Value>> = serde_json::from_str(given.get()).ok()?;
+    let mut options = options.unwrap_or_default();
+    let before = options.insert("include_usage".to_owned(), Value::Bool(true));
+    if before == Some(Value::Bool(true)) {
+        return None;
+    }
+    let text = serde_json::to_string(&options).ok()?;
+    Some(Splice { range: range_of(bytes, given), text })
+}
+
+/// Reads a field that is there, `null` included.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// Returns where in `bytes` a value borrowed from it stands.
+fn range_of(bytes: &Bytes, value: &RawValue) -> Range<usize> {
+    let start = value.get().as_ptr() as usize - bytes.as_ptr() as usize;
+    start..start + value.get().len()
+}
+
+/// A body in up to three parts, sent one after the other.
+#[derive(Debug)]
+pub struct Parts {
+    parts: [Bytes; 3],
+    next: usize,
+}
+
+impl Parts {
+    fn new(parts: [Bytes; 3]) -> Self {
+        Self { parts, next: 0 }
+    }
+}
+
+impl MessageBody for Parts {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Sized(self.parts.iter().map(|part| part.len() as u64).sum())
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
+        while self.next < self.parts.len() {
+            let next = self.next;
+            self.next += 1;
+            let part = std::mem::take(&mut self.parts[next]);
+            if !part.is_empty() {
+                return Poll::Ready(Some(Ok(part)));
+            }
+        }
+        Poll::Ready(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<RequestBody, String> {
+        RequestBody::parse(Bytes::copy_from_slice(text.as_bytes()), ApiKind::ChatCompletions)
+    }
+
+    fn sent(text: &str) -> String {
+        let parts = parse(text).expect("a good body").to_send(true);
+        String::from_utf8(parts.parts.concat()).expect("text")
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let check = |text: &str, expected: &str| {
+            let error = parse(text).expect_err(text);
+            assert!(error.contains(expected), "{text}: {error}");
+        };
+        check("", "not a JSON object: EOF");
+        check("{\"model\":", "not a JSON object: EOF");
+        check("[1]", "not a JSON object");
+        check("{}", "`model` is missing");
+        check("{\"model\":null}", "`model` must be a string");
+        check("{\"model\":7}", "`model` must be a string");
+        check("{\"model\":\"\"}", "`model` must not be empty");
+        check("{\"model\":\"a\"} x", "trailing characters");
+        check("{\"model\":\"a\",\"model\":\"b\"}", "duplicate field `model`");
+    }
+
+    #[test]
+    fn a_body_is_sent_as_it_came() {
+        for text in [
+            r#"{"model":"a","stream":false}"#,
+            r#" {"stream":true, "model" : "a","stream_options":{"include_usage":true},"x":[1e400]}"#,
+            r#"{"model":"a","stream":true,"stream_options":"odd"}"#,
+        ] {
+            assert!(!parse(text).expect("a good body").can_ask_for_usage(), "{text}");
+            assert_eq!(sent(text), text);
+        }
+    }
+
+    #[test]
+    fn usage_is_asked_for_without_touching_the_rest() {
+        let check = |text: &str, expected: &str| assert_eq!(sent(text), expected);
+        check(
+            r#" { "model":"a","stream":true}"#,
+            r#" {"stream_options":{"include_usage":true}, "model":"a","stream":true}"#,
+        );
+        check(
+            r#"{"model":"a","stream_options":null,"stream":true}"#,
+            r#"{"model":"a","stream_options":{"include_usage":true},"stream":true}"#,
+        );
+        check(
+            r#"{"model":"a","stream":true,"stream_options":{"x":1,"include_usage":false}}"#,
+            r#"{"model":"a","stream":true,"stream_options":{"include_usage":true,"x":1}}"#,
+        );
+    }
+
+    #[test]
+    fn only_streams_that_can_be_asked_are_asked() {
+        let bytes = Bytes::from_static(br#"{"model":"a","stream":true}"#);
+        let can_ask = |api_kind| RequestBody::parse(bytes.clone(), api_kind).expect("good").can_ask_for_usage();
+        assert!(can_ask(ApiKind::ChatCompletions) && can_ask(ApiKind::Completions));
+        assert!(!can_ask(ApiKind::Responses) && !can_ask(ApiKind::Embeddings));
+    }
+
+    #[test]
+    fn an_escaped_model_name_is_read() {
+        assert_eq!(parse(r#"{"model":"\u0061/b"}"#).expect("good").model.as_str(), "a/b");
+    }
+}
