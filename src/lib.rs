@@ -1,7 +1,66 @@
-pub mod actors;
+//! Leaseway: a load balancer for self-hosted LLM servers.
+//!
+//! Clients talk to one OpenAI-compatible address. Each request is granted a **lease** on one **endpoint**; if no **slot**
+//! is free it **waits** in one bounded line. The answer is relayed byte for byte, measured on its way, and the lease ends
+//! with its last byte, or with the client's leaving.
+//!
+//! # Two principles
+//!
+//! **Ask at the edge, tell inside.** HTTP handlers ask actors and await the answer. Actors push facts to each other and
+//! never await one another; what an actor needs for a decision it has. (The one exception is named in [`actors`].)
+//!
+//! **One owner per fact.** [`Registry`](actors::registry::Registry): which endpoints exist, their health, models and
+//! counters. [`LoadManager`](actors::load_manager::LoadManager): who holds a slot, who waits.
+//! [`TpsTracker`](actors::tps_tracker::TpsTracker): speeds. [`HistoryRecorder`](actors::history_recorder::HistoryRecorder):
+//! the timeline, and what is not written yet. [`EventHub`](actors::event_hub::EventHub): who listens.
+//! [`Persistence`](actors::persistence::Persistence) owns nothing; it executes.
+//!
+//! And one technique: **pure core, thin actors.** Decisions live in [`domain`] as plain code whose methods take `now` and
+//! return decisions. The same code is tested by tables, driven through random histories by the simulation in
+//! `tests/it/simulation.rs`, and run inside the actor.
+//!
+//! # Flow of one request
+//!
+//! ```text
+//! client ─▶ http::inference ── AcquireLease{request, deadline} ─▶ LoadManager (Dispatcher) ─▶ Lease | Refusal
+//!              │ Lease                                              ▲ EndpointsChanged (Registry)
+//!              ▼                                                    │
+//!         upstream::forward ─▶ endpoint ─▶ LeasedBody (owns the lease, counts tokens) ─▶ client
+//!                                            │ end, or drop = abandoned
+//!                                            └─ EndLease{lease, outcome} ─▶ LoadManager ── RequestFinished ─┬▶ TpsTracker
+//!                                                                                                          ├▶ HistoryRecorder
+//!                                                                                                          └▶ Registry
+//! ```
+//!
+//! One message out, one back; no lock, no database. Cleaning up is done by `Drop`: a future that is dropped while it waits
+//! takes its request out of the line, a body that is dropped abandons its lease and closes the connection to the
+//! endpoint. actix drops both when the client leaves.
+//!
+//! # Map, in reading order
+//!
+//! - [`domain`]: the pure code. Start with [`domain::dispatch`], whose first lines list its invariants.
+//! - [`clock`], [`config`], [`store`]: the only places that know time, environment and database.
+//! - [`lease`]: the value that reports its own end.
+//! - [`upstream`]: talking to endpoints; the only place that knows awc.
+//! - [`actors`]: thin shells around the pure code, and who tells whom.
+//! - [`http`]: every route in one table, every error status in one `match`.
+//! - [`app`]: starts it all, wires it, stops it in order. [`demo`]: endpoints and traffic for a machine without a GPU.
+//!
+//! A module imports only from those above it in this list; `tests/it/tidy.rs` checks it.
+
+pub mod domain;
+
 pub mod clock;
 pub mod config;
-pub mod domain;
-pub mod lease;
 pub mod store;
+
+pub mod lease;
+
 pub mod upstream;
+
+pub mod actors;
+
+pub mod http;
+
+pub mod app;
+pub mod demo;

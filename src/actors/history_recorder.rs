@@ -68,19 +68,12 @@ impl Handler<RequestFinished> for HistoryRecorder {
 
     fn handle(&mut self, RequestFinished(finished): RequestFinished, _: &mut Context<Self>) {
         let minute = clock::wall().timestamp().div_euclid(60);
-        let mut delta = Counters { total: 1, ..Counters::default() };
         match finished.outcome {
-            Outcome::Succeeded { .. } => {
-                delta.successful = 1;
-                self.timeline.record(minute, true);
-            }
-            Outcome::Failed(_) => {
-                delta.failed = 1;
-                self.timeline.record(minute, false);
-            }
+            Outcome::Succeeded { .. } => self.timeline.record(minute, true),
+            Outcome::Failed(_) => self.timeline.record(minute, false),
             Outcome::Abandoned => {}
         }
-        self.unwritten.entry(finished.endpoint).or_default().add(delta);
+        self.unwritten.entry(finished.endpoint).or_default().add(Counters::of(&finished.outcome));
     }
 }
 

@@ -19,5 +19,6 @@ pub mod facts;
 pub mod history_recorder;
 pub mod load_manager;
 pub mod persistence;
+pub mod registry;
 
 pub mod tps_tracker;

@@ -21,19 +21,6 @@ impl Actor for Persistence {
     type Context = SyncContext<Self>;
 }
 
-/// Reads every endpoint.
-#[derive(Message)]
-#[rtype(result = "Result<Vec<StoredEndpoint>, StoreError>")]
-pub struct LoadEndpoints;
-
-impl Handler<LoadEndpoints> for Persistence {
-    type Result = Result<Vec<StoredEndpoint>, StoreError>;
-
-    fn handle(&mut self, _: LoadEndpoints, _: &mut SyncContext<Self>) -> Self::Result {
-        self.store.load_endpoints()
-    }
-}
-
 /// Saves the definitions of endpoints and removes others.
 #[derive(Message)]
 #[rtype(result = "Result<(), StoreError>")]

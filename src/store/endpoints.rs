@@ -8,6 +8,7 @@ use super::schema::endpoints;
 use super::{Store, StoreError};
 use crate::domain::endpoint::{EndpointDefinition, EndpointKind, EndpointSource};
 use crate::domain::ids::EndpointId;
+use crate::domain::request::Outcome;
 
 /// What the table knows of an endpoint.
 #[derive(Clone, Debug)]
@@ -39,6 +40,15 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Counts one ended lease.
+    pub fn of(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Succeeded { .. } => Self { total: 1, successful: 1, failed: 0 },
+            Outcome::Failed(_) => Self { total: 1, successful: 0, failed: 1 },
+            Outcome::Abandoned => Self { total: 1, successful: 0, failed: 0 },
+        }
+    }
+
     pub fn add(&mut self, more: Counters) {
         self.total += more.total;
         self.successful += more.successful;

@@ -1,7 +1,11 @@
 //! Talking to endpoints. The only place that names awc.
 
+mod answer;
+pub mod body;
 pub mod client;
+pub mod forward;
 mod headers;
+pub mod probe;
 pub mod request_body;
 mod stream;
 mod usage;

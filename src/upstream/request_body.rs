@@ -161,8 +161,8 @@ mod tests {
             let error = parse(text).expect_err(text);
             assert!(error.contains(expected), "{text}: {error}");
         };
-        check("", "not a JSON object: EOF");
-        check("{\"model\":", "not a JSON object: EOF");
+        check("", "not a JSON object");
+        check("{\"model\":", "not valid JSON: EOF");
         check("[1]", "not a JSON object");
         check("{}", "`model` is missing");
         check("{\"model\":null}", "`model` must be a string");

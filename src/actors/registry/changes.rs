@@ -1,0 +1,189 @@
+//! Registration, change and removal of endpoints.
+
+use actix::{ActorFutureExt, ActorTryFutureExt, Context, Handler, Message, ResponseActFuture, WrapFuture};
+use uuid::Uuid;
+
+use super::entry::{EndpointView, Entry};
+use super::{Registry, RegistryError, Reservation};
+use crate::actors::persistence::SaveEndpoints;
+use crate::clock;
+use crate::domain::endpoint::{EndpointDefinition, EndpointKind, EndpointSource};
+use crate::domain::event::Event;
+use crate::domain::ids::EndpointId;
+use crate::store::StoreError;
+use crate::store::endpoints::{Counters, Observation, StoredEndpoint};
+
+type Reply<T> = ResponseActFuture<Registry, Result<T, RegistryError>>;
+
+/// Registers an endpoint; answered once it is saved.
+#[derive(Message)]
+#[rtype(result = "Result<EndpointView, RegistryError>")]
+pub struct RegisterEndpoint(pub EndpointDefinition);
+
+impl Handler<RegisterEndpoint> for Registry {
+    type Result = Reply<EndpointView>;
+
+    fn handle(&mut self, RegisterEndpoint(definition): RegisterEndpoint, _: &mut Context<Self>) -> Self::Result {
+        let stored = StoredEndpoint {
+            id: EndpointId(Uuid::new_v4()),
+            definition,
+            source: EndpointSource::Api,
+            registered_at: clock::wall(),
+            observation: Observation::default(),
+            counters: Counters::default(),
+        };
+        let change = self.reserve(stored.id, &stored.definition);
+        self.saved(change.map(|()| (stored.id, SaveEndpoints { saved: vec![stored.clone()], removed: Vec::new() })))
+            .map_ok(move |(), registry, ctx| {
+                let entry = Entry::new(stored);
+                let (id, view) = (entry.target.id, entry.view());
+                log::info!("endpoint registered endpoint={} base_url={}", view.name, view.base_url);
+                registry.entries.insert(id, entry);
+                registry.tell_dispatcher(vec![id], Vec::new());
+                registry.publish(Event::EndpointRegistered { endpoint_id: id, name: view.name.clone() });
+                registry.probe(id, ctx);
+                view
+            })
+            .boxed_local()
+    }
+}
+
+/// What to change of an endpoint; `None` leaves it.
+#[derive(Clone, Debug, Default)]
+pub struct EndpointChange {
+    pub name: Option<String>,
+    pub base_url: Option<String>,
+    /// `Some(None)`: find out.
+    pub kind: Option<Option<EndpointKind>>,
+    pub max_concurrency: Option<u32>,
+    pub capability_score: Option<Option<u32>>,
+    pub api_key: Option<Option<String>>,
+    pub allowed_models: Option<Vec<String>>,
+}
+
+impl EndpointChange {
+    fn apply(self, to: &EndpointDefinition) -> EndpointDefinition {
+        EndpointDefinition {
+            name: self.name.unwrap_or_else(|| to.name.clone()),
+            base_url: self.base_url.unwrap_or_else(|| to.base_url.clone()),
+            kind: self.kind.unwrap_or(to.kind),
+            max_concurrency: self.max_concurrency.unwrap_or(to.max_concurrency),
+            capability_score: self.capability_score.unwrap_or(to.capability_score),
+            api_key: self.api_key.unwrap_or_else(|| to.api_key.clone()),
+            allowed_models: self.allowed_models.unwrap_or_else(|| to.allowed_models.clone()),
+        }
+    }
+}
+
+/// Changes an endpoint; answered once the change is saved.
+#[derive(Message)]
+#[rtype(result = "Result<EndpointView, RegistryError>")]
+pub struct UpdateEndpoint {
+    pub id: EndpointId,
+    pub change: EndpointChange,
+}
+
+impl Handler<UpdateEndpoint> for Registry {
+    type Result = Reply<EndpointView>;
+
+    fn handle(&mut self, UpdateEndpoint { id, change }: UpdateEndpoint, _: &mut Context<Self>) -> Self::Result {
+        let change = self.changeable(id).map(|entry| {
+            let mut stored = entry.stored();
+            stored.definition = change.apply(&stored.definition);
+            stored
+        });
+        let change = change.and_then(|stored| self.reserve(id, &stored.definition).map(|()| stored));
+        let definition = change.as_ref().ok().map(|stored| stored.definition.clone());
+        self.saved(change.map(|stored| (id, SaveEndpoints { saved: vec![stored], removed: Vec::new() })))
+            .map(move |saved, registry, ctx| {
+                saved?;
+                let entry = registry.entries.get_mut(&id).ok_or(RegistryError::NotFound(id))?;
+                if let Some(definition) = definition {
+                    entry.redefine(definition, EndpointSource::Api);
+                }
+                let view = entry.view();
+                log::info!("endpoint changed endpoint={} base_url={}", view.name, view.base_url);
+                registry.tell_dispatcher(vec![id], Vec::new());
+                registry.publish_catalog();
+                registry.probe(id, ctx);
+                Ok(view)
+            })
+            .boxed_local()
+    }
+}
+
+/// Removes an endpoint; answered once it is gone from the database. Its running requests go on.
+#[derive(Message)]
+#[rtype(result = "Result<(), RegistryError>")]
+pub struct RemoveEndpoint(pub EndpointId);
+
+impl Handler<RemoveEndpoint> for Registry {
+    type Result = Reply<()>;
+
+    fn handle(&mut self, RemoveEndpoint(id): RemoveEndpoint, _: &mut Context<Self>) -> Self::Result {
+        let definition = self.changeable(id).map(|entry| entry.definition.clone());
+        let change = definition.and_then(|definition| self.reserve(id, &definition));
+        self.saved(change.map(|()| (id, SaveEndpoints { saved: Vec::new(), removed: vec![id] })))
+            .map_ok(move |(), registry, _| {
+                if let Some(entry) = registry.entries.remove(&id) {
+                    log::info!("endpoint removed endpoint={}", entry.definition.name);
+                }
+                registry.tell_dispatcher(Vec::new(), vec![id]);
+                registry.publish_catalog();
+                registry.publish(Event::EndpointRemoved { endpoint_id: id });
+            })
+            .boxed_local()
+    }
+}
+
+impl Registry {
+    /// Returns an endpoint that the API may change.
+    fn changeable(&self, id: EndpointId) -> Result<&Entry, RegistryError> {
+        let entry = self.entries.get(&id).ok_or(RegistryError::NotFound(id))?;
+        let name = || entry.definition.name.clone();
+        if entry.source == EndpointSource::File {
+            return Err(RegistryError::ManagedByFile(name()));
+        }
+        if self.reserved.iter().any(|reservation| reservation.id == id) {
+            return Err(RegistryError::BeingChanged(name()));
+        }
+        Ok(entry)
+    }
+
+    /// Reserves the name and address of a definition until it is saved.
+    fn reserve(&mut self, id: EndpointId, definition: &EndpointDefinition) -> Result<(), RegistryError> {
+        let reserved = self.reserved.iter().map(|other| (other.id, other.name.clone(), other.root_url.clone()));
+        let registered = self.entries.iter();
+        let registered =
+            registered.map(|(id, entry)| (*id, entry.definition.name.clone(), entry.definition.root_url()));
+        let root_url = definition.root_url();
+        for (_, name, root) in reserved.chain(registered).filter(|(other, ..)| *other != id) {
+            if name == definition.name {
+                return Err(RegistryError::NameTaken(name));
+            }
+            if root == root_url {
+                return Err(RegistryError::AddressTaken { base_url: definition.base_url.clone(), owner: name });
+            }
+        }
+        self.reserved.push(Reservation { id, name: definition.name.clone(), root_url });
+        Ok(())
+    }
+
+    /// Saves a change that was reserved, and frees the reservation whatever comes of it.
+    fn saved(&self, change: Result<(EndpointId, SaveEndpoints), RegistryError>) -> Reply<()> {
+        let persistence = self.neighbours.persistence.clone();
+        let reserved = change.as_ref().ok().map(|(id, _)| *id);
+        let save = async move {
+            let (_, save) = change?;
+            match persistence.send(save).await {
+                Ok(saved) => saved.map_err(RegistryError::Store),
+                Err(_) => Err(RegistryError::Store(StoreError::Query("Leaseway is stopping".to_owned()))),
+            }
+        };
+        let free = move |saved, registry: &mut Registry, _: &mut Context<Registry>| {
+            registry.reserved.retain(|reservation| Some(reservation.id) != reserved);
+            saved
+        };
+        save.into_actor(self).map(free).boxed_local()
+    }
+}

@@ -1,0 +1,163 @@
+//! One registered endpoint as Registry keeps it, and as it is shown.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::{Serialize, Serializer};
+
+use crate::domain::endpoint::{
+    EndpointDefinition, EndpointFacts, EndpointKind, EndpointSource, EndpointStatus, Target,
+};
+use crate::domain::health::Health;
+use crate::domain::ids::{EndpointId, ModelId};
+use crate::store::endpoints::{Counters, Observation, StoredEndpoint};
+
+/// A registered endpoint.
+pub struct Entry {
+    pub definition: EndpointDefinition,
+    pub source: EndpointSource,
+    pub registered_at: DateTime<Utc>,
+    pub health: Health,
+    pub counters: Counters,
+    /// `None` while not found out.
+    pub detected_kind: Option<EndpointKind>,
+    /// All the models it lists, allowed or not.
+    pub models: Vec<String>,
+    pub target: Arc<Target>,
+    /// A probe is on its way.
+    pub probing: bool,
+}
+
+impl Entry {
+    /// Takes up an endpoint, new or from the database; it is pending until its first probe.
+    pub fn new(stored: StoredEndpoint) -> Self {
+        let StoredEndpoint { id, definition, source, registered_at, observation, counters } = stored;
+        Self {
+            target: Arc::new(Target::new(id, &definition)),
+            health: Health::pending(observation.latency_ms, observation.last_seen),
+            detected_kind: observation.kind,
+            models: observation.models,
+            definition,
+            source,
+            registered_at,
+            counters,
+            probing: false,
+        }
+    }
+
+    /// Takes over a changed definition. What was observed of another address or key no longer counts, but the old models
+    /// serve until the first probe.
+    pub fn redefine(&mut self, definition: EndpointDefinition, source: EndpointSource) {
+        let same_server =
+            definition.root_url() == self.definition.root_url() && definition.api_key == self.definition.api_key;
+        self.target = Arc::new(Target::new(self.target.id, &definition));
+        self.definition = definition;
+        self.source = source;
+        // A probe on its way was of the old definition and counts for nothing.
+        self.probing = false;
+        if !same_server {
+            self.health = Health::pending(self.health.latency_ms, self.health.last_seen);
+            self.detected_kind = None;
+        }
+    }
+
+    pub fn is_online(&self) -> bool {
+        self.health.status == EndpointStatus::Online
+    }
+
+    fn kind(&self) -> Option<EndpointKind> {
+        self.definition.kind.or(self.detected_kind)
+    }
+
+    /// Returns the models it may serve.
+    pub fn served_models(&self) -> BTreeSet<ModelId> {
+        let allowed = &self.definition.allowed_models;
+        let served = self.models.iter().filter(|model| allowed.is_empty() || allowed.contains(model));
+        served.map(|model| ModelId::from(model.as_str())).collect()
+    }
+
+    /// Returns what the dispatcher must know.
+    pub fn facts(&self) -> EndpointFacts {
+        EndpointFacts {
+            target: self.target.clone(),
+            max_concurrency: self.definition.max_concurrency,
+            models: Arc::new(self.served_models()),
+            status: self.health.status,
+        }
+    }
+
+    /// Returns what the database keeps of its definition.
+    pub fn stored(&self) -> StoredEndpoint {
+        StoredEndpoint {
+            id: self.target.id,
+            definition: self.definition.clone(),
+            source: self.source,
+            registered_at: self.registered_at,
+            observation: self.observation(),
+            counters: self.counters,
+        }
+    }
+
+    /// Returns what the database keeps of its probes.
+    pub fn observation(&self) -> Observation {
+        Observation {
+            kind: self.detected_kind,
+            models: self.models.clone(),
+            latency_ms: self.health.latency_ms,
+            last_seen: self.health.last_seen,
+        }
+    }
+
+    /// Returns what is shown of it.
+    pub fn view(&self) -> EndpointView {
+        EndpointView {
+            id: self.target.id,
+            name: self.definition.name.clone(),
+            base_url: self.definition.base_url.clone(),
+            kind: self.kind(),
+            status: self.health.status,
+            source: self.source,
+            max_concurrency: self.definition.max_concurrency,
+            capability_score: self.definition.capability_score,
+            in_flight: 0,
+            models: self.served_models().into_iter().collect(),
+            latency_ms: self.health.latency_ms,
+            last_seen: self.health.last_seen,
+            last_error: self.health.last_error.clone(),
+            total_requests: self.counters.total,
+            successful_requests: self.counters.successful,
+            failed_requests: self.counters.failed,
+            registered_at: self.registered_at,
+        }
+    }
+}
+
+/// An endpoint as the API shows it. Its key is not part of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct EndpointView {
+    pub id: EndpointId,
+    pub name: String,
+    pub base_url: String,
+    #[serde(serialize_with = "kind_or_auto")]
+    pub kind: Option<EndpointKind>,
+    pub status: EndpointStatus,
+    pub source: EndpointSource,
+    pub max_concurrency: u32,
+    pub capability_score: Option<u32>,
+    /// Slots taken; LoadManager's to know, filled in by who asks both.
+    pub in_flight: u32,
+    pub models: Vec<ModelId>,
+    pub latency_ms: Option<f64>,
+    pub last_seen: Option<DateTime<Utc>>,
+    pub last_error: Option<String>,
+    pub total_requests: i64,
+    pub successful_requests: i64,
+    pub failed_requests: i64,
+    pub registered_at: DateTime<Utc>,
+}
+
+/// Writes a kind that is not found out yet as `auto`.
+fn kind_or_auto<S: Serializer>(kind: &Option<EndpointKind>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(kind.map_or("auto", EndpointKind::as_str))
+}

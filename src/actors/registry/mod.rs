@@ -1,0 +1,174 @@
+//! Registry: which endpoints exist, their health, models and counters.
+//!
+//! A definition is saved before its registration, change or removal is answered; until then its name and address are
+//! reserved. Probes run beside the mailbox, any number at a time, one per endpoint.
+
+mod changes;
+mod entry;
+mod probing;
+mod reconcile;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult, Recipient};
+use arc_swap::ArcSwap;
+
+pub use self::changes::{EndpointChange, RegisterEndpoint, RemoveEndpoint, UpdateEndpoint};
+pub use self::entry::EndpointView;
+use self::entry::Entry;
+pub use self::probing::SyncEndpoint;
+pub use self::reconcile::{Reconciled, reconcile};
+use super::event_hub::Publish;
+use super::facts::{EndpointsChanged, RequestFinished};
+use super::persistence::Persistence;
+use crate::config::HealthConfig;
+use crate::domain::event::Event;
+use crate::domain::ids::{EndpointId, ModelId};
+use crate::domain::request::Outcome;
+use crate::store::StoreError;
+use crate::store::endpoints::{Counters, StoredEndpoint};
+use crate::upstream::probe::Prober;
+
+/// The models that can be asked for now, with the time (Unix seconds) at which the first endpoint that serves each was
+/// registered. Replaced whole by Registry, read by HTTP without asking anybody.
+pub type ModelCatalog = ArcSwap<BTreeMap<ModelId, i64>>;
+
+/// Where Registry tells its facts.
+pub struct Neighbours {
+    pub persistence: Addr<Persistence>,
+    pub dispatcher: Recipient<EndpointsChanged>,
+    pub events: Recipient<Publish>,
+    pub catalog: Arc<ModelCatalog>,
+}
+
+/// Owns the endpoints.
+pub struct Registry {
+    entries: BTreeMap<EndpointId, Entry>,
+    /// Names and addresses whose saving is on its way.
+    reserved: Vec<Reservation>,
+    prober: Prober,
+    health: HealthConfig,
+    neighbours: Neighbours,
+}
+
+struct Reservation {
+    id: EndpointId,
+    name: String,
+    root_url: String,
+}
+
+/// Why Registry did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RegistryError {
+    NotFound(EndpointId),
+    NameTaken(String),
+    AddressTaken {
+        base_url: String,
+        owner: String,
+    },
+    ManagedByFile(String),
+    /// Another change of this endpoint is being saved.
+    BeingChanged(String),
+    Store(StoreError),
+}
+
+impl fmt::Display for RegistryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RegistryError::NotFound(id) => write!(f, "there is no endpoint with id {id}"),
+            RegistryError::NameTaken(name) => write!(f, "an endpoint named `{name}` exists already"),
+            RegistryError::AddressTaken { base_url, owner } => {
+                write!(f, "base_url {base_url} is that of endpoint `{owner}` already")
+            }
+            RegistryError::ManagedByFile(name) => write!(f, "endpoint `{name}` is managed by the config file"),
+            RegistryError::BeingChanged(name) => write!(f, "endpoint `{name}` is being changed by another request"),
+            RegistryError::Store(error) => write!(f, "the endpoint could not be saved: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for RegistryError {}
+
+impl Registry {
+    /// Creates a registry of endpoints that are in the database already.
+    pub fn new(stored: Vec<StoredEndpoint>, prober: Prober, health: HealthConfig, neighbours: Neighbours) -> Self {
+        let entries = stored.into_iter().map(|stored| (stored.id, Entry::new(stored))).collect();
+        Self { entries, reserved: Vec::new(), prober, health, neighbours }
+    }
+
+    fn tell_dispatcher(&self, updated: Vec<EndpointId>, removed: Vec<EndpointId>) {
+        let facts = updated.iter().filter_map(|id| self.entries.get(id)).map(Entry::facts);
+        self.neighbours.dispatcher.do_send(EndpointsChanged { updated: facts.collect(), removed });
+    }
+
+    fn publish(&self, event: Event) {
+        self.neighbours.events.do_send(Publish(event));
+    }
+
+    fn publish_catalog(&self) {
+        let mut catalog = BTreeMap::new();
+        for entry in self.entries.values().filter(|entry| entry.is_online()) {
+            let created = entry.registered_at.timestamp();
+            for model in entry.served_models() {
+                let first = catalog.entry(model).or_insert(created);
+                *first = created.min(*first);
+            }
+        }
+        self.neighbours.catalog.store(Arc::new(catalog));
+    }
+}
+
+impl Actor for Registry {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        self.tell_dispatcher(self.entries.keys().copied().collect(), Vec::new());
+        self.probe_all(ctx);
+        ctx.run_interval(self.health.interval, Self::probe_all);
+    }
+}
+
+/// Asks for every endpoint, in the order of registration.
+#[derive(Message)]
+#[rtype(result = "Vec<EndpointView>")]
+pub struct ListEndpoints;
+
+impl Handler<ListEndpoints> for Registry {
+    type Result = MessageResult<ListEndpoints>;
+
+    fn handle(&mut self, _: ListEndpoints, _: &mut Context<Self>) -> Self::Result {
+        let mut views: Vec<EndpointView> = self.entries.values().map(Entry::view).collect();
+        views.sort_by(|a, b| (a.registered_at, &a.name).cmp(&(b.registered_at, &b.name)));
+        MessageResult(views)
+    }
+}
+
+/// Asks for one endpoint.
+#[derive(Message)]
+#[rtype(result = "Result<EndpointView, RegistryError>")]
+pub struct ReadEndpoint(pub EndpointId);
+
+impl Handler<ReadEndpoint> for Registry {
+    type Result = Result<EndpointView, RegistryError>;
+
+    fn handle(&mut self, ReadEndpoint(id): ReadEndpoint, _: &mut Context<Self>) -> Self::Result {
+        self.entries.get(&id).map(Entry::view).ok_or(RegistryError::NotFound(id))
+    }
+}
+
+impl Handler<RequestFinished> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, RequestFinished(finished): RequestFinished, ctx: &mut Context<Self>) {
+        let Some(entry) = self.entries.get_mut(&finished.endpoint) else { return };
+        entry.counters.add(Counters::of(&finished.outcome));
+        if let Outcome::Failed(failure) = &finished.outcome
+            && failure.blames_endpoint()
+        {
+            entry.health.last_error = Some(failure.to_string());
+            self.probe(finished.endpoint, ctx);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Probes: when they are sent and what they change.
+
+use std::sync::Arc;
+
+use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, WrapFuture};
+
+use super::entry::{EndpointView, Entry};
+use super::{Registry, RegistryError};
+use crate::actors::persistence::SaveObservation;
+use crate::clock;
+use crate::domain::endpoint::{EndpointStatus, Target};
+use crate::domain::event::Event;
+use crate::domain::health::{ProbeAnswer, ProbeFailure};
+use crate::domain::ids::EndpointId;
+use crate::upstream::probe::Probe;
+
+type Probed = Result<ProbeAnswer, ProbeFailure>;
+
+/// Probes an endpoint and reads its models anew; answered with what came of it.
+#[derive(Message)]
+#[rtype(result = "Result<EndpointView, RegistryError>")]
+pub struct SyncEndpoint(pub EndpointId);
+
+impl Handler<SyncEndpoint> for Registry {
+    type Result = ResponseActFuture<Self, Result<EndpointView, RegistryError>>;
+
+    fn handle(&mut self, SyncEndpoint(id): SyncEndpoint, _: &mut Context<Self>) -> Self::Result {
+        let Some(entry) = self.entries.get(&id) else {
+            return async move { Err(RegistryError::NotFound(id)) }.into_actor(self).boxed_local();
+        };
+        let target = entry.target.clone();
+        self.prober
+            .probe(to_probe(entry))
+            .into_actor(self)
+            .map(move |probed, registry, _| {
+                registry.probed(&target, probed);
+                registry.entries.get(&id).map(Entry::view).ok_or(RegistryError::NotFound(id))
+            })
+            .boxed_local()
+    }
+}
+
+impl Registry {
+    pub(super) fn probe_all(&mut self, ctx: &mut Context<Self>) {
+        let ids: Vec<EndpointId> = self.entries.keys().copied().collect();
+        for id in ids {
+            self.probe(id, ctx);
+        }
+    }
+
+    /// Probes an endpoint, unless a probe of it is on its way.
+    pub(super) fn probe(&mut self, id: EndpointId, ctx: &mut Context<Self>) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        if entry.probing {
+            return;
+        }
+        entry.probing = true;
+        let target = entry.target.clone();
+        let probe = self.prober.probe(to_probe(entry));
+        ctx.spawn(probe.into_actor(self).map(move |probed, registry, _| {
+            if let Some(entry) = registry.entries.get_mut(&id).filter(|entry| Arc::ptr_eq(&entry.target, &target)) {
+                entry.probing = false;
+            }
+            registry.probed(&target, probed);
+        }));
+    }
+
+    /// Takes over what a probe found; one of a definition that has changed since counts for nothing.
+    fn probed(&mut self, target: &Arc<Target>, probed: Probed) {
+        let id = target.id;
+        let Some(entry) = self.entries.get_mut(&id).filter(|entry| Arc::ptr_eq(&entry.target, target)) else { return };
+        let status_before = entry.health.status;
+        let seen_before = (entry.models.clone(), entry.detected_kind);
+        match probed {
+            Ok(answer) => {
+                entry.health.answered(clock::wall(), answer.latency);
+                entry.models = answer.models;
+                entry.detected_kind = answer.kind.or(entry.detected_kind);
+            }
+            Err(failure) => entry.health.failed(failure, self.health.failures_to_offline),
+        }
+        let status = entry.health.status;
+        let changed = status != status_before || seen_before != (entry.models.clone(), entry.detected_kind);
+        if !changed {
+            return;
+        }
+        let observation = entry.observation();
+        if status != status_before {
+            log_status(entry, status_before);
+            self.publish(Event::EndpointStatusChanged {
+                endpoint_id: id,
+                old_status: status_before,
+                new_status: status,
+            });
+        }
+        // The catalogue first: who has been granted a lease may ask for the model list next.
+        self.publish_catalog();
+        self.tell_dispatcher(vec![id], Vec::new());
+        self.neighbours.persistence.do_send(SaveObservation { id, observation });
+    }
+}
+
+fn to_probe(entry: &Entry) -> Probe {
+    Probe {
+        root_url: entry.target.root_url.clone(),
+        api_key: entry.target.api_key.clone(),
+        detect_kind: entry.definition.kind.is_none()
+            && (entry.detected_kind.is_none() || entry.health.status != EndpointStatus::Online),
+    }
+}
+
+fn log_status(entry: &Entry, before: EndpointStatus) {
+    let (endpoint, status) = (&entry.definition.name, entry.health.status);
+    match &entry.health.last_error {
+        None => log::info!("endpoint is {status}, was {before} endpoint={endpoint} models={}", entry.models.len()),
+        Some(error) => log::warn!("endpoint is {status}, was {before} endpoint={endpoint} error=\"{error}\""),
+    }
+}

@@ -1,0 +1,182 @@
+//! The composition root: opens the database, starts the actors, wires them, serves HTTP, and stops it all in order.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use actix::{Actor, Addr, SyncArbiter};
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::http::KeepAlive;
+use actix_web::middleware::from_fn;
+use actix_web::rt::net::TcpStream;
+use actix_web::{App, HttpServer, web};
+use socket2::{SockRef, TcpKeepalive};
+use uuid::Uuid;
+
+use crate::actors::event_hub::{CloseViewers, EventHub};
+use crate::actors::history_recorder::{Flush, HistoryRecorder};
+use crate::actors::load_manager::{Drain, LeaseDesk, LoadManager, Observe};
+use crate::actors::persistence::{Persistence, PingStore};
+use crate::actors::registry::{ModelCatalog, Neighbours, Registry, reconcile};
+use crate::actors::tps_tracker::TpsTracker;
+use crate::clock;
+use crate::config::{Config, UpstreamConfig};
+use crate::http::{RetryAfter, Services, middleware, routes};
+use crate::store::{Store, StoreError};
+use crate::upstream::client::Upstreams;
+use crate::upstream::probe::Prober;
+
+/// How long an idle client connection is kept.
+const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// How long connections have to close once nothing is left to answer, in seconds.
+const CLOSE_SECS: u64 = 2;
+
+/// Why Leaseway did not start.
+#[derive(Debug)]
+pub enum StartError {
+    Store(StoreError),
+    Bind { address: SocketAddr, reason: std::io::Error },
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Store(error) => error.fmt(f),
+            StartError::Bind { address, reason } => write!(f, "cannot listen on {address}: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<StoreError> for StartError {
+    fn from(error: StoreError) -> Self {
+        StartError::Store(error)
+    }
+}
+
+/// A running Leaseway.
+pub struct Leaseway {
+    /// Where it listens.
+    pub address: SocketAddr,
+    server: ServerHandle,
+    load_manager: Addr<LoadManager>,
+    history: Addr<HistoryRecorder>,
+    persistence: Addr<Persistence>,
+    events: Addr<EventHub>,
+    draining: Arc<AtomicBool>,
+}
+
+/// Starts everything on the current actix system.
+///
+/// # Errors
+/// If the database cannot be used or the address is taken.
+pub fn start(config: Config) -> Result<Leaseway, StartError> {
+    let store = Store::open(&config.database.url)?;
+    let known = reconcile(store.load_endpoints()?, config.endpoints.clone(), clock::wall(), Uuid::new_v4);
+    store.save_endpoints(&known.saved, &known.removed)?;
+
+    let persistence = SyncArbiter::start(1, move || Persistence::new(store.clone()));
+    let events = EventHub::default().start();
+    let tps = TpsTracker::new(config.tps.ema_alpha, events.clone().recipient()).start();
+    let history = HistoryRecorder::new(config.database.flush_interval, persistence.clone().recipient()).start();
+    let load_manager = LoadManager::new(config.queue.max_waiting, events.clone().recipient()).start();
+    let catalog = Arc::new(ModelCatalog::default());
+    let neighbours = Neighbours {
+        persistence: persistence.clone(),
+        dispatcher: load_manager.clone().recipient(),
+        events: events.clone().recipient(),
+        catalog: catalog.clone(),
+    };
+    let prober = Prober::new(config.upstream.clone(), config.health.timeout);
+    let registry = Registry::new(known.endpoints, prober, config.health.clone(), neighbours).start();
+    load_manager.do_send(Observe(registry.clone().recipient()));
+    load_manager.do_send(Observe(tps.clone().recipient()));
+    load_manager.do_send(Observe(history.clone().recipient()));
+
+    let draining = Arc::new(AtomicBool::new(false));
+    let services = web::Data::new(Services {
+        desk: LeaseDesk::new(load_manager.clone(), config.queue.timeout),
+        load_manager: load_manager.clone(),
+        registry,
+        tps,
+        history: history.clone(),
+        persistence: persistence.clone(),
+        events: events.clone(),
+        catalog,
+        max_body_bytes: config.server.max_body_bytes,
+        retry_after: RetryAfter {
+            queue_full: config.queue.timeout.as_secs().clamp(1, 60),
+            no_endpoint: config.health.interval.as_secs().clamp(1, 60),
+        },
+        draining: draining.clone(),
+    });
+    let (address, server) = serve(&config, services)?;
+    let handle = server.handle();
+    actix_web::rt::spawn(server);
+    log::info!("listening address={address} endpoints={}", config.endpoints.len());
+    Ok(Leaseway { address, server: handle, load_manager, history, persistence, events, draining })
+}
+
+fn serve(config: &Config, services: web::Data<Services>) -> Result<(SocketAddr, Server), StartError> {
+    let address = config.server.bind;
+    let failed = |reason| StartError::Bind { address, reason };
+    let upstream = config.upstream.clone();
+    let guard = upstream.clone();
+    let app = move || {
+        App::new()
+            .wrap(from_fn(middleware::frame))
+            .app_data(services.clone())
+            .app_data(Upstreams::start(upstream.clone()))
+            .configure(routes)
+    };
+    let server = HttpServer::new(app)
+        .workers(config.server.workers())
+        .keep_alive(KeepAlive::Timeout(CLIENT_KEEP_ALIVE))
+        .h1_allow_half_closed(false)
+        .tcp_nodelay(true)
+        .on_connect(move |io, _| {
+            if let Some(stream) = io.downcast_ref::<TcpStream>() {
+                guard_against_silence(stream, &guard);
+            }
+        })
+        .disable_signals()
+        .shutdown_timeout(CLOSE_SECS)
+        .bind(address)
+        .map_err(failed)?;
+    let bound = server.addrs().first().copied().unwrap_or(address);
+    Ok((bound, server.run()))
+}
+
+/// Has the kernel cut a client that takes nothing for the idle time: a body is polled only while its client reads, so that
+/// no timer inside it could.
+fn guard_against_silence(stream: &TcpStream, config: &UpstreamConfig) {
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new().with_time(config.tcp_keepalive).with_interval(config.tcp_keepalive);
+    let set =
+        socket.set_tcp_user_timeout(Some(config.idle_timeout)).and_then(|()| socket.set_tcp_keepalive(&keepalive));
+    if let Err(error) = set {
+        log::debug!("client socket options not set error={error}");
+    }
+}
+
+impl Leaseway {
+    /// Stops in order: refuses those who wait and who come, lets running requests finish within `grace`, takes leave of
+    /// viewers, writes every statistic, and only then stops listening.
+    pub async fn stop(self, grace: Duration) {
+        self.draining.store(true, Ordering::Relaxed);
+        log::info!("stopping grace_secs={}", grace.as_secs());
+        let answered = self.load_manager.send(Drain { grace }).await;
+        let told = self.events.send(CloseViewers).await;
+        let flushed = self.history.send(Flush).await;
+        let written = self.persistence.send(PingStore).await;
+        if answered.is_err() || told.is_err() || flushed.is_err() || written.is_err() {
+            log::error!("a part of Leaseway stopped before its time");
+        }
+        self.server.stop(true).await;
+        log::info!("stopped");
+    }
+}

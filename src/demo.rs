@@ -1,0 +1,97 @@
+//! `leaseway demo`: a working system on a machine without a GPU.
+//!
+//! Three simulated endpoints of different speed, real HTTP servers with real token streams, and a few clients that keep
+//! them lightly busy. Nothing is kept on disk.
+
+mod engine;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use actix_web::http::Method;
+use futures_util::StreamExt;
+use serde_json::json;
+use tokio::time::sleep;
+
+use self::engine::Engine;
+use crate::app::{self, Leaseway, StartError};
+use crate::config::{Config, UpstreamConfig};
+use crate::domain::endpoint::EndpointDefinition;
+use crate::upstream::client::build_client;
+
+const ENGINES: [Engine; 3] = [
+    Engine { name: "demo-fast", models: &["demo-small"], slots: 4, tokens_per_second: 80 },
+    Engine { name: "demo-medium", models: &["demo-small", "demo-large"], slots: 2, tokens_per_second: 40 },
+    Engine { name: "demo-slow", models: &["demo-small"], slots: 1, tokens_per_second: 12 },
+];
+
+/// The clients: the model each asks for and how long it rests between two requests.
+const CLIENTS: [(&str, Duration); 4] = [
+    ("demo-small", Duration::from_millis(300)),
+    ("demo-small", Duration::from_millis(900)),
+    ("demo-small", Duration::from_millis(1700)),
+    ("demo-large", Duration::from_millis(1100)),
+];
+
+/// Starts the endpoints, Leaseway in front of them, and the traffic, and says on stdout what to try.
+///
+/// # Errors
+/// If Leaseway cannot start or an endpoint finds no port.
+pub fn start(mut config: Config) -> Result<Leaseway, StartError> {
+    config.database.url = "sqlite://:memory:".to_owned();
+    config.endpoints = Vec::new();
+    for engine in &ENGINES {
+        let address = engine.start()?;
+        config.endpoints.push(EndpointDefinition {
+            name: engine.name.to_owned(),
+            base_url: format!("http://{address}"),
+            kind: None,
+            max_concurrency: engine.slots,
+            capability_score: None,
+            api_key: None,
+            allowed_models: Vec::new(),
+        });
+    }
+    let upstream = config.upstream.clone();
+    let endpoints = config.endpoints.clone();
+    let leaseway = app::start(config)?;
+    introduce(leaseway.address, &endpoints);
+    for (number, (model, rest)) in CLIENTS.into_iter().enumerate() {
+        actix_web::rt::spawn(client(leaseway.address, upstream.clone(), number, model, rest));
+    }
+    Ok(leaseway)
+}
+
+fn introduce(address: SocketAddr, endpoints: &[EndpointDefinition]) {
+    println!("Leaseway listens on http://{address} in front of three simulated endpoints:");
+    for (endpoint, engine) in endpoints.iter().zip(&ENGINES) {
+        let (name, url, models) = (&endpoint.name, &endpoint.base_url, engine.models.join(", "));
+        println!("  {name:<12} {url}  {} slots, {} tokens/s, {models}", engine.slots, engine.tokens_per_second);
+    }
+    println!("Try:");
+    println!(
+        "  curl -N http://{address}/v1/chat/completions -H 'content-type: application/json' \\\n    \
+         -d '{{\"model\":\"demo-small\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'"
+    );
+    println!("  curl http://{address}/api/endpoints");
+    println!("Stop with Ctrl-C.");
+}
+
+/// Asks, reads the answer, rests, and asks again, for as long as the process lives.
+async fn client(address: SocketAddr, config: UpstreamConfig, number: usize, model: &'static str, rest: Duration) {
+    let client = build_client(&config, false);
+    let url = format!("http://{address}/v1/chat/completions");
+    for round in 0.. {
+        let question = json!({
+            "model": model,
+            "stream": (number + round) % 3 != 0,
+            "max_tokens": 20 + (number * 37 + round * 11) % 60,
+            "messages": [{ "role": "user", "content": format!("Question {round} of client {number}") }],
+        });
+        match client.request(Method::POST, &url).send_json(&question).await {
+            Ok(mut answer) => while answer.next().await.is_some_and(|piece| piece.is_ok()) {},
+            Err(error) => log::debug!("demo client got no answer error={error}"),
+        }
+        sleep(rest).await;
+    }
+}

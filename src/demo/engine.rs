@@ -1,0 +1,170 @@
+//! A simulated inference server: answers at its own speed, and 429 above its slots.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use actix_web::{App, HttpResponse, HttpServer, web};
+use bytes::Bytes;
+use futures_util::stream;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::app::StartError;
+
+const WORDS: [&str; 16] = [
+    "a", "lease", "is", "the", "right", "to", "use", "one", "slot", "of", "an", "endpoint", "for", "one", "request",
+    "only",
+];
+
+const TOKENS_DEFAULT: u32 = 48;
+const TOKENS_MAX: u32 = 500;
+
+/// What a simulated server is.
+pub struct Engine {
+    pub name: &'static str,
+    pub models: &'static [&'static str],
+    pub slots: u32,
+    pub tokens_per_second: u32,
+}
+
+#[derive(Deserialize)]
+struct Question {
+    model: String,
+    #[serde(default)]
+    stream: bool,
+    max_tokens: Option<u32>,
+    stream_options: Option<StreamOptions>,
+}
+
+#[derive(Deserialize)]
+struct StreamOptions {
+    #[serde(default)]
+    include_usage: bool,
+}
+
+struct Running {
+    models: &'static [&'static str],
+    slots: u32,
+    token_time: Duration,
+    active: AtomicU32,
+}
+
+/// One slot in use; free again when dropped.
+struct Slot(Arc<Running>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Engine {
+    /// Starts the server on a free port of the loopback interface.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn start(&self) -> Result<SocketAddr, StartError> {
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let running = web::Data::new(Running {
+            models: self.models,
+            slots: self.slots,
+            token_time: Duration::from_secs(1) / self.tokens_per_second,
+            active: AtomicU32::new(0),
+        });
+        let app = move || {
+            App::new()
+                .app_data(running.clone())
+                .route("/v1/models", web::get().to(models))
+                .route("/v1/chat/completions", web::post().to(chat))
+        };
+        let failed = |reason| StartError::Bind { address, reason };
+        let server = HttpServer::new(app).workers(1).disable_signals().bind(address).map_err(failed)?;
+        let bound = server.addrs().first().copied().unwrap_or(address);
+        actix_web::rt::spawn(server.run());
+        Ok(bound)
+    }
+}
+
+async fn models(running: web::Data<Running>) -> HttpResponse {
+    let models = running.models.iter().map(|id| json!({ "id": id, "object": "model", "owned_by": "demo" }));
+    HttpResponse::Ok().json(json!({ "object": "list", "data": models.collect::<Vec<Value>>() }))
+}
+
+async fn chat(running: web::Data<Running>, question: web::Json<Question>) -> HttpResponse {
+    let running = running.into_inner();
+    let slot = Slot(running.clone());
+    if running.active.fetch_add(1, Ordering::Relaxed) >= running.slots {
+        let error = json!({ "message": "all slots are busy", "type": "rate_limit_exceeded", "code": "busy" });
+        return HttpResponse::TooManyRequests().json(json!({ "error": error }));
+    }
+    let question = question.into_inner();
+    let tokens = question.max_tokens.unwrap_or(TOKENS_DEFAULT).clamp(1, TOKENS_MAX);
+    if question.stream { stream_answer(slot, question, tokens) } else { whole_answer(slot, question, tokens).await }
+}
+
+async fn whole_answer(slot: Slot, question: Question, tokens: u32) -> HttpResponse {
+    sleep(slot.0.token_time * tokens).await;
+    let text: String = (0..tokens).map(word).collect();
+    HttpResponse::Ok().json(json!({
+        "id": "chatcmpl-demo",
+        "object": "chat.completion",
+        "created": 0,
+        "model": question.model,
+        "choices": [{
+            "index": 0,
+            "message": { "role": "assistant", "content": text },
+            "finish_reason": "length",
+        }],
+        "usage": usage(tokens),
+    }))
+}
+
+fn stream_answer(slot: Slot, question: Question, tokens: u32) -> HttpResponse {
+    let model = question.model;
+    let include_usage = question.stream_options.is_some_and(|options| options.include_usage);
+    let chunk = move |choices: Value, usage: Value| {
+        json!({
+            "id": "chatcmpl-demo",
+            "object": "chat.completion.chunk",
+            "created": 0,
+            "model": model,
+            "choices": choices,
+            "usage": usage,
+        })
+    };
+    let events = stream::unfold((slot, 0), move |(slot, token)| {
+        let event = if token < tokens {
+            let delta = json!({ "content": word(token) });
+            event(&chunk(json!([{ "index": 0, "delta": delta, "finish_reason": null }]), Value::Null))
+        } else if token == tokens {
+            let finish = chunk(json!([{ "index": 0, "delta": {}, "finish_reason": "length" }]), Value::Null);
+            let usage = if include_usage { event(&chunk(json!([]), usage(tokens))) } else { String::new() };
+            event(&finish) + &usage + "data: [DONE]\n\n"
+        } else {
+            String::new()
+        };
+        async move {
+            if event.is_empty() {
+                return None;
+            }
+            sleep(slot.0.token_time).await;
+            Some((Ok::<_, actix_web::Error>(Bytes::from(event)), (slot, token + 1)))
+        }
+    });
+    HttpResponse::Ok().content_type("text/event-stream").streaming(events)
+}
+
+fn event(chunk: &Value) -> String {
+    format!("data: {chunk}\n\n")
+}
+
+fn word(token: u32) -> String {
+    format!("{} ", WORDS[token as usize % WORDS.len()])
+}
+
+fn usage(tokens: u32) -> Value {
+    json!({ "prompt_tokens": 8, "completion_tokens": tokens, "total_tokens": 8 + tokens })
+}

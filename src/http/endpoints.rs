@@ -1,0 +1,170 @@
+//! Endpoints: list, register, change, remove, sync, and how fast they are.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::error::ApiError;
+use super::{Services, ask, body};
+use crate::actors::load_manager::ReadInFlight;
+use crate::actors::registry::{
+    EndpointChange, EndpointView, ListEndpoints, ReadEndpoint, RegisterEndpoint, RemoveEndpoint, SyncEndpoint,
+    UpdateEndpoint,
+};
+use crate::actors::tps_tracker::ReadSpeeds;
+use crate::domain::endpoint::{
+    CAPABILITY_SCORE, EndpointDefinition, EndpointKind, MAX_CONCURRENCY, check_base_url, check_name,
+};
+use crate::domain::ids::EndpointId;
+
+type Answer = Result<HttpResponse, ApiError>;
+
+/// A new endpoint, or what to change of one; what is left out has its default, or stays.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointBody {
+    name: Option<String>,
+    base_url: Option<String>,
+    kind: Option<String>,
+    max_concurrency: Option<u32>,
+    #[serde(default, deserialize_with = "given")]
+    capability_score: Option<Option<u32>>,
+    #[serde(default, deserialize_with = "given")]
+    api_key: Option<Option<String>>,
+    models: Option<Vec<String>>,
+}
+
+/// Tells a field that is `null` from one that is left out.
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+impl EndpointBody {
+    fn check(self) -> Result<EndpointChange, ApiError> {
+        if let Some(name) = &self.name {
+            check_name(name).map_err(|allowed| wrong("name", name, &allowed))?;
+        }
+        let base_url =
+            self.base_url.map(|text| check_base_url(&text).map_err(|allowed| wrong("base_url", &text, &allowed)));
+        let kind = match self.kind.as_deref() {
+            None => None,
+            Some("auto") => Some(None),
+            Some(name) => Some(Some(EndpointKind::from_name(name).ok_or_else(|| {
+                let names = EndpointKind::ALL.map(EndpointKind::as_str);
+                wrong("kind", name, &format!("auto, {}", names.join(", ")))
+            })?)),
+        };
+        if let Some(slots) = self.max_concurrency.filter(|slots| !MAX_CONCURRENCY.contains(slots)) {
+            return Err(wrong("max_concurrency", &slots.to_string(), &range(MAX_CONCURRENCY)));
+        }
+        if let Some(score) = self.capability_score.flatten().filter(|score| !CAPABILITY_SCORE.contains(score)) {
+            return Err(wrong("capability_score", &score.to_string(), &range(CAPABILITY_SCORE)));
+        }
+        Ok(EndpointChange {
+            name: self.name,
+            base_url: base_url.transpose()?,
+            kind,
+            max_concurrency: self.max_concurrency,
+            capability_score: self.capability_score,
+            api_key: self.api_key,
+            allowed_models: self.models,
+        })
+    }
+}
+
+fn range(range: std::ops::RangeInclusive<u32>) -> String {
+    format!("a whole number from {} to {}", range.start(), range.end())
+}
+
+fn wrong(field: &str, value: &str, allowed: &str) -> ApiError {
+    let message = format!("`{field}` is \"{value}\"; allowed is {allowed}");
+    ApiError::InvalidRequest { message, param: Some(field.to_owned()) }
+}
+
+fn missing(field: &str) -> ApiError {
+    ApiError::InvalidRequest { message: format!("`{field}` is missing"), param: Some(field.to_owned()) }
+}
+
+fn endpoint_id(text: &str) -> Result<EndpointId, ApiError> {
+    Uuid::parse_str(text).map(EndpointId).map_err(|_| ApiError::UnknownEndpoint(text.to_owned()))
+}
+
+pub async fn list(services: web::Data<Services>) -> Answer {
+    let mut views = ask(&services.registry, ListEndpoints).await?;
+    fill_in_flight(&services, &mut views).await?;
+    Ok(HttpResponse::Ok().json(views))
+}
+
+pub async fn register(services: web::Data<Services>, request: HttpRequest, payload: web::Payload) -> Answer {
+    let given = body::read_json::<EndpointBody>(&request, payload).await?.check()?;
+    let definition = EndpointDefinition {
+        name: given.name.ok_or_else(|| missing("name"))?,
+        base_url: given.base_url.ok_or_else(|| missing("base_url"))?,
+        kind: given.kind.flatten(),
+        max_concurrency: given.max_concurrency.unwrap_or(1),
+        capability_score: given.capability_score.flatten(),
+        api_key: given.api_key.flatten(),
+        allowed_models: given.allowed_models.unwrap_or_default(),
+    };
+    let view = ask(&services.registry, RegisterEndpoint(definition)).await??;
+    Ok(HttpResponse::Created().json(view))
+}
+
+pub async fn read(services: web::Data<Services>, id: web::Path<String>) -> Answer {
+    let view = ask(&services.registry, ReadEndpoint(endpoint_id(&id)?)).await??;
+    show(&services, view).await
+}
+
+pub async fn update(
+    services: web::Data<Services>,
+    id: web::Path<String>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Answer {
+    let id = endpoint_id(&id)?;
+    let change = body::read_json::<EndpointBody>(&request, payload).await?.check()?;
+    let view = ask(&services.registry, UpdateEndpoint { id, change }).await??;
+    show(&services, view).await
+}
+
+pub async fn remove(services: web::Data<Services>, id: web::Path<String>) -> Answer {
+    ask(&services.registry, RemoveEndpoint(endpoint_id(&id)?)).await??;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+pub async fn sync(services: web::Data<Services>, id: web::Path<String>) -> Answer {
+    let view = ask(&services.registry, SyncEndpoint(endpoint_id(&id)?)).await??;
+    show(&services, view).await
+}
+
+pub async fn model_tps(services: web::Data<Services>, id: web::Path<String>) -> Answer {
+    let view = ask(&services.registry, ReadEndpoint(endpoint_id(&id)?)).await??;
+    let speeds = ask(&services.tps, ReadSpeeds(view.id)).await?;
+    let shown = speeds.into_iter().map(|(model, api_kind, speed)| {
+        json!({
+            "model_id": model,
+            "api_kind": api_kind,
+            "tps": speed.tps(),
+            "request_count": speed.request_count(),
+            "total_output_tokens": speed.output_tokens(),
+            "average_duration_ms": speed.average_duration_ms(),
+        })
+    });
+    Ok(HttpResponse::Ok().json(shown.collect::<Vec<Value>>()))
+}
+
+async fn show(services: &Services, view: EndpointView) -> Answer {
+    let mut views = [view];
+    fill_in_flight(services, &mut views).await?;
+    let [view] = views;
+    Ok(HttpResponse::Ok().json(view))
+}
+
+async fn fill_in_flight(services: &Services, views: &mut [EndpointView]) -> Result<(), ApiError> {
+    let in_flight = ask(&services.load_manager, ReadInFlight).await?;
+    for view in views {
+        view.in_flight = in_flight.get(&view.id).copied().unwrap_or(0);
+    }
+    Ok(())
+}

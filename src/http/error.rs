@@ -1,0 +1,201 @@
+//! Every error that Leaseway itself answers with: its status, its code and its words, in the form OpenAI SDKs read.
+
+use std::fmt;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
+use serde_json::{Map, Value, json};
+
+use crate::actors::registry::RegistryError;
+use crate::domain::ids::ModelId;
+use crate::domain::request::Refusal;
+use crate::upstream::forward::ForwardError;
+
+/// Why a request was not answered as asked.
+#[derive(Debug)]
+pub enum ApiError {
+    /// The request makes no sense; `param` is the field to blame, if there is one.
+    InvalidRequest {
+        message: String,
+        param: Option<String>,
+    },
+    RequestTooLarge {
+        limit: usize,
+    },
+    Refused {
+        refusal: Refusal,
+        model: ModelId,
+        retry_after: RetryAfter,
+    },
+    Forward(ForwardError),
+    Registry(RegistryError),
+    /// A model is asked for by name that no online endpoint serves.
+    UnknownModel(String),
+    /// No endpoint has this id.
+    UnknownEndpoint(String),
+    UnknownPath(String),
+    MethodNotAllowed {
+        method: String,
+        path: String,
+    },
+    /// An actor or the database gives no answer.
+    NotReady(&'static str),
+}
+
+/// When to come again, in seconds, 1 to 60.
+#[derive(Clone, Copy, Debug)]
+pub struct RetryAfter {
+    /// After a full queue.
+    pub queue_full: u64,
+    /// After finding no endpoint online.
+    pub no_endpoint: u64,
+}
+
+/// When to come again after Leaseway was found stopping, in seconds.
+const RETRY_AFTER_DRAINING: u64 = 5;
+
+impl ApiError {
+    pub fn invalid(message: impl Into<String>) -> Self {
+        ApiError::InvalidRequest { message: message.into(), param: None }
+    }
+
+    fn code(&self) -> (StatusCode, &'static str) {
+        match self {
+            ApiError::InvalidRequest { .. } => (StatusCode::BAD_REQUEST, "invalid_request"),
+            ApiError::RequestTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large"),
+            ApiError::Refused { refusal, .. } => match refusal {
+                Refusal::ModelNotFound => (StatusCode::NOT_FOUND, "model_not_found"),
+                Refusal::NoEndpointOnline => (StatusCode::SERVICE_UNAVAILABLE, "no_endpoint_online"),
+                Refusal::QueueFull => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
+                Refusal::QueueTimeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "queue_timeout"),
+                Refusal::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+            },
+            ApiError::Forward(ForwardError::NoAnswer { .. }) => (StatusCode::BAD_GATEWAY, "upstream_error"),
+            ApiError::Forward(ForwardError::FirstByteTimeout { .. }) => {
+                (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout")
+            }
+            ApiError::Registry(error) => match error {
+                RegistryError::NotFound(_) => (StatusCode::NOT_FOUND, "endpoint_not_found"),
+                RegistryError::NameTaken(_) | RegistryError::AddressTaken { .. } => {
+                    (StatusCode::CONFLICT, "endpoint_exists")
+                }
+                RegistryError::ManagedByFile(_) => (StatusCode::CONFLICT, "managed_by_file"),
+                RegistryError::BeingChanged(_) => (StatusCode::CONFLICT, "being_changed"),
+                RegistryError::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "database_unavailable"),
+            },
+            ApiError::UnknownModel(_) => (StatusCode::NOT_FOUND, "model_not_found"),
+            ApiError::UnknownEndpoint(_) => (StatusCode::NOT_FOUND, "endpoint_not_found"),
+            ApiError::UnknownPath(_) => (StatusCode::NOT_FOUND, "not_found"),
+            ApiError::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            ApiError::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
+        }
+    }
+
+    fn param(&self) -> Option<&str> {
+        match self {
+            ApiError::InvalidRequest { param, .. } => param.as_deref(),
+            ApiError::UnknownModel(_) | ApiError::Refused { refusal: Refusal::ModelNotFound, .. } => Some("model"),
+            _ => None,
+        }
+    }
+
+    fn retry_after(&self) -> Option<u64> {
+        match self {
+            ApiError::Refused { refusal, retry_after, .. } => match refusal {
+                Refusal::QueueFull => Some(retry_after.queue_full),
+                Refusal::NoEndpointOnline => Some(retry_after.no_endpoint),
+                Refusal::Draining => Some(RETRY_AFTER_DRAINING),
+                Refusal::ModelNotFound | Refusal::QueueTimeout { .. } => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Returns fields of the body beyond the four that every error has.
+    fn details(&self) -> Map<String, Value> {
+        let mut details = Map::new();
+        match self {
+            ApiError::Refused { refusal: Refusal::QueueFull, retry_after, .. } => {
+                details.insert("retry_after".to_owned(), retry_after.queue_full.into());
+            }
+            ApiError::Refused { refusal: Refusal::QueueTimeout { waited }, .. } => {
+                details.insert("waited_secs".to_owned(), waited.as_secs_f64().into());
+            }
+            _ => {}
+        }
+        details
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ApiError::InvalidRequest { message, .. } => f.write_str(message),
+            ApiError::RequestTooLarge { limit } => write!(f, "the request body is larger than {limit} bytes"),
+            ApiError::Refused { refusal, model, .. } => match refusal {
+                Refusal::ModelNotFound => write!(f, "no endpoint has the model `{model}`"),
+                Refusal::NoEndpointOnline => write!(f, "no endpoint with the model `{model}` is online"),
+                Refusal::QueueFull => f.write_str("Request queue is full"),
+                Refusal::QueueTimeout { .. } => f.write_str("Queue wait timeout"),
+                Refusal::Draining => f.write_str("Leaseway is stopping"),
+            },
+            ApiError::Forward(error) => error.fmt(f),
+            ApiError::Registry(error) => error.fmt(f),
+            ApiError::UnknownModel(model) => write!(f, "no online endpoint has the model `{model}`"),
+            ApiError::UnknownEndpoint(id) => write!(f, "there is no endpoint with id `{id}`"),
+            ApiError::UnknownPath(path) => write!(f, "there is nothing at {path}"),
+            ApiError::MethodNotAllowed { method, path } => write!(f, "{method} is not allowed at {path}"),
+            ApiError::NotReady(what) => write!(f, "{what} gives no answer"),
+        }
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        self.code().0
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let (status, code) = self.code();
+        let kind = match status.as_u16() {
+            429 => "rate_limit_exceeded",
+            504 => "timeout",
+            500.. => "server_error",
+            _ => "invalid_request_error",
+        };
+        let details = self.details();
+        let mut error = json!({ "message": self.to_string(), "type": kind, "param": self.param(), "code": code });
+        let mut body = json!({});
+        for place in [&mut error, &mut body] {
+            if let Value::Object(fields) = place {
+                fields.extend(details.clone());
+            }
+        }
+        body["error"] = error;
+        let mut response = HttpResponseBuilder::new(status);
+        if let Some(seconds) = self.retry_after() {
+            response.insert_header((header::RETRY_AFTER, seconds));
+        }
+        if matches!(self, ApiError::Forward(ForwardError::FirstByteTimeout { .. })) {
+            let name = HeaderName::from_static("x-should-retry");
+            response.insert_header((name, HeaderValue::from_static("false")));
+        }
+        if matches!(self, ApiError::Refused { refusal: Refusal::Draining, .. }) {
+            response.force_close();
+        }
+        response.json(body)
+    }
+}
+
+impl From<ForwardError> for ApiError {
+    fn from(error: ForwardError) -> Self {
+        ApiError::Forward(error)
+    }
+}
+
+impl From<RegistryError> for ApiError {
+    fn from(error: RegistryError) -> Self {
+        ApiError::Registry(error)
+    }
+}

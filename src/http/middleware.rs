@@ -1,0 +1,57 @@
+//! What holds for every request: its id, and how long a header may be.
+
+use actix_web::Error;
+use actix_web::ResponseError;
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::middleware::Next;
+use uuid::Uuid;
+
+use super::error::ApiError;
+
+/// The longest header field that is taken, in bytes.
+const HEADER_MAX: usize = 16 * 1024;
+
+/// The longest request id that is taken from a client, in bytes.
+const REQUEST_ID_MAX: usize = 128;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Gives every answer an `x-request-id`, the client's own if it sent a sane one, and refuses headers that are too long.
+///
+/// # Errors
+/// Those of the handlers.
+pub async fn frame<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<actix_web::body::EitherBody<B>>, Error> {
+    let id = request_id(request.headers());
+    let mut response = match too_long(request.headers()) {
+        Some(error) => request.into_response(error.error_response()).map_into_right_body(),
+        None => next.call(request).await?.map_into_left_body(),
+    };
+    response.headers_mut().insert(REQUEST_ID, id);
+    Ok(response)
+}
+
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let sane = |value: &&HeaderValue| {
+        let bytes = value.as_bytes();
+        (1..=REQUEST_ID_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+    };
+    match headers.get(REQUEST_ID).filter(sane) {
+        Some(value) => value.clone(),
+        None => {
+            let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+            let text = Uuid::new_v4().hyphenated().encode_lower(&mut text);
+            HeaderValue::from_str(text).expect("a UUID is a header value")
+        }
+    }
+}
+
+fn too_long(headers: &HeaderMap) -> Option<ApiError> {
+    let (name, value) = headers.iter().find(|(_, value)| value.len() > HEADER_MAX)?;
+    let message = format!("header `{name}` has {} bytes; allowed are {HEADER_MAX}", value.len());
+    Some(ApiError::invalid(message))
+}

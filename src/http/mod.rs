@@ -1,0 +1,101 @@
+//! The HTTP face: every route, and what handlers ask.
+
+mod body;
+mod dashboard;
+mod endpoints;
+mod error;
+mod health;
+mod inference;
+pub mod middleware;
+mod models;
+mod session;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use actix::dev::ToEnvelope;
+use actix::{Actor, Addr, Handler, Message};
+use actix_web::web::{self, ServiceConfig};
+use actix_web::{HttpRequest, HttpResponse, Resource, Route};
+use tokio::time::timeout;
+
+use self::error::ApiError;
+pub use self::error::RetryAfter;
+use crate::actors::event_hub::EventHub;
+use crate::actors::history_recorder::HistoryRecorder;
+use crate::actors::load_manager::{LeaseDesk, LoadManager};
+use crate::actors::persistence::Persistence;
+use crate::actors::registry::{ModelCatalog, Registry};
+use crate::actors::tps_tracker::TpsTracker;
+
+/// How long a question to an actor may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Whom handlers ask, and what they must know.
+pub struct Services {
+    pub desk: LeaseDesk,
+    pub load_manager: Addr<LoadManager>,
+    pub registry: Addr<Registry>,
+    pub tps: Addr<TpsTracker>,
+    pub history: Addr<HistoryRecorder>,
+    pub persistence: Addr<Persistence>,
+    pub events: Addr<EventHub>,
+    pub catalog: Arc<ModelCatalog>,
+    pub max_body_bytes: usize,
+    pub retry_after: RetryAfter,
+    pub draining: Arc<AtomicBool>,
+}
+
+/// Every route there is.
+pub fn routes(config: &mut ServiceConfig) {
+    config
+        .service(at("/v1/chat/completions", [web::post().to(inference::chat_completions)]))
+        .service(at("/v1/completions", [web::post().to(inference::completions)]))
+        .service(at("/v1/embeddings", [web::post().to(inference::embeddings)]))
+        .service(at("/v1/responses", [web::post().to(inference::responses)]))
+        .service(at("/v1/models", [web::get().to(models::list)]))
+        .service(at("/v1/models/{id:.+}", [web::get().to(models::read)]))
+        .service(at("/api/endpoints", [web::get().to(endpoints::list), web::post().to(endpoints::register)]))
+        .service(at(
+            "/api/endpoints/{id}",
+            [web::get().to(endpoints::read), web::put().to(endpoints::update), web::delete().to(endpoints::remove)],
+        ))
+        .service(at("/api/endpoints/{id}/sync", [web::post().to(endpoints::sync)]))
+        .service(at("/api/endpoints/{id}/model-tps", [web::get().to(endpoints::model_tps)]))
+        .service(at("/api/dashboard/request-history", [web::get().to(dashboard::request_history)]))
+        .service(at("/ws/dashboard", [web::get().to(dashboard::events)]))
+        .service(at("/health", [web::get().to(health::health)]))
+        .service(at("/ready", [web::get().to(health::ready)]))
+        .default_service(web::to(unknown_path));
+}
+
+fn at<const N: usize>(path: &str, routes: [Route; N]) -> Resource {
+    let resource = web::resource(path).default_service(web::to(method_not_allowed));
+    routes.into_iter().fold(resource, Resource::route)
+}
+
+async fn unknown_path(request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    Err(ApiError::UnknownPath(request.path().to_owned()))
+}
+
+async fn method_not_allowed(request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    Err(ApiError::MethodNotAllowed { method: request.method().to_string(), path: request.path().to_owned() })
+}
+
+/// Asks an actor.
+///
+/// # Errors
+/// If it gives no answer in time.
+async fn ask<A, M>(actor: &Addr<A>, message: M) -> Result<M::Result, ApiError>
+where
+    A: Actor + Handler<M>,
+    A::Context: ToEnvelope<A, M>,
+    M: Message + Send + 'static,
+    M::Result: Send,
+{
+    match timeout(ANSWER_TIMEOUT, actor.send(message)).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) | Err(_) => Err(ApiError::NotReady("a part of Leaseway")),
+    }
+}

@@ -1,0 +1,122 @@
+//! Reads an endpoint's answer piece by piece and tells its end from a cut.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use actix_web::http::header;
+use awc::ClientResponse;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::domain::request::Failure;
+
+/// What an endpoint's connection gave.
+pub enum Read {
+    Bytes(Bytes),
+    End(End),
+    Broken(Failure),
+}
+
+/// An end of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Length or chunks say that nothing is missing.
+    Certain,
+    /// The connection was closed, which may have been a cut.
+    Uncertain,
+}
+
+/// An answer whose head has come.
+pub struct AnswerReader {
+    response: ClientResponse,
+    is_tls: bool,
+    /// Bytes already read.
+    next: Option<Bytes>,
+    idle_timeout: Duration,
+    last_read: Instant,
+    idle_timer: Pin<Box<Sleep>>,
+}
+
+impl AnswerReader {
+    /// Wraps an answer that may pause for `idle_timeout` once its first bytes have come.
+    pub fn new(response: ClientResponse, is_tls: bool, idle_timeout: Duration) -> Self {
+        let last_read = Instant::now();
+        let idle_timer = Box::pin(sleep_until(last_read + idle_timeout));
+        Self { response, is_tls, next: None, idle_timeout, last_read, idle_timer }
+    }
+
+    pub fn response(&self) -> &ClientResponse {
+        &self.response
+    }
+
+    /// Waits for the first bytes, however long they take; false if the body is empty.
+    ///
+    /// # Errors
+    /// If the connection breaks.
+    pub async fn read_first(&mut self) -> Result<bool, Failure> {
+        loop {
+            match self.response.next().await {
+                Some(Ok(bytes)) if bytes.is_empty() => {}
+                Some(Ok(bytes)) => {
+                    self.put_back(bytes);
+                    return Ok(true);
+                }
+                Some(Err(error)) => match self.broken(error) {
+                    Read::Broken(failure) => return Err(failure),
+                    Read::Bytes(_) | Read::End(_) => return Ok(false),
+                },
+                None => return Ok(false),
+            }
+        }
+    }
+
+    /// Makes `bytes` the next to be read.
+    pub fn put_back(&mut self, bytes: Bytes) {
+        self.last_read = Instant::now();
+        self.next = Some(bytes);
+    }
+
+    /// Reads on; must not be called again after an end.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Read> {
+        if let Some(bytes) = self.next.take() {
+            return Poll::Ready(Read::Bytes(bytes));
+        }
+        match Pin::new(&mut self.response).poll_next(cx) {
+            Poll::Ready(Some(Ok(bytes))) => {
+                self.last_read = Instant::now();
+                Poll::Ready(Read::Bytes(bytes))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(self.broken(error)),
+            Poll::Ready(None) if self.is_tls => Poll::Ready(Read::End(End::Uncertain)),
+            Poll::Ready(None) => Poll::Ready(Read::End(End::Certain)),
+            Poll::Pending => {
+                ready!(self.poll_idle(cx));
+                Poll::Ready(Read::Broken(Failure::IdleTimeout))
+            }
+        }
+    }
+
+    /// Judges a broken connection: it ends a body that has neither length nor chunks and cuts any other.
+    fn broken(&self, error: awc::error::PayloadError) -> Read {
+        let headers = self.response.headers();
+        if headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING) {
+            Read::Broken(Failure::ConnectionLost(error.to_string()))
+        } else {
+            Read::End(End::Uncertain)
+        }
+    }
+
+    /// Waits until nothing was read for the idle time. The timer is moved only when it fires, not for every read.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.idle_timer.as_mut().poll(cx));
+            let deadline = self.last_read + self.idle_timeout;
+            if deadline <= Instant::now() {
+                return Poll::Ready(());
+            }
+            self.idle_timer.as_mut().reset(deadline);
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The body of an answer on its way to the client: relays, measures, and carries the lease.
+//!
+//! One read in, one write out. The last piece is held until the endpoint has ended its answer, so that the slot is free
+//! before the client can know that the answer is complete. Dropping the body abandons the lease and closes the connection.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use actix_web::body::{BodySize, MessageBody};
+use actix_web::http::{StatusCode, header};
+use bytes::Bytes;
+use tokio::time::{Sleep, sleep};
+
+use super::answer::{AnswerReader, End, Read};
+use super::usage::{JsonMeter, StreamMeter};
+use crate::domain::request::{Failure, Outcome};
+use crate::lease::Lease;
+
+/// How long the last piece of an answer waits for the endpoint to end it.
+const LAST_PIECE_WAIT: Duration = Duration::from_millis(100);
+
+/// How long an error event has to reach the socket before the connection is cut, which discards what is unsent.
+const CUT_DELAY: Duration = Duration::from_millis(50);
+
+/// An answer's body that owns the lease it was got with.
+pub struct LeasedBody {
+    /// `None` once ended.
+    lease: Option<Lease>,
+    status: StatusCode,
+    answer: AnswerReader,
+    meter: Meter,
+    size: BodySize,
+    received: u64,
+    state: State,
+}
+
+enum Meter {
+    Stream(StreamMeter),
+    Json(JsonMeter),
+}
+
+enum State {
+    Relaying,
+    /// The last piece waits for the end.
+    Ending {
+        last: Bytes,
+        timer: Pin<Box<Sleep>>,
+    },
+    /// The answer broke off; the connection is cut when the timer ends.
+    Cutting {
+        timer: Pin<Box<Sleep>>,
+    },
+    Done,
+}
+
+/// Why a connection to a client was cut.
+#[derive(Debug)]
+pub struct CutOff;
+
+impl fmt::Display for CutOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the endpoint's answer broke off")
+    }
+}
+
+impl std::error::Error for CutOff {}
+
+impl LeasedBody {
+    /// Wraps an answer whose first bytes have come, and takes its usage event out if `hide_usage`.
+    pub fn new(lease: Lease, answer: AnswerReader, hide_usage: bool) -> Self {
+        let headers = answer.response().headers();
+        let content_type = headers.get(header::CONTENT_TYPE);
+        let is_stream = content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
+        let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let (meter, size) = if is_stream {
+            (Meter::Stream(StreamMeter::new(hide_usage)), BodySize::Stream)
+        } else {
+            (Meter::Json(JsonMeter::default()), length.map_or(BodySize::Stream, BodySize::Sized))
+        };
+        let status = answer.response().status();
+        Self { lease: Some(lease), status, answer, meter, size, received: 0, state: State::Relaying }
+    }
+
+    /// Wraps an answer without a body; its lease ends here, for an empty body is never polled.
+    pub fn empty(lease: Lease, answer: AnswerReader) -> Self {
+        let mut body = Self::new(lease, answer, false);
+        body.succeed();
+        body.size = match body.status {
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => BodySize::None,
+            _ => BodySize::Sized(0),
+        };
+        body.state = State::Done;
+        body
+    }
+
+    /// Ends the lease of an answer that came whole; an answer of 400 or above is a failed request all the same.
+    fn succeed(&mut self) {
+        let Some(lease) = self.lease.take() else { return };
+        if self.status.as_u16() >= 400 {
+            return lease.end(Outcome::Failed(Failure::Status(self.status.as_u16())));
+        }
+        let tokens = match &mut self.meter {
+            Meter::Stream(meter) => meter.tokens(),
+            Meter::Json(meter) => meter.tokens(),
+        };
+        lease.end(Outcome::Succeeded { tokens });
+    }
+
+    /// Ends the lease as failed, and returns the event that tells the client of a stream.
+    fn fail(&mut self, failure: Failure) -> Option<Bytes> {
+        self.state = State::Cutting { timer: Box::pin(sleep(CUT_DELAY)) };
+        let lease = self.lease.take()?;
+        let endpoint = &lease.target().name;
+        log::debug!("answer broke off endpoint={endpoint} error=\"{failure}\"");
+        let error = serde_json::json!({ "error": {
+            "message": format!("endpoint `{endpoint}` broke off its answer"),
+            "type": "server_error",
+            "param": null,
+            "code": "upstream_error",
+        }});
+        lease.end(Outcome::Failed(failure));
+        match self.meter {
+            // The blank line before it ends an event that was cut in two.
+            Meter::Stream(_) => Some(Bytes::from(format!("\n\ndata: {error}\n\n"))),
+            Meter::Json(_) => None,
+        }
+    }
+
+    /// Takes note of a piece and returns what of it goes on; `None` if that is nothing, or has to wait.
+    fn take(&mut self, bytes: Bytes) -> Option<Bytes> {
+        self.received += bytes.len() as u64;
+        let (passed, done) = match &mut self.meter {
+            Meter::Stream(meter) => {
+                let passed = meter.pass(bytes);
+                (passed, meter.done())
+            }
+            Meter::Json(meter) => {
+                meter.observe(&bytes);
+                (bytes, matches!(self.size, BodySize::Sized(length) if self.received >= length))
+            }
+        };
+        if passed.is_empty() {
+            return None;
+        }
+        if done && self.lease.is_some() {
+            self.state = State::Ending { last: passed, timer: Box::pin(sleep(LAST_PIECE_WAIT)) };
+            return None;
+        }
+        Some(passed)
+    }
+
+    /// Ends the answer and returns what was held back of it; a stream whose end is uncertain must have said that it is
+    /// complete.
+    fn finish(&mut self, end: End) -> Option<Bytes> {
+        let rest = match &mut self.meter {
+            Meter::Stream(meter) => {
+                let rest = meter.finish();
+                if end == End::Uncertain && !meter.complete() {
+                    return self.fail(Failure::ConnectionLost("closed before the stream was complete".to_owned()));
+                }
+                rest
+            }
+            Meter::Json(_) => Bytes::new(),
+        };
+        self.succeed();
+        self.state = State::Done;
+        (!rest.is_empty()).then_some(rest)
+    }
+}
+
+impl MessageBody for LeasedBody {
+    type Error = CutOff;
+
+    fn size(&self) -> BodySize {
+        self.size
+    }
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, CutOff>>> {
+        let this = self.get_mut();
+        loop {
+            let piece = match &mut this.state {
+                State::Relaying => match ready!(this.answer.poll_read(cx)) {
+                    Read::Bytes(bytes) => this.take(bytes),
+                    Read::End(end) => this.finish(end),
+                    Read::Broken(failure) => this.fail(failure),
+                },
+                State::Ending { last, timer } => {
+                    let after = match this.answer.poll_read(cx) {
+                        Poll::Ready(Read::Bytes(more)) => {
+                            this.answer.put_back(more);
+                            State::Relaying
+                        }
+                        Poll::Ready(Read::End(_) | Read::Broken(_)) => State::Done,
+                        Poll::Pending => {
+                            ready!(timer.as_mut().poll(cx));
+                            State::Relaying
+                        }
+                    };
+                    let last = std::mem::take(last);
+                    this.state = after;
+                    this.succeed();
+                    Some(last)
+                }
+                State::Cutting { timer } => {
+                    ready!(timer.as_mut().poll(cx));
+                    this.state = State::Done;
+                    return Poll::Ready(Some(Err(CutOff)));
+                }
+                State::Done => return Poll::Ready(None),
+            };
+            if let Some(bytes) = piece {
+                return Poll::Ready(Some(Ok(bytes)));
+            }
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Asks an endpoint how it is. Only `GET`s that cost no tokens.
+
+use std::cell::OnceCell;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use actix_web::http::{StatusCode, header};
+use awc::Client;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::time::{Instant, timeout};
+
+use super::client::build_client;
+use crate::config::UpstreamConfig;
+use crate::domain::endpoint::EndpointKind;
+use crate::domain::health::{ProbeAnswer, ProbeFailure};
+
+/// The longest list of models that is read, in bytes.
+const BODY_MAX: usize = 4 * 1024 * 1024;
+
+/// What to ask of whom.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    pub root_url: String,
+    pub api_key: Option<String>,
+    /// Find out the kind too.
+    pub detect_kind: bool,
+}
+
+/// Sends probes.
+pub struct Prober {
+    config: UpstreamConfig,
+    timeout: Duration,
+    http: Client,
+    /// Made when the first https endpoint comes.
+    https: OnceCell<Client>,
+}
+
+impl Prober {
+    /// Creates a prober that waits `timeout` for each answer.
+    pub fn new(config: UpstreamConfig, timeout: Duration) -> Self {
+        let http = build_client(&config, false);
+        Self { config, timeout, http, https: OnceCell::new() }
+    }
+
+    /// Asks an endpoint for its models and, if wanted, finds out its kind.
+    ///
+    /// The future fails if the endpoint does not answer, or not as an inference server does.
+    pub fn probe(&self, probe: Probe) -> impl Future<Output = Result<ProbeAnswer, ProbeFailure>> + 'static {
+        let client = if probe.root_url.starts_with("https:") {
+            self.https.get_or_init(|| build_client(&self.config, true)).clone()
+        } else {
+            self.http.clone()
+        };
+        ask(Asker { client, timeout: self.timeout, probe })
+    }
+}
+
+/// One probe on its way.
+struct Asker {
+    client: Client,
+    timeout: Duration,
+    probe: Probe,
+}
+
+#[derive(Deserialize)]
+struct ModelList {
+    data: Vec<Model>,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    id: String,
+    owned_by: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct OllamaList {
+    models: Vec<OllamaModel>,
+}
+
+#[derive(Deserialize)]
+struct OllamaModel {
+    name: String,
+}
+
+struct Page {
+    status: StatusCode,
+    server: Option<String>,
+    body: Vec<u8>,
+}
+
+async fn ask(asker: Asker) -> Result<ProbeAnswer, ProbeFailure> {
+    let started = Instant::now();
+    let page = asker.get("/v1/models").await?;
+    let latency = started.elapsed();
+    let (models, owners) = match page.status {
+        StatusCode::NOT_FOUND => (asker.ollama_models().await?, BTreeSet::new()),
+        status if !status.is_success() => {
+            return Err(ProbeFailure::Wrong(format!("GET /v1/models answered {}", status.as_u16())));
+        }
+        _ => read_models(&page.body)?,
+    };
+    let kind = match asker.probe.detect_kind {
+        true => Some(asker.detect(page.server.as_deref(), &owners).await),
+        false => None,
+    };
+    Ok(ProbeAnswer { latency, models, kind })
+}
+
+fn read_models(body: &[u8]) -> Result<(Vec<String>, BTreeSet<String>), ProbeFailure> {
+    let list: ModelList = serde_json::from_slice(body)
+        .map_err(|error| ProbeFailure::Wrong(format!("GET /v1/models answered no list of models: {error}")))?;
+    let owners = list.data.iter().filter_map(|model| model.owned_by.clone()).collect();
+    Ok((list.data.into_iter().map(|model| model.id).collect(), owners))
+}
+
+impl Asker {
+    /// Asks for Ollama's own list, which its oldest versions have alone.
+    async fn ollama_models(&self) -> Result<Vec<String>, ProbeFailure> {
+        let page = self.get("/api/tags").await?;
+        let list: Result<OllamaList, _> = serde_json::from_slice(&page.body);
+        match list {
+            Ok(list) if page.status.is_success() => Ok(list.models.into_iter().map(|model| model.name).collect()),
+            _ => Err(ProbeFailure::Wrong("GET /v1/models answered 404".to_owned())),
+        }
+    }
+
+    /// Finds out the kind: from what the list of models says, else from pages that only one kind of server has.
+    async fn detect(&self, server: Option<&str>, owners: &BTreeSet<String>) -> EndpointKind {
+        if let Some(kind) = kind_by_list(server, owners) {
+            return kind;
+        }
+        for (path, kind, mark) in PAGES {
+            if let Ok(page) = self.get(path).await
+                && page.status.is_success()
+                && serde_json::from_slice::<Value>(&page.body).is_ok_and(|value| value.is_object())
+                && memchr::memmem::find(&page.body, mark.as_bytes()).is_some()
+            {
+                return *kind;
+            }
+        }
+        EndpointKind::OpenaiCompatible
+    }
+
+    async fn get(&self, path: &str) -> Result<Page, ProbeFailure> {
+        let mut request = self.client.get(format!("{}{path}", self.probe.root_url));
+        request.headers_mut().insert(header::ACCEPT_ENCODING, header::HeaderValue::from_static("identity"));
+        if let Some(key) = &self.probe.api_key {
+            request = request.bearer_auth(key);
+        }
+        let fetch = async {
+            let mut response = request.send().await.map_err(|error| error.to_string())?;
+            let body = response.body().limit(BODY_MAX).await.map_err(|error| error.to_string())?;
+            let server = response.headers().get(header::SERVER).and_then(|value| value.to_str().ok());
+            Ok(Page { status: response.status(), server: server.map(str::to_owned), body: body.to_vec() })
+        };
+        match timeout(self.timeout, fetch).await {
+            Ok(page) => page.map_err(ProbeFailure::Unreachable),
+            Err(_) => Err(ProbeFailure::Unreachable(format!("no answer within {} s", self.timeout.as_secs()))),
+        }
+    }
+}
+
+/// Pages by which a server gives itself away: path, kind, and a field that its JSON object has.
+const PAGES: &[(&str, EndpointKind, &str)] = &[
+    ("/api/system", EndpointKind::Xllm, "\"xllm_version\""),
+    ("/api/tags", EndpointKind::Ollama, "\"models\""),
+    ("/props", EndpointKind::Llamacpp, "\"default_generation_settings\""),
+    ("/get_model_info", EndpointKind::Sglang, "\"model_path\""),
+    ("/api/v0/models", EndpointKind::LmStudio, "\"data\""),
+    ("/api/v1/models", EndpointKind::LmStudio, "\"publisher\""),
+    ("/version", EndpointKind::Vllm, "\"version\""),
+];
+
+fn kind_by_list(server: Option<&str>, owners: &BTreeSet<String>) -> Option<EndpointKind> {
+    let by_owner = |owner: &String| match owner.as_str() {
+        "llamacpp" => Some(EndpointKind::Llamacpp),
+        "vllm" => Some(EndpointKind::Vllm),
+        "sglang" => Some(EndpointKind::Sglang),
+        "library" => Some(EndpointKind::Ollama),
+        "organization_owner" | "organization-owner" => Some(EndpointKind::LmStudio),
+        "xllm" => Some(EndpointKind::Xllm),
+        _ => None,
+    };
+    match server {
+        Some("llama.cpp") => Some(EndpointKind::Llamacpp),
+        Some(server) if server.to_ascii_lowercase().contains("vllm") => Some(EndpointKind::Vllm),
+        _ => owners.iter().find_map(by_owner),
+    }
+}
