@@ -84,7 +84,7 @@ async fn client(address: SocketAddr, config: UpstreamConfig, number: usize, mode
     for round in 0.. {
         let question = json!({
             "model": model,
-            "stream": (number + round) % 3 != 0,
+            "stream": !(number + round).is_multiple_of(3),
             "max_tokens": 20 + (number * 37 + round * 11) % 60,
             "messages": [{ "role": "user", "content": format!("Question {round} of client {number}") }],
         });

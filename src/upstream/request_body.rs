@@ -52,8 +52,11 @@ impl RequestBody {
     /// # Errors
     /// What is wrong, in words for the client.
     pub fn parse(bytes: Bytes, api_kind: ApiKind) -> Result<Self, String> {
-        let fields: Fields<'_> = serde_json::from_slice(&bytes)
-            .map_err(|error| format!("the request body is not a JSON object: {error}"))?;
+        if !bytes.trim_ascii_start().starts_with(b"{") {
+            return Err("the request body is not a JSON object".to_owned());
+        }
+        let fields: Fields<'_> =
+            serde_json::from_slice(&bytes).map_err(|error| format!("the request body is not valid JSON: {error}"))?;
         let model = fields.model.ok_or("`model` is missing")?;
         let model: String = serde_json::from_str(model.get()).map_err(|_| "`model` must be a string".to_owned())?;
         if model.is_empty() {
