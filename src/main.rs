@@ -53,7 +53,8 @@ fn with_config(file: Option<PathBuf>, act: impl FnOnce(Config) -> ExitCode) -> E
     let environment = config::environment();
     match config::load(file.as_deref(), &environment) {
         Ok((config, warnings)) => {
-            env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+            env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info,actix_server=warn"))
+                .init();
             for warning in warnings {
                 log::warn!("{warning}");
             }

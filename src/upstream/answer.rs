@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use actix_web::http::header;
+use actix_web::http::{StatusCode, Version, header};
 use awc::ClientResponse;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -54,7 +54,7 @@ impl AnswerReader {
     /// Waits for the first bytes, however long they take; false if the body is empty.
     ///
     /// # Errors
-    /// If the connection breaks.
+    /// If the connection breaks, or the head promises no body although it does not say that there is none.
     pub async fn read_first(&mut self) -> Result<bool, Failure> {
         loop {
             match self.response.next().await {
@@ -67,9 +67,25 @@ impl AnswerReader {
                     Read::Broken(failure) => return Err(failure),
                     Read::Bytes(_) | Read::End(_) => return Ok(false),
                 },
+                None if self.body_is_lost() => {
+                    return Err(Failure::ConnectionLost("the answer has neither length nor chunks".to_owned()));
+                }
                 None => return Ok(false),
             }
         }
+    }
+
+    /// Tells whether awc took a body without length and chunks for an empty one, as it does in HTTP/1.1, where RFC 9112
+    /// section 6.3 lets it end with the connection.
+    fn body_is_lost(&self) -> bool {
+        let bodiless = matches!(self.response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        !bodiless && !self.is_framed() && self.response.version() == Version::HTTP_11
+    }
+
+    /// Tells whether the head says where the body ends.
+    fn is_framed(&self) -> bool {
+        let headers = self.response.headers();
+        headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING)
     }
 
     /// Makes `bytes` the next to be read.
@@ -100,8 +116,7 @@ impl AnswerReader {
 
     /// Judges a broken connection: it ends a body that has neither length nor chunks and cuts any other.
     fn broken(&self, error: awc::error::PayloadError) -> Read {
-        let headers = self.response.headers();
-        if headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING) {
+        if self.is_framed() {
             Read::Broken(Failure::ConnectionLost(error.to_string()))
         } else {
             Read::End(End::Uncertain)

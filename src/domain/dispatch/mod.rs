@@ -143,7 +143,7 @@ impl Dispatcher {
         self.debug_assert_invariants();
     }
 
-    /// Learns that an endpoint is gone. Its leases go on until they end.
+    /// Learns that an endpoint is gone. Its leases go on until they end; its id must not be used again.
     pub fn remove_endpoint(&mut self, now: Moment, id: EndpointId, decisions: &mut Vec<Decision>) {
         self.expire(now, decisions);
         self.slots.remove(id);

@@ -1,0 +1,14 @@
+//! Leaseway from outside: real sockets, real SQLite, endpoints that answer when the test says so.
+
+mod support;
+
+mod endpoints;
+mod inference;
+mod leaving;
+mod queue;
+mod running;
+mod sdk;
+mod simulation;
+mod tidy;
+mod usage;
+mod viewers;

@@ -1,0 +1,239 @@
+//! Random histories of the dispatcher: after every step its invariants hold, and an outside observer that keeps its own
+//! books agrees with every decision.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use leaseway::domain::dispatch::{Decision, Dispatcher, Grant, Submitted};
+use leaseway::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
+use leaseway::domain::ids::{EndpointId, LeaseId, ModelId, Ticket};
+use leaseway::domain::request::{ApiKind, LeaseRequest, Outcome, Refusal};
+use leaseway::domain::time::Moment;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use uuid::Uuid;
+
+const ENDPOINTS: u128 = 6;
+const MODELS: [&str; 4] = ["a", "b", "c", "unknown"];
+const MAX_WAITING: usize = 20;
+
+/// What an observer knows without looking into the dispatcher.
+struct World {
+    dispatcher: Dispatcher,
+    now: Moment,
+    ids: Vec<u128>,
+    endpoints: BTreeMap<EndpointId, EndpointFacts>,
+    leases: HashMap<LeaseId, EndpointId>,
+    /// Model and deadline of those who wait; tickets are in the order of arrival.
+    waiting: BTreeMap<Ticket, (ModelId, Moment)>,
+    answered: BTreeSet<Ticket>,
+    next_ticket: u64,
+    draining: bool,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            dispatcher: Dispatcher::new(MAX_WAITING),
+            now: Moment::from_micros(0),
+            ids: (0..ENDPOINTS).collect(),
+            endpoints: BTreeMap::new(),
+            leases: HashMap::new(),
+            waiting: BTreeMap::new(),
+            answered: BTreeSet::new(),
+            next_ticket: 0,
+            draining: false,
+        }
+    }
+
+    fn in_flight(&self, id: EndpointId) -> usize {
+        self.leases.values().filter(|held| **held == id).count()
+    }
+
+    fn can_serve(&self, facts: &EndpointFacts, model: &ModelId) -> bool {
+        facts.status == EndpointStatus::Online
+            && facts.models.contains(model)
+            && self.in_flight(facts.id()) < facts.max_concurrency as usize
+    }
+
+    fn granted(&mut self, ticket: Ticket, model: &ModelId, grant: &Grant) {
+        assert!(self.answered.insert(ticket), "{ticket:?} is answered twice");
+        let facts = self.endpoints.get(&grant.target.id).expect("granted on an endpoint that is gone");
+        assert!(self.can_serve(facts, model), "granted on {facts:?}, which cannot serve {model}");
+        assert!(!self.draining, "granted while draining");
+        assert!(self.leases.insert(grant.lease, grant.target.id).is_none(), "a lease id is used twice");
+    }
+
+    fn submit(&mut self, random: &mut StdRng) {
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        let model = ModelId::from(MODELS[random.random_range(0..MODELS.len())]);
+        let request = LeaseRequest { model: model.clone(), api_kind: ApiKind::ChatCompletions };
+        let deadline = self.now.after(Duration::from_millis(random.random_range(0..3000)));
+        let capable = self.endpoints.values().any(|facts| self.can_serve(facts, &model));
+        let mut decisions = Vec::new();
+        let submitted = self.dispatcher.submit(self.now, ticket, request, deadline, &mut decisions);
+        self.follow(decisions);
+        match submitted {
+            Submitted::Granted(grant) => self.granted(ticket, &model, &grant),
+            Submitted::Refused(refusal) => {
+                assert!(!capable || self.draining, "{refusal:?} although an endpoint is free");
+                assert!(self.answered.insert(ticket));
+                if refusal == Refusal::QueueFull {
+                    assert_eq!(self.waiting.len(), MAX_WAITING, "refused although the line is not full");
+                }
+            }
+            Submitted::Waiting => {
+                assert!(!capable, "waits although an endpoint is free");
+                self.waiting.insert(ticket, (model, deadline));
+            }
+        }
+    }
+
+    fn follow(&mut self, decisions: Vec<Decision>) {
+        for decision in decisions {
+            match decision {
+                Decision::Grant(ticket, grant) => {
+                    let (model, deadline) = self.waiting.remove(&ticket).expect("granted to one who does not wait");
+                    assert!(deadline > self.now, "granted after the deadline");
+                    let models = self.endpoints[&grant.target.id].models.clone();
+                    let earlier = self.waiting.range(..ticket).find(|(_, (model, _))| models.contains(model));
+                    assert!(earlier.is_none(), "{ticket:?} is served before {earlier:?}");
+                    self.granted(ticket, &model, &grant);
+                }
+                Decision::Refuse(ticket, refusal) => {
+                    let (_, deadline) = self.waiting.remove(&ticket).expect("refused to one who does not wait");
+                    assert!(self.answered.insert(ticket), "{ticket:?} is answered twice");
+                    assert_eq!(deadline <= self.now, matches!(refusal, Refusal::QueueTimeout { .. }));
+                }
+            }
+        }
+    }
+
+    fn cancel(&mut self, random: &mut StdRng) {
+        let ticket = Ticket(random.random_range(0..self.next_ticket + 1));
+        let mut decisions = Vec::new();
+        if self.waiting.remove(&ticket).is_some() {
+            self.answered.insert(ticket);
+        }
+        self.dispatcher.cancel(self.now, ticket, &mut decisions);
+        self.follow(decisions);
+    }
+
+    fn end(&mut self, random: &mut StdRng) {
+        let mut held: Vec<LeaseId> = self.leases.keys().copied().collect();
+        held.sort_unstable();
+        let lease = match held.get(random.random_range(0..held.len() + 1)) {
+            Some(lease) => *lease,
+            None => LeaseId(random.random_range(0..1_000_000)),
+        };
+        let known = self.leases.remove(&lease);
+        let mut decisions = Vec::new();
+        let ended = self.dispatcher.end(self.now, lease, Outcome::Abandoned, &mut decisions);
+        assert_eq!(ended.map(|finished| finished.endpoint), known, "exactly the leases held can end");
+        self.follow(decisions);
+    }
+
+    fn change_endpoint(&mut self, random: &mut StdRng) {
+        let place = random.random_range(0..self.ids.len());
+        let id = EndpointId(Uuid::from_u128(self.ids[place]));
+        let mut decisions = Vec::new();
+        if random.random_range(0..8) == 0 {
+            // Its id is never used again.
+            self.ids[place] += ENDPOINTS;
+            self.endpoints.remove(&id);
+            self.dispatcher.remove_endpoint(self.now, id, &mut decisions);
+        } else {
+            let facts = random_facts(id, random);
+            self.endpoints.insert(id, facts.clone());
+            self.dispatcher.update_endpoint(self.now, facts, &mut decisions);
+        }
+        self.follow(decisions);
+    }
+
+    fn pass_time(&mut self, random: &mut StdRng) {
+        self.now = self.now.after(Duration::from_millis(random.random_range(0..400)));
+        let mut decisions = Vec::new();
+        self.dispatcher.expire(self.now, &mut decisions);
+        self.follow(decisions);
+        assert!(self.waiting.values().all(|(_, deadline)| *deadline > self.now), "the line holds something expired");
+        assert!(self.dispatcher.next_due().is_none_or(|due| due > self.now));
+    }
+
+    fn check(&self) {
+        self.dispatcher.assert_invariants();
+        assert_eq!(self.dispatcher.waiting(), self.waiting.len());
+        assert_eq!(self.dispatcher.active(), self.leases.len());
+        for (model, _) in self.waiting.values() {
+            let free = self.endpoints.values().find(|facts| self.can_serve(facts, model));
+            assert!(free.is_none(), "somebody waits for {model} while {free:?} is free");
+        }
+    }
+}
+
+fn random_facts(id: EndpointId, random: &mut StdRng) -> EndpointFacts {
+    let definition = EndpointDefinition {
+        name: id.to_string(),
+        base_url: format!("http://{id}"),
+        kind: None,
+        max_concurrency: 1,
+        capability_score: None,
+        api_key: None,
+        allowed_models: Vec::new(),
+    };
+    let models = MODELS[..3].iter().filter(|_| random.random_bool(0.6)).map(|model| ModelId::from(*model));
+    let models: BTreeSet<ModelId> = models.collect();
+    let status = match random.random_range(0..10) {
+        0 => EndpointStatus::Offline,
+        1 => EndpointStatus::Error,
+        2 => EndpointStatus::Pending,
+        _ => EndpointStatus::Online,
+    };
+    EndpointFacts {
+        target: Arc::new(Target::new(id, &definition)),
+        max_concurrency: random.random_range(1..4),
+        models: Arc::new(models),
+        status,
+    }
+}
+
+/// Runs one history, which ends with a drain.
+fn run(seed: u64, steps: usize) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut world = World::new();
+    for _ in 0..steps {
+        match random.random_range(0..100) {
+            0..45 => world.submit(&mut random),
+            45..80 => world.end(&mut random),
+            80..88 => world.cancel(&mut random),
+            88..94 => world.pass_time(&mut random),
+            _ => world.change_endpoint(&mut random),
+        }
+        world.check();
+    }
+    let mut decisions = Vec::new();
+    world.draining = true;
+    world.dispatcher.drain(&mut decisions);
+    for decision in decisions {
+        let Decision::Refuse(ticket, Refusal::Draining) = decision else { panic!("{decision:?} while draining") };
+        assert!(world.waiting.remove(&ticket).is_some() && world.answered.insert(ticket));
+    }
+    world.submit(&mut random);
+    let ended = world.dispatcher.end_all(world.now);
+    assert_eq!(ended.len(), world.leases.len());
+    assert_eq!(world.answered.len() as u64, world.next_ticket, "every request is answered");
+    assert_eq!((world.dispatcher.waiting(), world.dispatcher.active()), (0, 0));
+}
+
+#[test]
+fn random_histories_keep_every_invariant() {
+    let first: u64 = match std::env::var("LEASEWAY_SIMULATION_SEED") {
+        Ok(seed) => seed.parse().expect("a number"),
+        Err(_) => rand::rng().random::<u32>().into(),
+    };
+    for seed in first..first + 50 {
+        println!("LEASEWAY_SIMULATION_SEED={seed}");
+        run(seed, 3000);
+    }
+}

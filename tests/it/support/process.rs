@@ -1,0 +1,98 @@
+//! The real binary as a process of its own.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use tokio::sync::mpsc;
+
+use super::soon;
+
+/// A running `leaseway`; killed when dropped.
+pub struct Process {
+    child: Child,
+    lines: mpsc::UnboundedReceiver<String>,
+}
+
+/// Prepares a `leaseway` that sees nothing of this environment.
+pub fn leaseway(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_leaseway"));
+    command.args(arguments).env_clear().current_dir(folder).stdin(Stdio::null());
+    command
+}
+
+/// Runs a command that ends by itself, and returns whether it succeeded and what it said.
+pub async fn run(command: Command) -> (bool, String) {
+    let mut process = Process::start(command);
+    let said = process.rest().await;
+    (process.wait().await.success(), said)
+}
+
+impl Process {
+    /// Starts a command that goes on.
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary");
+        let (sender, lines) = mpsc::unbounded_channel();
+        let outputs: [Box<dyn Read + Send>; 2] =
+            [Box::new(child.stdout.take().expect("piped")), Box::new(child.stderr.take().expect("piped"))];
+        for output in outputs {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(output).lines().map_while(Result::ok) {
+                    if sender.send(line).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        Self { child, lines }
+    }
+
+    /// Returns the first line that contains `part`.
+    pub async fn line(&mut self, part: &str) -> String {
+        let mut seen = Vec::new();
+        while let Some(line) = soon(part, self.lines.recv()).await {
+            if line.contains(part) {
+                return line;
+            }
+            seen.push(line);
+        }
+        panic!("no line with `{part}` in {seen:#?}");
+    }
+
+    /// Returns the address it says it listens on.
+    pub async fn address(&mut self) -> SocketAddr {
+        let line = self.line("listening address=").await;
+        let address = line.split("address=").nth(1).and_then(|rest| rest.split(' ').next());
+        address.and_then(|address| address.parse().ok()).unwrap_or_else(|| panic!("no address in {line}"))
+    }
+
+    /// Sends a signal, as `kill` names it.
+    pub fn signal(&self, name: &str) {
+        let done = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        assert!(done.expect("kill").success());
+    }
+
+    /// Returns everything it still says until it ends.
+    pub async fn rest(&mut self) -> String {
+        let mut said = Vec::new();
+        while let Some(line) = soon("the end of the process", self.lines.recv()).await {
+            said.push(line);
+        }
+        said.join("\n")
+    }
+
+    /// Waits for its end, which is due.
+    pub async fn wait(&mut self) -> ExitStatus {
+        self.rest().await;
+        self.child.wait().expect("a child")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

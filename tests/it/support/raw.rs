@@ -1,0 +1,52 @@
+//! A client that sends bytes and leaves when it wants.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::soon;
+
+/// One connection. Dropping it is leaving.
+pub struct RawClient(TcpStream);
+
+impl RawClient {
+    /// Connects and sends a text as it is.
+    pub async fn send(address: SocketAddr, text: &str) -> Self {
+        let mut stream = TcpStream::connect(address).await.expect("a connection");
+        stream.set_nodelay(true).expect("an option");
+        // The server may answer and close before it has read everything.
+        let _ = stream.write_all(text.as_bytes()).await;
+        Self(stream)
+    }
+
+    /// Connects and posts a JSON body.
+    pub async fn post(address: SocketAddr, path: &str, body: &Value) -> Self {
+        let body = body.to_string();
+        let length = body.len();
+        let head = format!("POST {path} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n");
+        Self::send(address, &format!("{head}content-length: {length}\r\n\r\n{body}")).await
+    }
+
+    /// Reads until what has come contains `part`, and returns it.
+    pub async fn read_until(&mut self, part: &str) -> String {
+        let mut read = Vec::new();
+        let reading = async {
+            while !String::from_utf8_lossy(&read).contains(part) {
+                let count = self.0.read_buf(&mut read).await.expect("readable");
+                assert!(count > 0, "closed after: {}", String::from_utf8_lossy(&read));
+            }
+        };
+        soon(part, reading).await;
+        String::from_utf8_lossy(&read).into_owned()
+    }
+
+    /// Reads until the server closes, and returns what came.
+    pub async fn read_to_end(&mut self) -> String {
+        let mut read = Vec::new();
+        let reading = async { while self.0.read_buf(&mut read).await.is_ok_and(|count| count > 0) {} };
+        soon("the end of the connection", reading).await;
+        String::from_utf8_lossy(&read).into_owned()
+    }
+}

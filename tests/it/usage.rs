@@ -1,0 +1,88 @@
+//! Usage: asked for in the client's place, hidden from who did not ask, counted.
+
+use serde_json::{Value, json};
+
+use crate::support::fake_endpoint::{DONE, FINISH, USAGE, content, json_answer, polite, stream_answer};
+use crate::support::{FakeEndpoint, TestApp, chat};
+
+const CHAT: &str = "/v1/chat/completions";
+
+/// Waits until the endpoint has a speed, and returns output tokens and requests counted.
+async fn counted(app: &TestApp, id: &str, requests: u64) -> u64 {
+    let path = format!("/api/endpoints/{id}/model-tps");
+    loop {
+        let speeds = app.get(&path).await.json();
+        if speeds[0]["request_count"] == requests {
+            assert!(speeds[0]["tps"].as_f64().is_some_and(|tps| tps > 0.0));
+            assert_eq!(speeds[0]["api_kind"], "chat_completions");
+            return speeds[0]["total_output_tokens"].as_u64().expect("a count");
+        }
+    }
+}
+
+#[actix_web::test]
+async fn usage_is_asked_for_hidden_and_counted() {
+    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    let id = app.register("a", &endpoint, 1).await;
+    let answer = app.post(CHAT, &chat("m", true)).await;
+    assert_eq!(answer.text(), [&content("Hel"), &content("lo"), FINISH, DONE].concat());
+    assert_eq!(endpoint.received()[0].json()["stream_options"], json!({ "include_usage": true }));
+    assert_eq!(counted(&app, &id, 1).await, 5);
+    app.post(CHAT, &chat("m", false)).await;
+    assert_eq!(counted(&app, &id, 2).await, 5 + 7);
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn who_asks_for_usage_gets_it() {
+    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    app.register("a", &endpoint, 1).await;
+    let mut question = chat("m", true);
+    question["stream_options"] = json!({ "include_usage": true });
+    let answer = app.post(CHAT, &question).await;
+    assert!(answer.text().contains(USAGE));
+    assert_eq!(endpoint.received()[0].body, question.to_string(), "the body passes unchanged");
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn an_endpoint_that_does_not_take_the_question_is_asked_without_and_remembered() {
+    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    let id = app.register("a", &endpoint, 1).await;
+    endpoint.script(|received| match received.json()["stream_options"] {
+        Value::Null => stream_answer(&[content("Hel"), content("lo"), FINISH.to_owned(), DONE.to_owned()]),
+        _ => json_answer(400, "{\"error\":\"stream_options?\"}"),
+    });
+    for _ in 0..2 {
+        let answer = app.post(CHAT, &chat("m", true)).await;
+        assert_eq!(answer.text(), [&content("Hel"), &content("lo"), FINISH, DONE].concat());
+    }
+    assert_eq!(endpoint.counts().arrived, 3, "twice for the first request, once for the second");
+    assert_eq!(endpoint.counts().most_in_flight, 1);
+    assert_eq!(counted(&app, &id, 2).await, 4, "content chunks are counted where there is no usage");
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn a_400_that_is_the_clients_own_is_not_remembered() {
+    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    app.register("a", &endpoint, 1).await;
+    endpoint.script(|_| json_answer(400, "{\"error\":\"no messages\"}"));
+    let answer = app.post(CHAT, &chat("m", true)).await;
+    assert_eq!((answer.status.as_u16(), answer.text().as_str()), (400, "{\"error\":\"no messages\"}"));
+    endpoint.script(polite);
+    app.post(CHAT, &chat("m", true)).await;
+    let last = endpoint.received().pop().expect("it arrived");
+    assert_eq!(last.json()["stream_options"], json!({ "include_usage": true }));
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn an_endpoint_without_measurements_has_none() {
+    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    let id = app.register("a", &endpoint, 1).await;
+    assert_eq!(app.get(&format!("/api/endpoints/{id}/model-tps")).await.json(), json!([]));
+    let unknown = uuid::Uuid::nil();
+    assert_eq!(app.get(&format!("/api/endpoints/{unknown}/model-tps")).await.status, 404);
+    app.finish().await;
+}
