@@ -4,6 +4,7 @@
 //! all viewers. A viewer that does not keep up is let go; it reconnects and starts afresh.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient};
@@ -29,7 +30,7 @@ impl Actor for EventHub {
 #[rtype(result = "()")]
 pub enum Broadcast {
     /// One event as JSON.
-    Event(std::sync::Arc<str>),
+    Event(Arc<str>),
     /// Leaseway is stopping.
     Close,
 }
@@ -107,7 +108,7 @@ impl EventHub {
     fn send_gathered(&mut self) {
         self.places.clear();
         for event in self.gathered.drain(..) {
-            let text: std::sync::Arc<str> = match serde_json::to_string(&event) {
+            let text: Arc<str> = match serde_json::to_string(&event) {
                 Ok(text) => text.into(),
                 Err(error) => {
                     log::error!("event cannot be written error={error}");

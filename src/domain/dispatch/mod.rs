@@ -298,3 +298,6 @@ impl Held {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

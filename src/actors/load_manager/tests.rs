@@ -1,0 +1,166 @@
+use std::collections::BTreeSet;
+
+use futures_util::FutureExt;
+use tokio::time::{advance, pause};
+use uuid::Uuid;
+
+use super::*;
+use crate::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
+use crate::domain::ids::ModelId;
+use crate::domain::request::{ApiKind, Failure, Outcome};
+
+/// A neighbour that remembers what it is told.
+#[derive(Default)]
+struct Probe {
+    finished: Vec<Arc<FinishedRequest>>,
+}
+
+impl Actor for Probe {
+    type Context = Context<Self>;
+}
+
+impl Handler<RequestFinished> for Probe {
+    type Result = ();
+
+    fn handle(&mut self, RequestFinished(finished): RequestFinished, _: &mut Context<Self>) {
+        self.finished.push(finished);
+    }
+}
+
+impl Handler<Publish> for Probe {
+    type Result = ();
+
+    fn handle(&mut self, _: Publish, _: &mut Context<Self>) {}
+}
+
+#[derive(Message)]
+#[rtype(result = "Vec<Outcome>")]
+struct Outcomes;
+
+impl Handler<Outcomes> for Probe {
+    type Result = Vec<Outcome>;
+
+    fn handle(&mut self, _: Outcomes, _: &mut Context<Self>) -> Vec<Outcome> {
+        self.finished.iter().map(|finished| finished.outcome.clone()).collect()
+    }
+}
+
+struct Scene {
+    manager: Addr<LoadManager>,
+    desk: LeaseDesk,
+    probe: Addr<Probe>,
+}
+
+/// Starts a manager with one endpoint that serves `m` with one slot, in paused time.
+async fn scene() -> Scene {
+    pause();
+    let probe = Probe::default().start();
+    let manager = LoadManager::new(10, probe.clone().recipient()).start();
+    manager.do_send(Observe(probe.clone().recipient()));
+    let definition = EndpointDefinition {
+        name: "a".to_owned(),
+        base_url: "http://a".to_owned(),
+        kind: None,
+        max_concurrency: 1,
+        capability_score: None,
+        api_key: None,
+        allowed_models: Vec::new(),
+    };
+    let facts = EndpointFacts {
+        target: Arc::new(Target::new(EndpointId(Uuid::from_u128(1)), &definition)),
+        max_concurrency: 1,
+        models: Arc::new(BTreeSet::from([ModelId::from("m")])),
+        status: EndpointStatus::Online,
+    };
+    manager.send(EndpointsChanged { updated: vec![facts], removed: Vec::new() }).await.expect("alive");
+    let desk = LeaseDesk::new(manager.clone(), Duration::from_secs(5));
+    Scene { manager, desk, probe }
+}
+
+fn request() -> LeaseRequest {
+    LeaseRequest { model: ModelId::from("m"), api_kind: ApiKind::ChatCompletions }
+}
+
+impl Scene {
+    async fn in_flight(&self) -> u32 {
+        self.manager.send(ReadInFlight).await.expect("alive").values().sum()
+    }
+
+    async fn outcomes(&self) -> Vec<Outcome> {
+        self.in_flight().await;
+        self.probe.send(Outcomes).await.expect("alive")
+    }
+}
+
+#[actix::test]
+async fn a_lease_reports_its_end_exactly_once() {
+    let scene = scene().await;
+    let lease = scene.desk.acquire(request()).await.expect("free");
+    assert_eq!(scene.in_flight().await, 1);
+    lease.end(Outcome::Succeeded { tokens: None });
+    assert_eq!(scene.in_flight().await, 0);
+    drop(scene.desk.acquire(request()).await.expect("free again"));
+    assert_eq!(scene.outcomes().await, [Outcome::Succeeded { tokens: None }, Outcome::Abandoned]);
+}
+
+#[actix::test]
+async fn who_waits_too_long_is_refused_on_time() {
+    let scene = scene().await;
+    let lease = scene.desk.acquire(request()).await.expect("free");
+    let mut waiting = Box::pin(scene.desk.acquire(request()));
+    assert!(waiting.as_mut().now_or_never().is_none());
+    assert_eq!(scene.in_flight().await, 1, "the request has arrived");
+    advance(Duration::from_millis(4900)).await;
+    assert!(waiting.as_mut().now_or_never().is_none());
+    advance(Duration::from_millis(200)).await;
+    let refusal = waiting.await.expect_err("too late");
+    let Refusal::QueueTimeout { waited } = refusal else { panic!("{refusal:?}") };
+    assert!((5.0..5.2).contains(&waited.as_secs_f64()), "{waited:?}");
+    lease.end(Outcome::Abandoned);
+    assert_eq!(scene.in_flight().await, 0);
+}
+
+#[actix::test]
+async fn one_who_leaves_gives_back_whatever_it_has() {
+    let scene = scene().await;
+    let lease = scene.desk.acquire(request()).await.expect("free");
+    let mut left_while_waiting = Box::pin(scene.desk.acquire(request()));
+    assert!(left_while_waiting.as_mut().now_or_never().is_none());
+    let mut left_when_granted = Box::pin(scene.desk.acquire(request()));
+    assert!(left_when_granted.as_mut().now_or_never().is_none());
+    assert_eq!(scene.in_flight().await, 1, "both requests have arrived");
+    drop(left_while_waiting);
+    lease.end(Outcome::Succeeded { tokens: None });
+    assert_eq!(scene.in_flight().await, 1, "granted to the one that still waits");
+    drop(left_when_granted);
+    assert_eq!(scene.in_flight().await, 0);
+    assert_eq!(scene.outcomes().await, [Outcome::Succeeded { tokens: None }, Outcome::Abandoned]);
+}
+
+#[actix::test]
+async fn a_drain_refuses_waits_and_ends_what_is_left_after_its_grace() {
+    let scene = scene().await;
+    let lease = scene.desk.acquire(request()).await.expect("free");
+    let mut waiting = Box::pin(scene.desk.acquire(request()));
+    assert!(waiting.as_mut().now_or_never().is_none());
+    let mut drain = Box::pin(scene.manager.send(Drain { grace: Duration::from_secs(30) }));
+    assert!(drain.as_mut().now_or_never().is_none());
+    assert_eq!(waiting.await.expect_err("draining"), Refusal::Draining);
+    assert_eq!(scene.desk.acquire(request()).await.expect_err("draining"), Refusal::Draining);
+    advance(Duration::from_secs(29)).await;
+    assert!(drain.as_mut().now_or_never().is_none());
+    advance(Duration::from_secs(2)).await;
+    drain.await.expect("answered");
+    drop(lease);
+    assert_eq!(scene.outcomes().await, [Outcome::Failed(Failure::ShutDown)], "its later end is ignored");
+}
+
+#[actix::test]
+async fn a_drain_is_over_with_the_last_lease() {
+    let scene = scene().await;
+    let lease = scene.desk.acquire(request()).await.expect("free");
+    let mut drain = Box::pin(scene.manager.send(Drain { grace: Duration::from_secs(30) }));
+    assert!(drain.as_mut().now_or_never().is_none());
+    lease.end(Outcome::Abandoned);
+    drain.await.expect("answered");
+}

@@ -1,0 +1,209 @@
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use uuid::Uuid;
+
+use super::*;
+use crate::domain::endpoint::{EndpointDefinition, EndpointStatus};
+use crate::domain::ids::ModelId;
+use crate::domain::request::ApiKind;
+
+fn facts(id: u128, slots: u32, status: EndpointStatus, models: &[&str]) -> EndpointFacts {
+    let definition = EndpointDefinition {
+        name: id.to_string(),
+        base_url: format!("http://{id}"),
+        kind: None,
+        max_concurrency: slots,
+        capability_score: None,
+        api_key: None,
+        allowed_models: Vec::new(),
+    };
+    EndpointFacts {
+        target: Arc::new(Target::new(EndpointId(Uuid::from_u128(id)), &definition)),
+        max_concurrency: slots,
+        models: Arc::new(models.iter().map(|model| ModelId::from(*model)).collect::<BTreeSet<_>>()),
+        status,
+    }
+}
+
+/// A dispatcher whose every decision is written down: `3@1` is ticket 3 granted on endpoint 1.
+struct Story {
+    dispatcher: Dispatcher,
+    seconds: u64,
+    decisions: Vec<Decision>,
+    told: String,
+    leases: HashMap<u64, LeaseId>,
+}
+
+impl Story {
+    fn new(max_waiting: usize) -> Self {
+        Self {
+            dispatcher: Dispatcher::new(max_waiting),
+            seconds: 0,
+            decisions: Vec::new(),
+            told: String::new(),
+            leases: HashMap::new(),
+        }
+    }
+
+    fn now(&self) -> Moment {
+        Moment::from_micros(self.seconds * 1_000_000)
+    }
+
+    fn granted(&mut self, ticket: Ticket, grant: &Grant) {
+        self.leases.insert(ticket.0, grant.lease);
+        let _ = write!(self.told, "{}@{} ", ticket.0, grant.target.name);
+    }
+
+    fn refused(&mut self, ticket: Ticket, refusal: &Refusal) {
+        let _ = write!(self.told, "{}:{refusal:?} ", ticket.0);
+    }
+
+    fn tell(&mut self) {
+        for decision in std::mem::take(&mut self.decisions) {
+            match decision {
+                Decision::Grant(ticket, grant) => self.granted(ticket, &grant),
+                Decision::Refuse(ticket, refusal) => self.refused(ticket, &refusal),
+            }
+        }
+    }
+
+    fn endpoint(mut self, id: u128, slots: u32, status: EndpointStatus, models: &[&str]) -> Self {
+        let facts = facts(id, slots, status, models);
+        self.dispatcher.update_endpoint(self.now(), facts, &mut self.decisions);
+        self.tell();
+        self
+    }
+
+    fn online(self, id: u128, slots: u32, models: &[&str]) -> Self {
+        self.endpoint(id, slots, EndpointStatus::Online, models)
+    }
+
+    fn gone(mut self, id: u128) -> Self {
+        self.dispatcher.remove_endpoint(self.now(), EndpointId(Uuid::from_u128(id)), &mut self.decisions);
+        self.tell();
+        self
+    }
+
+    fn submit(mut self, ticket: u64, model: &str, patience_secs: u64) -> Self {
+        let request = LeaseRequest { model: ModelId::from(model), api_kind: ApiKind::ChatCompletions };
+        let deadline = self.now().after(Duration::from_secs(patience_secs));
+        let submitted = self.dispatcher.submit(self.now(), Ticket(ticket), request, deadline, &mut self.decisions);
+        self.tell();
+        match submitted {
+            Submitted::Granted(grant) => self.granted(Ticket(ticket), &grant),
+            Submitted::Refused(refusal) => self.refused(Ticket(ticket), &refusal),
+            Submitted::Waiting => {}
+        }
+        self
+    }
+
+    fn end(mut self, ticket: u64) -> Self {
+        let lease = self.leases.get(&ticket).copied().unwrap_or(LeaseId(u64::MAX));
+        self.dispatcher.end(self.now(), lease, Outcome::Abandoned, &mut self.decisions);
+        self.tell();
+        self
+    }
+
+    fn cancel(mut self, ticket: u64) -> Self {
+        self.dispatcher.cancel(self.now(), Ticket(ticket), &mut self.decisions);
+        self.tell();
+        self
+    }
+
+    fn wait(mut self, seconds: u64) -> Self {
+        self.seconds += seconds;
+        self.dispatcher.expire(self.now(), &mut self.decisions);
+        self.tell();
+        self
+    }
+
+    fn check(self, expected: &str) {
+        assert_eq!(self.told.trim_end(), expected);
+    }
+}
+
+#[test]
+fn free_endpoints_take_turns() {
+    let story = Story::new(0).online(1, 2, &["m"]).online(2, 2, &["m"]).online(3, 1, &["x"]);
+    story.submit(1, "m", 9).submit(2, "m", 9).submit(3, "m", 9).submit(4, "m", 9).check("1@1 2@2 3@1 4@2");
+}
+
+#[test]
+fn endpoints_that_serve_different_models_share_their_turns() {
+    let story = Story::new(0).online(1, 9, &["m", "n"]).online(2, 9, &["m"]);
+    story.submit(1, "m", 9).submit(2, "n", 9).submit(3, "m", 9).submit(4, "m", 9).check("1@1 2@1 3@2 4@1");
+}
+
+#[test]
+fn a_freed_slot_goes_to_the_first_it_can_serve() {
+    let story = Story::new(9).online(1, 1, &["m"]).online(2, 1, &["n"]).submit(1, "m", 9).submit(2, "n", 9);
+    let story = story.submit(3, "n", 9).submit(4, "m", 9).submit(5, "m", 9);
+    story.end(1).end(2).end(4).end(4).check("1@1 2@2 4@1 3@2 5@1");
+}
+
+#[test]
+fn the_line_is_bounded_and_patience_too() {
+    let story = Story::new(1).online(1, 1, &["m"]).submit(1, "m", 9).submit(2, "m", 3).submit(3, "m", 9);
+    story
+        .wait(3)
+        .submit(4, "m", 0)
+        .check("1@1 3:QueueFull 2:QueueTimeout { waited: 3s } 4:QueueTimeout { waited: 0ns }");
+}
+
+#[test]
+fn who_has_waited_too_long_is_not_served_by_a_slot_freed_at_the_same_moment() {
+    let mut story = Story::new(9).online(1, 1, &["m"]).submit(1, "m", 9).submit(2, "m", 3);
+    story.seconds += 3;
+    story.end(1).check("1@1 2:QueueTimeout { waited: 3s }");
+}
+
+#[test]
+fn one_who_leaves_the_line_is_never_served() {
+    let story = Story::new(9).online(1, 1, &["m"]).submit(1, "m", 9).submit(2, "m", 9).submit(3, "m", 9);
+    story.cancel(2).cancel(2).cancel(77).end(1).check("1@1 3@1");
+}
+
+#[test]
+fn a_new_endpoint_serves_those_who_wait() {
+    let story = Story::new(9).online(1, 1, &["m"]).submit(1, "m", 9).submit(2, "m", 9).submit(3, "m", 9);
+    story.online(2, 1, &["m"]).online(1, 2, &["m"]).check("1@1 2@2 3@1");
+}
+
+#[test]
+fn fewer_slots_than_are_in_flight_grant_nothing_until_below() {
+    let story = Story::new(9).online(1, 2, &["m"]).submit(1, "m", 9).submit(2, "m", 9).submit(3, "m", 9);
+    story.online(1, 1, &["m"]).end(1).end(2).check("1@1 2@1 3@1");
+}
+
+#[test]
+fn without_hope_nobody_waits() {
+    use EndpointStatus::{Error, Offline, Pending};
+    Story::new(9).submit(1, "m", 9).check("1:ModelNotFound");
+    Story::new(9)
+        .endpoint(1, 1, Offline, &["m"])
+        .submit(1, "m", 9)
+        .submit(2, "x", 9)
+        .check("1:NoEndpointOnline 2:ModelNotFound");
+    let pending = || Story::new(9).endpoint(1, 1, Pending, &[]).submit(1, "m", 9);
+    pending().online(1, 1, &["m"]).check("1@1");
+    pending().online(1, 1, &["x"]).check("1:ModelNotFound");
+    pending().endpoint(1, 1, Error, &[]).check("1:ModelNotFound");
+    pending().gone(1).check("1:ModelNotFound");
+    let busy = Story::new(9).online(1, 1, &["m"]).submit(1, "m", 9).submit(2, "m", 9);
+    busy.endpoint(1, 1, Offline, &["m"]).end(1).check("1@1 2:NoEndpointOnline");
+}
+
+#[test]
+fn a_lease_outlives_its_endpoint() {
+    let story = Story::new(9).online(1, 1, &["m"]).submit(1, "m", 9).gone(1).online(2, 1, &["m"]).submit(2, "m", 9);
+    story.end(1).end(2).submit(3, "m", 9).check("1@1 2@2 3@2");
+}
+
+#[test]
+fn draining_refuses_those_who_wait_and_those_who_come() {
+    let mut story = Story::new(9).online(1, 1, &["m"]).submit(1, "m", 9).submit(2, "m", 9).submit(3, "m", 9);
+    story.dispatcher.drain(&mut story.decisions);
+    story.tell();
+    story.end(1).submit(4, "m", 9).check("1@1 2:Draining 3:Draining 4:Draining");
+}
