@@ -43,13 +43,8 @@ pub fn start(mut config: Config) -> Result<Leaseway, StartError> {
     for engine in &ENGINES {
         let address = engine.start()?;
         config.endpoints.push(EndpointDefinition {
-            name: engine.name.to_owned(),
-            base_url: format!("http://{address}"),
-            kind: None,
             max_concurrency: engine.slots,
-            capability_score: None,
-            api_key: None,
-            allowed_models: Vec::new(),
+            ..EndpointDefinition::new(engine.name, format!("http://{address}"))
         });
     }
     let upstream = config.upstream.clone();

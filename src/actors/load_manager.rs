@@ -3,13 +3,15 @@
 //! The decisions are the [`Dispatcher`]'s; this actor reads the clock, keeps those who wait for an answer and arms one
 //! timer. Every handler answers within microseconds and awaits nothing.
 
+mod desk;
+
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient, SpawnHandle};
+use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient, SpawnHandle};
 
+pub use self::desk::LeaseDesk;
 use super::answer::{Answer, Caller};
 use super::event_hub::Publish;
 use super::facts::{EndpointsChanged, RequestFinished};
@@ -305,48 +307,6 @@ impl Handler<GraceOver> for LoadManager {
             self.tell_finished(finished);
         }
         self.carry_out(Vec::new(), ctx);
-    }
-}
-
-/// Where HTTP asks for leases.
-#[derive(Clone)]
-pub struct LeaseDesk {
-    manager: Addr<LoadManager>,
-    timeout: Duration,
-    next_ticket: Arc<AtomicU64>,
-}
-
-impl LeaseDesk {
-    /// Creates a desk whose requests wait at most `timeout`.
-    pub fn new(manager: Addr<LoadManager>, timeout: Duration) -> Self {
-        Self { manager, timeout, next_ticket: Arc::default() }
-    }
-
-    /// Waits for a lease. Dropping the future gives the place in the line, or the lease, back.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub async fn acquire(&self, request: LeaseRequest) -> Result<Lease, Refusal> {
-        let ticket = Ticket(self.next_ticket.fetch_add(1, Ordering::Relaxed));
-        let deadline = clock::now().after(self.timeout);
-        let mut place = Place { manager: &self.manager, ticket: Some(ticket) };
-        let answer = self.manager.send(AcquireLease { ticket, request, deadline }).await;
-        place.ticket = None;
-        answer.unwrap_or(Err(Refusal::Draining))
-    }
-}
-
-/// Gives up a place in the line when it is dropped before the answer came.
-struct Place<'a> {
-    manager: &'a Addr<LoadManager>,
-    ticket: Option<Ticket>,
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.ticket {
-            self.manager.do_send(CancelWait(ticket));
-        }
     }
 }
 

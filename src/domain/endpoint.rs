@@ -148,6 +148,19 @@ pub fn check_base_url(text: &str) -> Result<String, String> {
 }
 
 impl EndpointDefinition {
+    /// Returns a definition with the defaults: one slot, kind to be found out, all its models.
+    pub fn new(name: impl Into<String>, base_url: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            base_url: base_url.into(),
+            kind: None,
+            max_concurrency: 1,
+            capability_score: None,
+            api_key: None,
+            allowed_models: Vec::new(),
+        }
+    }
+
     /// Returns the address below which the paths of the API lie: `base_url` in its normal form, without a final `/v1`.
     /// Two endpoints with the same root are the same server.
     pub fn root_url(&self) -> String {
@@ -236,18 +249,7 @@ mod tests {
 
     #[test]
     fn the_same_server_has_the_same_root() {
-        let root = |base_url: &str| {
-            EndpointDefinition {
-                name: "a".to_owned(),
-                base_url: base_url.to_owned(),
-                kind: None,
-                max_concurrency: 1,
-                capability_score: None,
-                api_key: None,
-                allowed_models: Vec::new(),
-            }
-            .root_url()
-        };
+        let root = |base_url: &str| EndpointDefinition::new("a", base_url).root_url();
         assert_eq!(root("http://GPU.example:80/v1"), "http://gpu.example");
         assert_eq!(root("http://gpu.example"), "http://gpu.example");
         assert_eq!(root("http://gpu.example/llm/v1"), "http://gpu.example/llm");

@@ -105,16 +105,23 @@ struct ObservationRow<'a> {
 }
 
 impl Store {
-    /// Reads every endpoint, oldest first.
+    /// Reads every endpoint, oldest first. A row that makes no sense is left out, and where it is, with a warning.
     ///
     /// # Errors
-    /// If the database fails or a row makes no sense.
+    /// If the database fails.
     pub fn load_endpoints(&self) -> Result<Vec<StoredEndpoint>, StoreError> {
         let rows = endpoints::table
             .order((endpoints::registered_at, endpoints::id))
             .select(EndpointRow::as_select())
             .load(&mut *self.connection()?)?;
-        rows.into_iter().map(EndpointRow::into_stored).collect()
+        let stored = rows.into_iter().filter_map(|row| match row.into_stored() {
+            Ok(stored) => Some(stored),
+            Err(error) => {
+                log::warn!("endpoint not restored error=\"{error}\"");
+                None
+            }
+        });
+        Ok(stored.collect())
     }
 
     /// Writes definitions, each new or in place of what the table has under the same id, and removes endpoints, all in one
@@ -199,20 +206,26 @@ impl<'a> From<&'a StoredEndpoint> for DefinitionRow<'a> {
 }
 
 impl EndpointRow {
-    fn into_stored(self) -> Result<StoredEndpoint, StoreError> {
-        let wrong = |column: &str| StoreError::Query(format!("endpoint `{}` has a wrong `{column}`", self.name));
-        let time = |millis, column| DateTime::from_timestamp_millis(millis).ok_or_else(|| wrong(column));
-        let list = |text: &str, column| serde_json::from_str(text).map_err(|_| wrong(column));
+    fn into_stored(self) -> Result<StoredEndpoint, String> {
+        let wrong = |column: &str| format!("endpoint `{}` has a wrong `{column}`", self.name);
+        let observation = Observation {
+            kind: self.detected_kind.as_deref().and_then(EndpointKind::from_name),
+            models: serde_json::from_str(&self.models).unwrap_or_else(|error| {
+                log::warn!("models not restored endpoint={} error=\"{error}\"", self.name);
+                Vec::new()
+            }),
+            latency_ms: self.latency_ms,
+            last_seen: self.last_seen.and_then(DateTime::from_timestamp_millis),
+        };
         Ok(StoredEndpoint {
             id: EndpointId(Uuid::parse_str(&self.id).map_err(|_| wrong("id"))?),
-            source: if self.source == "file" { EndpointSource::File } else { EndpointSource::Api },
-            registered_at: time(self.registered_at, "registered_at")?,
-            observation: Observation {
-                kind: self.detected_kind.as_deref().and_then(EndpointKind::from_name),
-                models: list(&self.models, "models")?,
-                latency_ms: self.latency_ms,
-                last_seen: self.last_seen.map(|millis| time(millis, "last_seen")).transpose()?,
+            source: match self.source.as_str() {
+                "file" => EndpointSource::File,
+                "api" => EndpointSource::Api,
+                _ => return Err(wrong("source")),
             },
+            registered_at: DateTime::from_timestamp_millis(self.registered_at).ok_or_else(|| wrong("registered_at"))?,
+            observation,
             counters: Counters {
                 total: self.total_requests,
                 successful: self.successful_requests,
@@ -222,7 +235,7 @@ impl EndpointRow {
                 kind: self.kind.as_deref().and_then(EndpointKind::from_name),
                 max_concurrency: u32::try_from(self.max_concurrency).map_err(|_| wrong("max_concurrency"))?,
                 capability_score: self.capability_score.and_then(|score| u32::try_from(score).ok()),
-                allowed_models: list(&self.allowed_models, "allowed_models")?,
+                allowed_models: serde_json::from_str(&self.allowed_models).map_err(|_| wrong("allowed_models"))?,
                 name: self.name,
                 base_url: self.base_url,
                 api_key: self.api_key,
@@ -283,5 +296,20 @@ mod tests {
         assert_eq!(found.registered_at, saved.registered_at);
         store.save_endpoints(&[], &[saved.id]).expect("removed");
         assert_eq!(store.load_endpoints().expect("loaded").len(), 1);
+    }
+    #[test]
+    fn a_row_that_makes_no_sense_hides_no_other() {
+        let store = Store::open("sqlite://:memory:").expect("a database in memory");
+        let (good, odd, bad) = (endpoint("good"), endpoint("odd"), endpoint("bad"));
+        store.save_endpoints(&[good, odd.clone(), bad.clone()], &[]).expect("saved");
+        let mut connection = store.connection().expect("a connection");
+        let broken = |id: EndpointId| diesel::update(endpoints::table.find(id.to_string()));
+        broken(odd.id).set(endpoints::models.eq("not JSON")).execute(&mut connection).expect("updated");
+        broken(bad.id).set(endpoints::max_concurrency.eq(-1)).execute(&mut connection).expect("updated");
+        drop(connection);
+        let mut names: Vec<String> =
+            store.load_endpoints().expect("loaded").into_iter().map(|stored| stored.definition.name).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["good", "odd"]);
     }
 }

@@ -14,7 +14,8 @@ use bytes::Bytes;
 use tokio::time::{Sleep, sleep};
 
 use super::answer::{AnswerReader, End, Read};
-use super::usage::{JsonMeter, StreamMeter};
+use super::json_meter::JsonMeter;
+use super::stream_meter::StreamMeter;
 use crate::domain::request::{Failure, Outcome};
 use crate::lease::Lease;
 

@@ -170,15 +170,7 @@ async fn a_request_that_comes_before_the_first_probe_waits_for_it() {
     let endpoint = FakeEndpoint::start(&["m"]).await;
     let url = endpoint.url();
     let app = TestApp::with(|config| {
-        config.endpoints = vec![EndpointDefinition {
-            name: "a".to_owned(),
-            base_url: url,
-            kind: None,
-            max_concurrency: 1,
-            capability_score: None,
-            api_key: None,
-            allowed_models: Vec::new(),
-        }];
+        config.endpoints = vec![EndpointDefinition::new("a", url)];
     })
     .await;
     assert_eq!(app.post(CHAT, &chat("m", false)).await.status, 200);

@@ -173,15 +173,7 @@ impl World {
 }
 
 fn random_facts(id: EndpointId, random: &mut StdRng) -> EndpointFacts {
-    let definition = EndpointDefinition {
-        name: id.to_string(),
-        base_url: format!("http://{id}"),
-        kind: None,
-        max_concurrency: 1,
-        capability_score: None,
-        api_key: None,
-        allowed_models: Vec::new(),
-    };
+    let definition = EndpointDefinition::new(id.to_string(), format!("http://{id}"));
     let models = MODELS[..3].iter().filter(|_| random.random_bool(0.6)).map(|model| ModelId::from(*model));
     let models: BTreeSet<ModelId> = models.collect();
     let status = match random.random_range(0..10) {

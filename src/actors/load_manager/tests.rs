@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use actix::Addr;
 use futures_util::FutureExt;
 use tokio::time::{advance, pause};
 use uuid::Uuid;
@@ -57,15 +58,7 @@ async fn scene() -> Scene {
     let probe = Probe::default().start();
     let manager = LoadManager::new(10, probe.clone().recipient()).start();
     manager.do_send(Observe(probe.clone().recipient()));
-    let definition = EndpointDefinition {
-        name: "a".to_owned(),
-        base_url: "http://a".to_owned(),
-        kind: None,
-        max_concurrency: 1,
-        capability_score: None,
-        api_key: None,
-        allowed_models: Vec::new(),
-    };
+    let definition = EndpointDefinition::new("a", "http://a");
     let facts = EndpointFacts {
         target: Arc::new(Target::new(EndpointId(Uuid::from_u128(1)), &definition)),
         max_concurrency: 1,

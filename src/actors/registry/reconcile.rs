@@ -82,26 +82,15 @@ fn adopt(
 mod tests {
     use super::*;
 
-    fn definition(name: &str, base_url: &str) -> EndpointDefinition {
-        EndpointDefinition {
-            name: name.to_owned(),
-            base_url: base_url.to_owned(),
-            kind: None,
-            max_concurrency: 1,
-            capability_score: None,
-            api_key: None,
-            allowed_models: Vec::new(),
-        }
-    }
-
     fn stored(id: u128, name: &str, base_url: &str, source: EndpointSource) -> StoredEndpoint {
-        let endpoint = adopt(None, definition(name, base_url), DateTime::default(), &mut || Uuid::from_u128(id));
+        let endpoint =
+            adopt(None, EndpointDefinition::new(name, base_url), DateTime::default(), &mut || Uuid::from_u128(id));
         StoredEndpoint { source, ..endpoint }
     }
 
     /// Shows what is left as `id name source`, then the ids saved and removed.
     fn check(stored: Vec<StoredEndpoint>, file: &[(&str, &str)], expected: &str) {
-        let file = file.iter().map(|(name, base_url)| definition(name, base_url)).collect();
+        let file = file.iter().map(|(name, base_url)| EndpointDefinition::new(*name, *base_url)).collect();
         let done = reconcile(stored, file, DateTime::default(), || Uuid::from_u128(99));
         let id = |id: &EndpointId| id.0.as_u128().to_string();
         let show = |endpoint: &StoredEndpoint| {

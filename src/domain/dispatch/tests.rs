@@ -9,15 +9,7 @@ use crate::domain::ids::ModelId;
 use crate::domain::request::ApiKind;
 
 fn facts(id: u128, slots: u32, status: EndpointStatus, models: &[&str]) -> EndpointFacts {
-    let definition = EndpointDefinition {
-        name: id.to_string(),
-        base_url: format!("http://{id}"),
-        kind: None,
-        max_concurrency: slots,
-        capability_score: None,
-        api_key: None,
-        allowed_models: Vec::new(),
-    };
+    let definition = EndpointDefinition::new(id.to_string(), format!("http://{id}"));
     EndpointFacts {
         target: Arc::new(Target::new(EndpointId(Uuid::from_u128(id)), &definition)),
         max_concurrency: slots,

@@ -1,0 +1,289 @@
+//! Reads a stream of server-sent events as it goes by: usage, content chunks, the end. Pure.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::usage::Usage;
+use crate::domain::request::TokenCount;
+
+/// The longest event that is held back to see whether it is to be hidden, in bytes.
+const EVENT_MAX: usize = 64 * 1024;
+
+#[derive(Deserialize)]
+struct Chunk<'a> {
+    #[serde(borrow)]
+    choices: Option<Vec<Choice<'a>>>,
+    usage: Option<Usage>,
+    #[serde(borrow, rename = "type")]
+    kind: Option<Cow<'a, str>>,
+    response: Option<Response>,
+}
+
+#[derive(Deserialize)]
+struct Choice<'a> {
+    finish_reason: Option<IgnoredAny>,
+    #[serde(borrow)]
+    delta: Option<Delta<'a>>,
+    #[serde(borrow)]
+    text: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct Delta<'a> {
+    #[serde(borrow)]
+    content: Option<Cow<'a, str>>,
+    #[serde(borrow, alias = "reasoning")]
+    reasoning_content: Option<Cow<'a, str>>,
+    tool_calls: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Response {
+    usage: Option<Usage>,
+}
+
+impl Choice<'_> {
+    fn has_content(&self) -> bool {
+        let filled = |text: &Option<Cow<'_, str>>| text.as_ref().is_some_and(|text| !text.is_empty());
+        let in_delta = |delta: &Delta<'_>| {
+            filled(&delta.content) || filled(&delta.reasoning_content) || delta.tool_calls.is_some()
+        };
+        filled(&self.text) || self.delta.as_ref().is_some_and(in_delta)
+    }
+}
+
+/// Watches a stream of server-sent events go by, and takes the usage event out where the client did not ask for it.
+#[derive(Debug, Default)]
+pub struct StreamMeter {
+    hide_usage: bool,
+    /// Bytes of an event whose end has not come.
+    held: Bytes,
+    /// True in the middle of an event too long to hold.
+    passing_long_event: bool,
+    usage: Option<TokenCount>,
+    content_chunks: u64,
+    /// The stream said that it is complete.
+    complete: bool,
+    done: bool,
+}
+
+impl StreamMeter {
+    /// Creates a meter; with `hide_usage` it takes out the event that carries nothing but usage.
+    pub fn new(hide_usage: bool) -> Self {
+        Self { hide_usage, ..Self::default() }
+    }
+
+    /// Takes what was read and returns what goes on to the client, which may be empty.
+    pub fn pass(&mut self, read: Bytes) -> Bytes {
+        let seen = if self.held.is_empty() {
+            read.clone()
+        } else {
+            let mut joined = BytesMut::from(std::mem::take(&mut self.held));
+            joined.extend_from_slice(&read);
+            joined.freeze()
+        };
+        let complete = last_event_end(&seen);
+        let hidden = self.read_events(&seen[..complete]);
+        self.hold(seen.slice(complete..));
+        if !self.hide_usage {
+            return read;
+        }
+        match hidden {
+            None => self.released(seen, complete),
+            Some(range) => {
+                let mut rest = BytesMut::from(&seen[..range.start]);
+                rest.extend_from_slice(&seen[range.end..seen.len() - self.held.len()]);
+                rest.freeze()
+            }
+        }
+    }
+
+    /// Returns what is still held back when the stream has ended.
+    pub fn finish(&mut self) -> Bytes {
+        let held = std::mem::take(&mut self.held);
+        let hidden = self.read_events(&held);
+        if self.hide_usage && hidden.is_none() { held } else { Bytes::new() }
+    }
+
+    /// Tells whether `[DONE]` has gone by.
+    pub fn done(&self) -> bool {
+        self.done
+    }
+
+    /// Tells whether the stream has said, in any way, that it is complete.
+    pub fn complete(&self) -> bool {
+        self.done || self.complete
+    }
+
+    /// Returns the usage reported, else the content chunks counted, marked as an estimate.
+    pub fn tokens(&self) -> Option<TokenCount> {
+        let estimate = TokenCount { input: None, output: self.content_chunks, estimated: true };
+        self.usage.or((self.content_chunks > 0).then_some(estimate))
+    }
+
+    fn hold(&mut self, rest: Bytes) {
+        if rest.len() > EVENT_MAX {
+            self.passing_long_event = true;
+            self.held = Bytes::new();
+        } else {
+            self.held = rest;
+        }
+    }
+
+    fn released(&self, seen: Bytes, complete: usize) -> Bytes {
+        if self.passing_long_event && self.held.is_empty() { seen } else { seen.slice(..complete) }
+    }
+
+    /// Reads whole events and returns the range of the one that carries nothing but usage.
+    fn read_events(&mut self, events: &[u8]) -> Option<Range<usize>> {
+        let mut hidden = None;
+        let mut event_start = 0;
+        let mut hide_event = false;
+        let mut start = 0;
+        while start < events.len() {
+            let end = memchr::memchr(b'\n', &events[start..]).map_or(events.len(), |newline| start + newline + 1);
+            let line = events[start..end].trim_ascii_end();
+            if let Some(data) = line.strip_prefix(b"data:") {
+                hide_event |= self.read_data(data.trim_ascii_start());
+            }
+            if line.is_empty() {
+                if hide_event {
+                    hidden = Some(event_start..end);
+                }
+                event_start = end;
+                hide_event = false;
+                self.passing_long_event = false;
+            }
+            start = end;
+        }
+        if hide_event {
+            hidden = Some(event_start..events.len());
+        }
+        hidden
+    }
+
+    /// Reads the data of one event; true if it carries nothing but usage.
+    fn read_data(&mut self, data: &[u8]) -> bool {
+        if data == b"[DONE]" {
+            self.done = true;
+            return false;
+        }
+        let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(data) else { return false };
+        let usage = chunk.usage.or(chunk.response.and_then(|response| response.usage));
+        let tokens = usage.and_then(Usage::token_count);
+        if tokens.is_some() {
+            self.usage = tokens;
+        }
+        if let Some(kind) = &chunk.kind {
+            self.complete |= matches!(kind.as_ref(), "response.completed" | "response.failed" | "response.incomplete");
+            self.content_chunks += u64::from(kind.ends_with(".delta"));
+        }
+        let choices = chunk.choices.unwrap_or_default();
+        self.complete |= choices.iter().any(|choice| choice.finish_reason.is_some());
+        self.content_chunks += u64::from(choices.iter().any(Choice::has_content));
+        choices.is_empty() && chunk.kind.is_none() && tokens.is_some()
+    }
+}
+
+/// Returns where the last whole event ends: after its blank line.
+fn last_event_end(bytes: &[u8]) -> usize {
+    let mut end = bytes.len();
+    while let Some(newline) = memchr::memrchr(b'\n', &bytes[..end]) {
+        let before = &bytes[..newline];
+        if before.ends_with(b"\n") || before.ends_with(b"\n\r") || before.is_empty() || before == b"\r" {
+            return newline + 1;
+        }
+        end = newline;
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONTENT: &str =
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hi\"},\"finish_reason\":null}],\"usage\":null}\n\n";
+    const FINISH: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+    const USAGE: &str =
+        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":9,\"total_tokens\":12}}\n\n";
+    const DONE: &str = "data: [DONE]\n\n";
+
+    /// Sends a text through a meter in pieces of `size` bytes and returns what comes out.
+    fn through(meter: &mut StreamMeter, text: &str, size: usize) -> String {
+        let mut out = Vec::new();
+        for piece in text.as_bytes().chunks(size) {
+            out.extend_from_slice(&meter.pass(Bytes::copy_from_slice(piece)));
+        }
+        out.extend_from_slice(&meter.finish());
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn the_usage_event_is_hidden_however_the_stream_is_cut() {
+        let stream = [": hello\n\n", CONTENT, CONTENT, FINISH, USAGE, DONE].concat();
+        let expected = stream.replace(USAGE, "");
+        for size in 1..=stream.len() {
+            let mut meter = StreamMeter::new(true);
+            assert_eq!(through(&mut meter, &stream, size), expected, "in pieces of {size}");
+            assert_eq!(meter.tokens(), Some(TokenCount { input: Some(3), output: 9, estimated: false }));
+            assert!(meter.done());
+        }
+    }
+
+    #[test]
+    fn without_hiding_every_read_passes_as_it_came() {
+        let stream = [CONTENT, FINISH, USAGE, DONE].concat().replace('\n', "\r\n");
+        for size in 1..=stream.len() {
+            let mut meter = StreamMeter::new(false);
+            for piece in stream.as_bytes().chunks(size) {
+                assert_eq!(meter.pass(Bytes::copy_from_slice(piece)), piece);
+            }
+            assert!(meter.finish().is_empty());
+            assert_eq!(meter.tokens().map(|tokens| tokens.output), Some(9));
+        }
+    }
+
+    #[test]
+    fn usage_beside_content_is_read_and_shown() {
+        let event = "data: {\"choices\":[{\"delta\":{\"content\":\"x\"},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2}}\n\n";
+        let mut meter = StreamMeter::new(true);
+        assert_eq!(through(&mut meter, event, event.len()), event);
+        assert_eq!(meter.tokens().map(|tokens| tokens.output), Some(2));
+        assert!(meter.complete() && !meter.done());
+    }
+
+    #[test]
+    fn without_usage_content_chunks_are_counted_as_an_estimate() {
+        let mut meter = StreamMeter::new(true);
+        through(&mut meter, &[CONTENT, CONTENT, FINISH, DONE].concat(), 1000);
+        assert_eq!(meter.tokens(), Some(TokenCount { input: None, output: 2, estimated: true }));
+        let mut meter = StreamMeter::new(true);
+        through(&mut meter, DONE, 1000);
+        assert_eq!(meter.tokens(), None);
+    }
+
+    #[test]
+    fn the_stream_of_responses_reports_usage_in_its_last_event() {
+        let stream = "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"Hi\"}\n\n\
+                      event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"id\":\"r\",\"usage\":{\"input_tokens\":4,\"output_tokens\":6}}}\n\n";
+        let mut meter = StreamMeter::new(false);
+        assert_eq!(through(&mut meter, stream, 7), stream);
+        assert_eq!(meter.tokens(), Some(TokenCount { input: Some(4), output: 6, estimated: false }));
+        assert!(meter.complete());
+    }
+
+    #[test]
+    fn an_event_too_long_to_hold_passes() {
+        let long =
+            format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{}\"}}}}]}}\n\n", "x".repeat(3 * EVENT_MAX));
+        let stream = [&long, CONTENT, USAGE, DONE].concat();
+        let mut meter = StreamMeter::new(true);
+        assert_eq!(through(&mut meter, &stream, 1000), stream.replace(USAGE, ""));
+        assert!(meter.done());
+    }
+}
