@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use actix::{Actor, Addr, SyncArbiter};
+use actix::dev::channel::{AddressReceiver, channel};
+use actix::{Actor, Addr, Context, SyncArbiter};
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::http::KeepAlive;
 use actix_web::middleware::from_fn;
@@ -27,6 +28,9 @@ use crate::http::{RetryAfter, Services, middleware, routes};
 use crate::store::{Store, StoreError};
 use crate::upstream::client::Upstreams;
 use crate::upstream::probe::Prober;
+
+/// What an actor's mailbox takes before senders register as waiting; not a bound. actix's own default.
+const MAILBOX_CAPACITY: usize = 16;
 
 /// How long an idle client connection is kept.
 const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -83,7 +87,7 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     let events = EventHub::default().start();
     let tps = TpsTracker::new(config.tps.ema_alpha, events.clone().recipient()).start();
     let history = HistoryRecorder::new(config.database.flush_interval, persistence.clone().recipient()).start();
-    let load_manager = LoadManager::new(config.queue.max_waiting, events.clone().recipient()).start();
+    let (load_manager, mailbox) = Mailbox::<LoadManager>::new();
     let catalog = Arc::new(ModelCatalog::default());
     let neighbours = Neighbours {
         persistence: persistence.clone(),
@@ -114,19 +118,49 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
         },
         draining: draining.clone(),
     });
-    let (address, server) = serve(&config, services)?;
+    let max_waiting = config.queue.max_waiting;
+    let depth_events = events.clone();
+    let beside_worker = move || mailbox.start(|| LoadManager::new(max_waiting, depth_events.clone().recipient()));
+    let (address, server) = serve(&config, services, beside_worker)?;
     let handle = server.handle();
     actix_web::rt::spawn(server);
     log::info!("listening address={address} endpoints={}", config.endpoints.len());
     Ok(Leaseway { address, server: handle, load_manager, history, persistence, events, draining })
 }
 
-fn serve(config: &Config, services: web::Data<Services>) -> Result<(SocketAddr, Server), StartError> {
+/// The mailbox of an actor that is yet to start.
+struct Mailbox<A: Actor>(Mutex<Option<AddressReceiver<A>>>);
+
+impl<A: Actor<Context = Context<A>>> Mailbox<A> {
+    fn new() -> (Addr<A>, Arc<Self>) {
+        let (sender, receiver) = channel(MAILBOX_CAPACITY);
+        (Addr::new(sender), Arc::new(Self(Mutex::new(Some(receiver)))))
+    }
+
+    /// Starts the actor on the current thread, unless it has been started.
+    fn start(&self, make: impl FnOnce() -> A) {
+        let receiver = self.0.lock().ok().and_then(|mut receiver| receiver.take());
+        if let Some(receiver) = receiver {
+            Context::with_receiver(receiver).run(make());
+        }
+    }
+}
+
+/// Serves HTTP; every worker calls `beside_worker` when it starts.
+///
+/// LoadManager lives on the thread of the first worker: a message to another thread costs a wake-up, which is more than
+/// all that LoadManager does for a request.
+fn serve(
+    config: &Config,
+    services: web::Data<Services>,
+    beside_worker: impl Fn() + Send + Clone + 'static,
+) -> Result<(SocketAddr, Server), StartError> {
     let address = config.server.bind;
     let failed = |reason| StartError::Bind { address, reason };
     let upstream = config.upstream.clone();
     let guard = upstream.clone();
     let app = move || {
+        beside_worker();
         App::new()
             .wrap(from_fn(middleware::frame))
             .app_data(services.clone())
@@ -176,7 +210,8 @@ impl Leaseway {
         if answered.is_err() || told.is_err() || flushed.is_err() || written.is_err() {
             log::error!("a part of Leaseway stopped before its time");
         }
-        self.server.stop(true).await;
+        let nothing_cut = answered.is_ok_and(|cut| cut == 0);
+        self.server.stop(nothing_cut).await;
         log::info!("stopped");
     }
 }

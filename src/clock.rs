@@ -2,20 +2,25 @@
 
 use std::sync::OnceLock;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use tokio::time::Instant;
 
 use crate::domain::time::Moment;
 
 /// Returns the current moment of the monotonic clock. Follows tokio's clock, so that tests can pause it.
 pub fn now() -> Moment {
+    moment(Instant::now())
+}
+
+/// Returns an instant of tokio's clock as a moment.
+pub fn moment(instant: Instant) -> Moment {
     static START: OnceLock<Instant> = OnceLock::new();
     let start = *START.get_or_init(Instant::now);
-    let micros = Instant::now().saturating_duration_since(start).as_micros();
+    let micros = instant.saturating_duration_since(start).as_micros();
     Moment::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
 }
 
-/// Returns the time of day, in UTC.
+/// Returns the time of day, in UTC, to the millisecond, which is what the database keeps.
 pub fn wall() -> DateTime<Utc> {
-    Utc::now()
+    Utc::now().trunc_subsecs(3)
 }

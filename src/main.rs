@@ -10,6 +10,10 @@ use leaseway::{app, demo};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+/// What is logged unless `RUST_LOG` says otherwise. actix-http calls an answer that its endpoint broke off an error, which
+/// Leaseway has logged and told the client.
+const LOG_FILTER: &str = "info,actix_server=warn,actix_http=off";
+
 /// A load balancer for self-hosted LLM servers.
 #[derive(Parser)]
 #[command(version, about)]
@@ -53,8 +57,7 @@ fn with_config(file: Option<PathBuf>, act: impl FnOnce(Config) -> ExitCode) -> E
     let environment = config::environment();
     match config::load(file.as_deref(), &environment) {
         Ok((config, warnings)) => {
-            env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info,actix_server=warn"))
-                .init();
+            env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(LOG_FILTER)).init();
             for warning in warnings {
                 log::warn!("{warning}");
             }

@@ -33,7 +33,7 @@ pub struct LoadManager {
     dispatcher: Dispatcher,
     waiting: HashMap<Ticket, Caller<LeaseAnswer>>,
     /// Who wait until no lease is held.
-    draining: Option<Caller<()>>,
+    draining: Option<Caller<usize>>,
     observers: Vec<Recipient<RequestFinished>>,
     events: Recipient<Publish>,
     /// Where leases report their end; set when the actor starts.
@@ -93,7 +93,7 @@ impl LoadManager {
         if self.dispatcher.active() == 0
             && let Some(caller) = self.draining.take()
         {
-            caller.answer(());
+            caller.answer(0);
         }
     }
 
@@ -123,6 +123,7 @@ impl LoadManager {
     }
 
     fn tell_finished(&self, finished: FinishedRequest) {
+        log::debug!("request finished {finished}");
         let finished = Arc::new(finished);
         for observer in &self.observers {
             observer.do_send(RequestFinished(finished.clone()));
@@ -267,22 +268,23 @@ impl Handler<ReadInFlight> for LoadManager {
     }
 }
 
-/// Refuses those who wait and all who come; answered once no lease is held, or after `grace` with those left ended.
+/// Refuses those who wait and all who come; answered once no lease is held, or after `grace` with those left ended, with
+/// the number of those.
 #[derive(Message)]
-#[rtype(result = "()")]
+#[rtype(result = "usize")]
 pub struct Drain {
     pub grace: Duration,
 }
 
 impl Handler<Drain> for LoadManager {
-    type Result = Answer<()>;
+    type Result = Answer<usize>;
 
-    fn handle(&mut self, Drain { grace }: Drain, ctx: &mut Context<Self>) -> Answer<()> {
+    fn handle(&mut self, Drain { grace }: Drain, ctx: &mut Context<Self>) -> Answer<usize> {
         let mut decisions = Vec::new();
         self.dispatcher.drain(&mut decisions);
         self.carry_out(decisions, ctx);
         if self.dispatcher.active() == 0 {
-            return Answer::Now(());
+            return Answer::Now(0);
         }
         let (caller, answer) = Caller::keep();
         self.draining = Some(caller);
@@ -298,15 +300,13 @@ struct GraceOver;
 impl Handler<GraceOver> for LoadManager {
     type Result = ();
 
-    fn handle(&mut self, _: GraceOver, ctx: &mut Context<Self>) {
-        let cut = self.dispatcher.end_all(clock::now());
-        if !cut.is_empty() {
-            log::warn!("shutdown grace is over requests_cut={}", cut.len());
-        }
-        for finished in cut {
-            self.tell_finished(finished);
-        }
-        self.carry_out(Vec::new(), ctx);
+    fn handle(&mut self, _: GraceOver, _: &mut Context<Self>) {
+        let Some(caller) = self.draining.take() else { return };
+        let finished = self.dispatcher.end_all(clock::now());
+        let cut = finished.len();
+        log::warn!("shutdown grace is over requests_cut={cut}");
+        finished.into_iter().for_each(|finished| self.tell_finished(finished));
+        caller.answer(cut);
     }
 }
 

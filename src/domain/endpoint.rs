@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::ids::{EndpointId, ModelId};
+use super::time::Moment;
 
 /// The inference server behind an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,13 +178,16 @@ impl fmt::Debug for EndpointDefinition {
     }
 }
 
-/// Where a leased request goes; shared by every lease on the endpoint until its definition changes.
+/// Where a leased request goes, and what relaying has learnt of it; shared by every lease on the endpoint until its
+/// definition changes.
 pub struct Target {
     pub id: EndpointId,
     pub name: String,
     pub root_url: String,
     pub api_key: Option<String>,
     refuses_usage_option: AtomicBool,
+    /// When it last sent a byte of an answer, in microseconds as a [`Moment`] has them; 0 for never.
+    heard_micros: AtomicU64,
 }
 
 impl Target {
@@ -194,7 +198,22 @@ impl Target {
             root_url: definition.root_url(),
             api_key: definition.api_key.clone(),
             refuses_usage_option: AtomicBool::new(false),
+            heard_micros: AtomicU64::new(0),
         }
+    }
+
+    pub fn is_https(&self) -> bool {
+        self.root_url.starts_with("https:")
+    }
+
+    /// Remembers that a byte of an answer came.
+    pub fn hear(&self, now: Moment) {
+        self.heard_micros.store(now.as_micros(), Ordering::Relaxed);
+    }
+
+    /// Returns when a byte of an answer last came; the start of the process for never.
+    pub fn heard(&self) -> Moment {
+        Moment::from_micros(self.heard_micros.load(Ordering::Relaxed))
     }
 
     /// Tells whether the endpoint is known to answer 400 to `stream_options.include_usage`.

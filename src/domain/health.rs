@@ -5,6 +5,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::endpoint::{EndpointKind, EndpointStatus};
+use super::time::Moment;
+
+/// How old the list of models may become while real answers make probing needless.
+const MODELS_MAX_AGE: Duration = Duration::from_secs(300);
 
 /// What a probe found.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,16 +40,36 @@ pub struct Health {
     /// Why the last probe or request failed; `None` once a probe is good again.
     pub last_error: Option<String>,
     failures_in_a_row: u32,
+    /// When the last good probe was sent; `None` while there was none in this process.
+    probed: Option<Moment>,
 }
 
 impl Health {
     /// Returns the health of an endpoint that has not been probed yet in this process.
     pub fn pending(latency_ms: Option<f64>, last_seen: Option<DateTime<Utc>>) -> Self {
-        Self { status: EndpointStatus::Pending, latency_ms, last_seen, last_error: None, failures_in_a_row: 0 }
+        Self {
+            status: EndpointStatus::Pending,
+            latency_ms,
+            last_seen,
+            last_error: None,
+            failures_in_a_row: 0,
+            probed: None,
+        }
     }
 
-    /// Learns of a good probe.
-    pub fn answered(&mut self, wall: DateTime<Utc>, latency: Duration) {
+    /// Tells whether it is time to probe, at every `interval`.
+    ///
+    /// Real answers are better news than a probe, which some servers even break a running answer off for; an endpoint that
+    /// was heard from within the interval is probed only for its models.
+    pub fn probe_due(&self, now: Moment, heard: Moment, interval: Duration) -> bool {
+        let fresh = self.probed.is_some_and(|probed| now.since(probed) < MODELS_MAX_AGE);
+        let alive = self.status == EndpointStatus::Online && now.since(heard) < interval;
+        !(alive && fresh)
+    }
+
+    /// Learns of a good probe sent at `sent`.
+    pub fn answered(&mut self, sent: Moment, wall: DateTime<Utc>, latency: Duration) {
+        self.probed = Some(sent);
         self.status = EndpointStatus::Online;
         self.latency_ms = Some(latency.as_secs_f64() * 1000.0);
         self.last_seen = Some(wall);
@@ -53,8 +77,12 @@ impl Health {
         self.failures_in_a_row = 0;
     }
 
-    /// Learns of a failed probe. An online endpoint stays online until `failures_to_offline` have failed in a row.
-    pub fn failed(&mut self, failure: ProbeFailure, failures_to_offline: u32) {
+    /// Learns of a failed probe sent at `sent`. An online endpoint stays online until `failures_to_offline` have failed in a
+    /// row; one that has been heard from since the probe was sent is busy, not gone.
+    pub fn failed(&mut self, sent: Moment, heard: Moment, failure: ProbeFailure, failures_to_offline: u32) {
+        if self.status == EndpointStatus::Online && heard > sent {
+            return;
+        }
         self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
         let (status, reason) = match failure {
             ProbeFailure::Unreachable(reason) => (EndpointStatus::Offline, reason),
@@ -75,34 +103,69 @@ mod tests {
         DateTime::from_timestamp_millis(1_700_000_000_000).expect("a time")
     }
 
-    fn unreachable() -> ProbeFailure {
-        ProbeFailure::Unreachable("refused".to_owned())
+    fn at(seconds: u64) -> Moment {
+        Moment::from_micros(seconds * 1_000_000)
+    }
+
+    fn online() -> Health {
+        let mut health = Health::pending(None, None);
+        health.answered(at(10), wall(), Duration::from_millis(120));
+        health
+    }
+
+    /// Has a probe fail, nothing having been heard since long before.
+    fn fail(health: &mut Health, failures_to_offline: u32) {
+        health.failed(at(100), at(10), ProbeFailure::Unreachable("refused".to_owned()), failures_to_offline);
     }
 
     #[test]
     fn the_first_probe_decides_at_once() {
         let mut health = Health::pending(None, None);
-        health.failed(unreachable(), 3);
+        fail(&mut health, 3);
         assert_eq!(health.status, EndpointStatus::Offline);
         let mut health = Health::pending(None, None);
-        health.failed(ProbeFailure::Wrong("404".to_owned()), 3);
+        health.failed(at(1), at(0), ProbeFailure::Wrong("404".to_owned()), 3);
         assert_eq!(health.status, EndpointStatus::Error);
     }
 
     #[test]
     fn an_online_endpoint_goes_offline_after_failures_in_a_row_and_keeps_its_latency() {
-        let mut health = Health::pending(None, None);
-        health.answered(wall(), Duration::from_millis(120));
-        health.failed(unreachable(), 2);
+        let mut health = online();
+        fail(&mut health, 2);
         assert_eq!(health.status, EndpointStatus::Online);
-        health.answered(wall(), Duration::from_millis(120));
-        health.failed(unreachable(), 2);
+        health.answered(at(20), wall(), Duration::from_millis(120));
+        fail(&mut health, 2);
         assert_eq!(health.status, EndpointStatus::Online, "a good probe starts the count again");
-        health.failed(unreachable(), 2);
+        fail(&mut health, 2);
         assert_eq!((health.status, health.latency_ms), (EndpointStatus::Offline, Some(120.0)));
         assert_eq!(health.last_error.as_deref(), Some("refused"));
-        health.answered(wall(), Duration::from_millis(95));
+        health.answered(at(30), wall(), Duration::from_millis(95));
         assert_eq!((health.status, health.latency_ms), (EndpointStatus::Online, Some(95.0)));
         assert_eq!(health.last_error, None);
+    }
+
+    #[test]
+    fn an_endpoint_that_sends_is_not_taken_offline_by_a_slow_probe() {
+        let mut health = online();
+        let late = || ProbeFailure::Unreachable("no answer within 5 s".to_owned());
+        health.failed(at(20), at(21), late(), 1);
+        assert_eq!((health.status, health.last_error.as_deref()), (EndpointStatus::Online, None));
+        health.failed(at(20), at(20), late(), 1);
+        assert_eq!(health.status, EndpointStatus::Offline);
+    }
+
+    #[test]
+    fn an_endpoint_that_sends_is_probed_only_for_its_models() {
+        let interval = Duration::from_secs(30);
+        let check = |health: &Health, now, heard, due| assert_eq!(health.probe_due(at(now), at(heard), interval), due);
+        check(&online(), 50, 5, true);
+        check(&online(), 50, 20, true);
+        check(&online(), 50, 21, false);
+        check(&online(), 309, 308, false);
+        check(&online(), 310, 309, true);
+        check(&Health::pending(None, None), 50, 49, true);
+        let mut offline = online();
+        fail(&mut offline, 1);
+        check(&offline, 110, 109, true);
     }
 }

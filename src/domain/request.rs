@@ -1,5 +1,6 @@
 //! One request's life: what it asks for, why it may be refused, how its lease ends.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -97,8 +98,8 @@ impl Failure {
     }
 }
 
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Unreachable(reason) => write!(f, "cannot be reached: {reason}"),
             Failure::ConnectionLost(reason) => write!(f, "connection lost: {reason}"),
@@ -134,4 +135,20 @@ pub struct FinishedRequest {
     pub duration: Duration,
     /// From arrival to dispatch.
     pub waited: Duration,
+}
+
+impl fmt::Display for FinishedRequest {
+    /// Writes a log line's `key=value` pairs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "endpoint_id={} model={:?} ", self.endpoint, self.model.as_str())?;
+        write!(f, "duration_ms={} wait_ms={} ", self.duration.as_millis(), self.waited.as_millis())?;
+        match &self.outcome {
+            Outcome::Succeeded { tokens: None } => f.write_str("outcome=succeeded"),
+            Outcome::Succeeded { tokens: Some(tokens) } => {
+                write!(f, "outcome=succeeded output_tokens={} estimated={}", tokens.output, tokens.estimated)
+            }
+            Outcome::Failed(failure) => write!(f, "outcome=failed error=\"{failure}\""),
+            Outcome::Abandoned => f.write_str("outcome=abandoned"),
+        }
+    }
 }

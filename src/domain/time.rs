@@ -12,6 +12,11 @@ impl Moment {
         Self(micros)
     }
 
+    /// Returns the microseconds since the start of the process.
+    pub const fn as_micros(self) -> u64 {
+        self.0
+    }
+
     /// Returns the time passed since `earlier`, zero if `earlier` lies in the future.
     pub fn since(self, earlier: Moment) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))

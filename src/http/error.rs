@@ -39,7 +39,7 @@ pub enum ApiError {
         method: String,
         path: String,
     },
-    /// An actor or the database gives no answer.
+    /// Why no answer can be given for now.
     NotReady(&'static str),
 }
 
@@ -146,7 +146,7 @@ impl fmt::Display for ApiError {
             ApiError::UnknownEndpoint(id) => write!(f, "there is no endpoint with id `{id}`"),
             ApiError::UnknownPath(path) => write!(f, "there is nothing at {path}"),
             ApiError::MethodNotAllowed { method, path } => write!(f, "{method} is not allowed at {path}"),
-            ApiError::NotReady(what) => write!(f, "{what} gives no answer"),
+            ApiError::NotReady(reason) => f.write_str(reason),
         }
     }
 }

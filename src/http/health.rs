@@ -19,10 +19,10 @@ pub async fn health() -> HttpResponse {
 /// 200 once actors and database answer and as long as requests are taken.
 pub async fn ready(services: web::Data<Services>) -> Result<HttpResponse, ApiError> {
     if services.draining.load(Ordering::Relaxed) {
-        return Err(ApiError::NotReady("Leaseway is stopping and"));
+        return Err(ApiError::NotReady("Leaseway is stopping"));
     }
     ask(&services.load_manager, ReadInFlight).await?;
     ask(&services.registry, ListEndpoints).await?;
-    ask(&services.persistence, PingStore).await?.map_err(|_| ApiError::NotReady("the database"))?;
+    ask(&services.persistence, PingStore).await?.map_err(|_| ApiError::NotReady("the database gives no answer"))?;
     Ok(HttpResponse::Ok().json(json!({ "status": "ready" })))
 }

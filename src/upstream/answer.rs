@@ -1,6 +1,7 @@
 //! Reads an endpoint's answer piece by piece and tells its end from a cut.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::clock;
+use crate::domain::endpoint::Target;
 use crate::domain::request::Failure;
 
 /// What an endpoint's connection gave.
@@ -30,8 +33,8 @@ pub enum End {
 
 /// An answer whose head has come.
 pub struct AnswerReader {
+    target: Arc<Target>,
     response: ClientResponse,
-    is_tls: bool,
     /// Bytes already read.
     next: Option<Bytes>,
     idle_timeout: Duration,
@@ -41,10 +44,10 @@ pub struct AnswerReader {
 
 impl AnswerReader {
     /// Wraps an answer that may pause for `idle_timeout` once its first bytes have come.
-    pub fn new(response: ClientResponse, is_tls: bool, idle_timeout: Duration) -> Self {
+    pub fn new(target: Arc<Target>, response: ClientResponse, idle_timeout: Duration) -> Self {
         let last_read = Instant::now();
         let idle_timer = Box::pin(sleep_until(last_read + idle_timeout));
-        Self { response, is_tls, next: None, idle_timeout, last_read, idle_timer }
+        Self { target, response, next: None, idle_timeout, last_read, idle_timer }
     }
 
     pub fn response(&self) -> &ClientResponse {
@@ -60,6 +63,7 @@ impl AnswerReader {
             match self.response.next().await {
                 Some(Ok(bytes)) if bytes.is_empty() => {}
                 Some(Ok(bytes)) => {
+                    self.heard();
                     self.put_back(bytes);
                     return Ok(true);
                 }
@@ -90,8 +94,12 @@ impl AnswerReader {
 
     /// Makes `bytes` the next to be read.
     pub fn put_back(&mut self, bytes: Bytes) {
-        self.last_read = Instant::now();
         self.next = Some(bytes);
+    }
+
+    fn heard(&mut self) {
+        self.last_read = Instant::now();
+        self.target.hear(clock::moment(self.last_read));
     }
 
     /// Reads on; must not be called again after an end.
@@ -101,11 +109,11 @@ impl AnswerReader {
         }
         match Pin::new(&mut self.response).poll_next(cx) {
             Poll::Ready(Some(Ok(bytes))) => {
-                self.last_read = Instant::now();
+                self.heard();
                 Poll::Ready(Read::Bytes(bytes))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(self.broken(error)),
-            Poll::Ready(None) if self.is_tls => Poll::Ready(Read::End(End::Uncertain)),
+            Poll::Ready(None) if self.target.is_https() => Poll::Ready(Read::End(End::Uncertain)),
             Poll::Ready(None) => Poll::Ready(Read::End(End::Certain)),
             Poll::Pending => {
                 ready!(self.poll_idle(cx));

@@ -96,9 +96,15 @@ impl Upstreams {
             known.used = used;
             return known.client.clone();
         }
-        let client = build_client(&self.config, target.root_url.starts_with("https:"));
+        let client = build_client(&self.config, target.is_https());
         clients.insert(target.id, EndpointClient { target: target.clone(), client: client.clone(), used });
         client
+    }
+
+    /// Returns a client that opens a connection of its own.
+    pub fn fresh_client(&self, target: &Target) -> Client {
+        let config = UpstreamConfig { pool_idle_timeout: Duration::ZERO, ..self.config.clone() };
+        build_client(&config, target.is_https())
     }
 
     /// Drops the clients of endpoints that have had no request for `pool_idle_timeout`, and so their idle connections,

@@ -4,9 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_http::error::ParseError;
 use actix_web::http::header::HeaderMap;
 use actix_web::http::{Method, StatusCode};
 use awc::error::{ConnectError, SendRequestError};
+use awc::{Client, SendClientRequest};
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::AnswerReader;
@@ -14,6 +16,7 @@ use super::body::LeasedBody;
 use super::client::Upstreams;
 use super::headers;
 use super::request_body::RequestBody;
+use super::stream::is_stale;
 use crate::domain::endpoint::Target;
 use crate::domain::request::{ApiKind, Failure, Outcome};
 use crate::lease::Lease;
@@ -62,8 +65,7 @@ pub async fn forward(upstreams: &Upstreams, lease: Lease, request: Forwarded<'_>
     let waited = upstreams.config.first_byte_timeout;
     let deadline = Instant::now() + waited;
     let endpoint = lease.target().name.clone();
-    let headers = headers::to_endpoint(request.headers, lease.target().api_key.as_deref());
-    match timeout_at(deadline, exchange(upstreams, lease.target(), &headers, &request)).await {
+    match timeout_at(deadline, exchange(upstreams, lease.target(), &request)).await {
         Ok(Ok(answer)) => Ok(answer.relay(lease)),
         Ok(Err(failure)) => {
             log::debug!("request failed endpoint={endpoint} error=\"{failure}\"");
@@ -86,40 +88,52 @@ struct Answer {
 }
 
 /// Sends the request, and a second time if the endpoint does not take the question for usage.
-async fn exchange(
-    upstreams: &Upstreams,
-    target: &Arc<Target>,
-    headers: &HeaderMap,
-    request: &Forwarded<'_>,
-) -> Result<Answer, Failure> {
+async fn exchange(upstreams: &Upstreams, target: &Arc<Target>, request: &Forwarded<'_>) -> Result<Answer, Failure> {
     let ask = request.body.can_ask_for_usage() && !target.refuses_usage_option();
-    let answer = send(upstreams, target, headers, request, ask).await?;
+    let answer = send(upstreams, target, request, ask).await?;
     if !ask || answer.status() != StatusCode::BAD_REQUEST {
         return Ok(answer);
     }
     drop(answer);
-    let plain = send(upstreams, target, headers, request, false).await?;
+    let plain = send(upstreams, target, request, false).await?;
     if plain.status() != StatusCode::BAD_REQUEST {
         target.remember_usage_option_refused();
     }
     Ok(plain)
 }
 
+/// Sends the request once; over again on a connection of its own if the one that was kept turns out to be stale, for then
+/// the endpoint has not seen it.
 async fn send(
     upstreams: &Upstreams,
     target: &Arc<Target>,
-    headers: &HeaderMap,
     request: &Forwarded<'_>,
     ask_for_usage: bool,
 ) -> Result<Answer, Failure> {
-    let uri = format!("{}{}", target.root_url, request.api_kind.path());
-    let mut sent = upstreams.client(target).request(Method::POST, uri);
-    *sent.headers_mut() = headers.clone();
-    let response = sent.send_body(request.body.to_send(ask_for_usage)).await.map_err(failure)?;
-    let is_tls = target.root_url.starts_with("https:");
-    let mut reader = AnswerReader::new(response, is_tls, upstreams.config.idle_timeout);
+    let response = match send_by(&upstreams.client(target), target, request, ask_for_usage).await {
+        Err(error) if is_caused_by_stale_connection(&error) => {
+            log::debug!("kept connection was stale, sent again endpoint={}", target.name);
+            send_by(&upstreams.fresh_client(target), target, request, ask_for_usage).await
+        }
+        response => response,
+    };
+    let mut reader = AnswerReader::new(target.clone(), response.map_err(failure)?, upstreams.config.idle_timeout);
     let is_empty = !reader.read_first().await?;
     Ok(Answer { reader, is_empty, usage_asked: ask_for_usage })
+}
+
+fn send_by(client: &Client, target: &Target, request: &Forwarded<'_>, ask_for_usage: bool) -> SendClientRequest {
+    let uri = format!("{}{}", target.root_url, request.api_kind.path());
+    let mut sent = client.request(Method::POST, uri);
+    *sent.headers_mut() = headers::to_endpoint(request.headers, target.api_key.as_deref());
+    sent.send_body(request.body.to_send(ask_for_usage))
+}
+
+fn is_caused_by_stale_connection(error: &SendRequestError) -> bool {
+    match error {
+        SendRequestError::Send(error) | SendRequestError::Response(ParseError::Io(error)) => is_stale(error),
+        _ => false,
+    }
 }
 
 impl Answer {

@@ -1,5 +1,6 @@
 //! What passes through, and what Leaseway answers itself.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use awc::http::Method;
@@ -179,6 +180,24 @@ async fn no_answer_is_an_error_that_names_the_endpoint_but_not_its_address() {
     assert!(answer.text().contains("`gpu-1`"), "{}", answer.text());
     assert!(!answer.text().contains(&endpoint.address.to_string()), "{}", answer.text());
     app.until_endpoint(&id, "counted", |endpoint| endpoint["failed_requests"] == 1).await;
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn a_kept_connection_that_turns_out_stale_is_nobodys_failure() {
+    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    let id = app.register("a", &endpoint, 1).await;
+    let arrived = AtomicUsize::new(0);
+    endpoint.script(move |received| match arrived.fetch_add(1, Ordering::Relaxed) {
+        1 => vec![Step::Close],
+        _ => polite(received),
+    });
+    for _ in 0..2 {
+        assert_eq!(app.post(CHAT, &chat("m", false)).await.status, 200);
+    }
+    assert_eq!(endpoint.counts().arrived, 3, "the second was sent again");
+    let view = app.until_endpoint(&id, "counted", |endpoint| endpoint["total_requests"] == 2).await;
+    assert_eq!(view["successful_requests"], 2);
     app.finish().await;
 }
 

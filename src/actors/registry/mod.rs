@@ -125,8 +125,8 @@ impl Actor for Registry {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.tell_dispatcher(self.entries.keys().copied().collect(), Vec::new());
-        self.probe_all(ctx);
-        ctx.run_interval(self.health.interval, Self::probe_all);
+        self.probe_due(ctx);
+        ctx.run_interval(self.health.interval, Self::probe_due);
     }
 }
 

@@ -12,6 +12,7 @@ use crate::domain::endpoint::{EndpointStatus, Target};
 use crate::domain::event::Event;
 use crate::domain::health::{ProbeAnswer, ProbeFailure};
 use crate::domain::ids::EndpointId;
+use crate::domain::time::Moment;
 use crate::upstream::probe::Probe;
 
 type Probed = Result<ProbeAnswer, ProbeFailure>;
@@ -28,12 +29,12 @@ impl Handler<SyncEndpoint> for Registry {
         let Some(entry) = self.entries.get(&id) else {
             return async move { Err(RegistryError::NotFound(id)) }.into_actor(self).boxed_local();
         };
-        let target = entry.target.clone();
+        let (target, sent) = (entry.target.clone(), clock::now());
         self.prober
             .probe(to_probe(entry))
             .into_actor(self)
             .map(move |probed, registry, _| {
-                registry.probed(&target, probed);
+                registry.probed(&target, sent, probed);
                 registry.entries.get(&id).map(Entry::view).ok_or(RegistryError::NotFound(id))
             })
             .boxed_local()
@@ -41,8 +42,11 @@ impl Handler<SyncEndpoint> for Registry {
 }
 
 impl Registry {
-    pub(super) fn probe_all(&mut self, ctx: &mut Context<Self>) {
-        let ids: Vec<EndpointId> = self.entries.keys().copied().collect();
+    /// Probes every endpoint for which it is time.
+    pub(super) fn probe_due(&mut self, ctx: &mut Context<Self>) {
+        let (now, interval) = (clock::now(), self.health.interval);
+        let due = |entry: &&Entry| entry.health.probe_due(now, entry.target.heard(), interval);
+        let ids: Vec<EndpointId> = self.entries.values().filter(due).map(|entry| entry.target.id).collect();
         for id in ids {
             self.probe(id, ctx);
         }
@@ -55,29 +59,29 @@ impl Registry {
             return;
         }
         entry.probing = true;
-        let target = entry.target.clone();
+        let (target, sent) = (entry.target.clone(), clock::now());
         let probe = self.prober.probe(to_probe(entry));
         ctx.spawn(probe.into_actor(self).map(move |probed, registry, _| {
             if let Some(entry) = registry.entries.get_mut(&id).filter(|entry| Arc::ptr_eq(&entry.target, &target)) {
                 entry.probing = false;
             }
-            registry.probed(&target, probed);
+            registry.probed(&target, sent, probed);
         }));
     }
 
     /// Takes over what a probe found; one of a definition that has changed since counts for nothing.
-    fn probed(&mut self, target: &Arc<Target>, probed: Probed) {
+    fn probed(&mut self, target: &Arc<Target>, sent: Moment, probed: Probed) {
         let id = target.id;
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| Arc::ptr_eq(&entry.target, target)) else { return };
         let status_before = entry.health.status;
         let seen_before = (entry.models.clone(), entry.detected_kind);
         match probed {
             Ok(answer) => {
-                entry.health.answered(clock::wall(), answer.latency);
+                entry.health.answered(sent, clock::wall(), answer.latency);
                 entry.models = answer.models;
                 entry.detected_kind = answer.kind.or(entry.detected_kind);
             }
-            Err(failure) => entry.health.failed(failure, self.health.failures_to_offline),
+            Err(failure) => entry.health.failed(sent, target.heard(), failure, self.health.failures_to_offline),
         }
         let status = entry.health.status;
         let changed = status != status_before || seen_before != (entry.models.clone(), entry.detected_kind);

@@ -13,6 +13,7 @@ use super::soon;
 pub struct Process {
     child: Child,
     lines: mpsc::UnboundedReceiver<String>,
+    said: Vec<String>,
 }
 
 /// Prepares a `leaseway` that sees nothing of this environment.
@@ -46,19 +47,20 @@ impl Process {
                 }
             });
         }
-        Self { child, lines }
+        Self { child, lines, said: Vec::new() }
     }
 
-    /// Returns the first line that contains `part`.
+    /// Returns the first line, said or yet to be said, that contains `part`. Lines of stdout and stderr come in any order.
     pub async fn line(&mut self, part: &str) -> String {
-        let mut seen = Vec::new();
-        while let Some(line) = soon(part, self.lines.recv()).await {
-            if line.contains(part) {
-                return line;
+        loop {
+            if let Some(line) = self.said.iter().find(|line| line.contains(part)) {
+                return line.clone();
             }
-            seen.push(line);
+            match soon(part, self.lines.recv()).await {
+                Some(line) => self.said.push(line),
+                None => panic!("no line with `{part}` in {:#?}", self.said),
+            }
         }
-        panic!("no line with `{part}` in {seen:#?}");
     }
 
     /// Returns the address it says it listens on.
@@ -74,13 +76,12 @@ impl Process {
         assert!(done.expect("kill").success());
     }
 
-    /// Returns everything it still says until it ends.
+    /// Returns everything it says until it ends.
     pub async fn rest(&mut self) -> String {
-        let mut said = Vec::new();
         while let Some(line) = soon("the end of the process", self.lines.recv()).await {
-            said.push(line);
+            self.said.push(line);
         }
-        said.join("\n")
+        self.said.join("\n")
     }
 
     /// Waits for its end, which is due.
