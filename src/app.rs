@@ -111,6 +111,7 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
         persistence: persistence.clone(),
         events: events.clone(),
         catalog,
+        client_header: config.queue.client_header.as_deref().and_then(|name| name.parse().ok()),
         max_body_bytes: config.server.max_body_bytes,
         retry_after: RetryAfter {
             queue_full: config.queue.timeout.as_secs().clamp(1, 60),

@@ -52,6 +52,8 @@ pub struct QueueConfig {
     pub max_waiting: usize,
     #[serde(rename = "timeout_secs", deserialize_with = "seconds")]
     pub timeout: Duration,
+    /// The name of the header that names the client.
+    pub client_header: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

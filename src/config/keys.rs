@@ -83,7 +83,7 @@ pub const SECTIONS: &[(&str, &[Key])] = &[
             reserved("delay_threshold", Rule::Number(0.0, 1.0)),
             reserved("reject_threshold", Rule::Number(0.0, 1.0)),
             reserved("max_delay_ms", Rule::Whole(10, 60_000)),
-            reserved("client_header", Rule::HeaderName),
+            key("client_header", Rule::HeaderName),
         ],
     ),
     (

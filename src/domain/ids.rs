@@ -1,5 +1,6 @@
 //! Names of things that must not be mixed up.
 
+use core::net::IpAddr;
 use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
@@ -25,6 +26,15 @@ pub struct Ticket(pub u64);
 /// Identifies one lease; never used twice within a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub u64);
+
+/// Whoever fairness is counted for; cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ClientId {
+    /// Known by its address.
+    Address(IpAddr),
+    /// Known by the value of the configured header.
+    Named(Arc<[u8]>),
+}
 
 /// The name of a model as clients and endpoints write it; cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

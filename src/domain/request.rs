@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::ids::{EndpointId, ModelId};
+use super::ids::{ClientId, EndpointId, ModelId};
 
 /// The inference API a request uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -42,6 +42,7 @@ impl ApiKind {
 pub struct LeaseRequest {
     pub model: ModelId,
     pub api_kind: ApiKind,
+    pub client: ClientId,
 }
 
 /// Why a request got no lease.

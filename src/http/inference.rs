@@ -5,9 +5,8 @@ use std::rc::Rc;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 
-use super::Services;
-use super::body;
 use super::error::ApiError;
+use super::{Services, body, client};
 use crate::domain::request::{ApiKind, LeaseRequest};
 use crate::upstream::client::Upstreams;
 use crate::upstream::forward::{Forwarded, forward};
@@ -38,7 +37,8 @@ async fn relay(api_kind: ApiKind, request: HttpRequest, payload: web::Payload) -
     let upstreams = request.app_data::<Rc<Upstreams>>().expect("set for every worker");
     let bytes = body::read(&request, payload, services.max_body_bytes).await?;
     let body = RequestBody::parse(bytes, api_kind).map_err(ApiError::invalid)?;
-    let asked = LeaseRequest { model: body.model.clone(), api_kind };
+    let client = client::identify(&request, services.client_header.as_ref());
+    let asked = LeaseRequest { model: body.model.clone(), api_kind, client };
     let lease = services.desk.acquire(asked).await.map_err(|refusal| ApiError::Refused {
         refusal,
         model: body.model.clone(),

@@ -1,6 +1,7 @@
 //! The HTTP face: every route, and what handlers ask.
 
 mod body;
+mod client;
 mod dashboard;
 mod endpoints;
 mod error;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Handler, Message};
+use actix_web::http::header::HeaderName;
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, Resource, Route};
 use tokio::time::timeout;
@@ -42,6 +44,8 @@ pub struct Services {
     pub persistence: Addr<Persistence>,
     pub events: Addr<EventHub>,
     pub catalog: Arc<ModelCatalog>,
+    /// The header that names the client.
+    pub client_header: Option<HeaderName>,
     pub max_body_bytes: usize,
     pub retry_after: RetryAfter,
     pub draining: Arc<AtomicBool>,

@@ -1,10 +1,12 @@
 //! Slots and the line.
 
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::json;
 
+use crate::support::test_app::{Answer, Viewer};
 use crate::support::{FakeEndpoint, TestApp, chat, soon};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -167,5 +169,44 @@ async fn the_slot_is_free_before_the_client_has_read_the_end() {
         assert_eq!(answer.status, 200, "in round {round}: {}", answer.text());
     }
     assert_eq!(endpoint.counts().most_in_flight, 1);
+    app.finish().await;
+}
+
+/// Sends a request in a client's name and waits until it stands in the line.
+async fn queue_up<'a>(
+    app: &'a TestApp,
+    viewer: &mut Viewer,
+    client: &'a str,
+    waiting: usize,
+) -> Pin<Box<dyn Future<Output = Answer> + 'a>> {
+    let body = serde_json::json!({ "model": "m", "user": client }).to_string();
+    let mut request = Box::pin(async move {
+        let headers = [("x-user", client), ("content-type", "application/json")];
+        app.send(awc::http::Method::POST, CHAT, &headers, &body).await
+    });
+    assert!(futures_util::poll!(request.as_mut()).is_pending());
+    tokio::select! {
+        answer = request.as_mut() => panic!("answered early: {answer:?}"),
+        () = viewer.until_depth(waiting, 1) => {}
+    }
+    request
+}
+
+#[actix_web::test]
+async fn clients_take_turns_whoever_came_first() {
+    let app = TestApp::with(|config| config.queue.client_header = Some("x-user".to_owned())).await;
+    let endpoint = FakeEndpoint::start(&["m"]).await;
+    app.register("a", &endpoint, 1).await;
+    endpoint.hold();
+    let mut viewer = app.viewer().await;
+    let mut requests = vec![queue_up(&app, &mut viewer, "x", 0).await];
+    for (waiting, client) in ["A", "A", "A", "A", "A", "B", "B"].into_iter().enumerate() {
+        requests.push(queue_up(&app, &mut viewer, client, waiting + 1).await);
+    }
+    endpoint.release(8);
+    let answers = soon("the answers", join_all(requests)).await;
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    let served: Vec<String> = endpoint.received().iter().map(|received| received.json()["user"].to_string()).collect();
+    assert_eq!(served.concat().replace('"', ""), "xABABAAA");
     app.finish().await;
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use leaseway::domain::dispatch::{Decision, Dispatcher, Grant, Submitted};
 use leaseway::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
-use leaseway::domain::ids::{EndpointId, LeaseId, ModelId, Ticket};
+use leaseway::domain::ids::{ClientId, EndpointId, LeaseId, ModelId, Ticket};
 use leaseway::domain::request::{ApiKind, LeaseRequest, Outcome, Refusal};
 use leaseway::domain::time::Moment;
 use rand::rngs::StdRng;
@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 const ENDPOINTS: u128 = 6;
 const MODELS: [&str; 4] = ["a", "b", "c", "unknown"];
+const CLIENTS: u8 = 4;
 const MAX_WAITING: usize = 20;
 
 /// What an observer knows without looking into the dispatcher.
@@ -25,11 +26,20 @@ struct World {
     ids: Vec<u128>,
     endpoints: BTreeMap<EndpointId, EndpointFacts>,
     leases: HashMap<LeaseId, EndpointId>,
-    /// Model and deadline of those who wait; tickets are in the order of arrival.
-    waiting: BTreeMap<Ticket, (ModelId, Moment)>,
+    /// Those who wait; tickets are in the order of arrival.
+    waiting: BTreeMap<Ticket, Waiter>,
+    /// The clients that wait, the next to be served first.
+    ring: Vec<ClientId>,
     answered: BTreeSet<Ticket>,
     next_ticket: u64,
     draining: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Waiter {
+    client: ClientId,
+    model: ModelId,
+    deadline: Moment,
 }
 
 impl World {
@@ -41,6 +51,7 @@ impl World {
             endpoints: BTreeMap::new(),
             leases: HashMap::new(),
             waiting: BTreeMap::new(),
+            ring: Vec::new(),
             answered: BTreeSet::new(),
             next_ticket: 0,
             draining: false,
@@ -69,7 +80,8 @@ impl World {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         let model = ModelId::from(MODELS[random.random_range(0..MODELS.len())]);
-        let request = LeaseRequest { model: model.clone(), api_kind: ApiKind::ChatCompletions };
+        let client = ClientId::Named([random.random_range(0..CLIENTS)].into());
+        let request = LeaseRequest { model: model.clone(), api_kind: ApiKind::ChatCompletions, client: client.clone() };
         let deadline = self.now.after(Duration::from_millis(random.random_range(0..3000)));
         let capable = self.endpoints.values().any(|facts| self.can_serve(facts, &model));
         let mut decisions = Vec::new();
@@ -86,7 +98,10 @@ impl World {
             }
             Submitted::Waiting => {
                 assert!(!capable, "waits although an endpoint is free");
-                self.waiting.insert(ticket, (model, deadline));
+                if !self.ring.contains(&client) {
+                    self.ring.push(client.clone());
+                }
+                self.waiting.insert(ticket, Waiter { client, model, deadline });
             }
         }
     }
@@ -95,26 +110,46 @@ impl World {
         for decision in decisions {
             match decision {
                 Decision::Grant(ticket, grant) => {
-                    let (model, deadline) = self.waiting.remove(&ticket).expect("granted to one who does not wait");
-                    assert!(deadline > self.now, "granted after the deadline");
-                    let models = self.endpoints[&grant.target.id].models.clone();
-                    let earlier = self.waiting.range(..ticket).find(|(_, (model, _))| models.contains(model));
-                    assert!(earlier.is_none(), "{ticket:?} is served before {earlier:?}");
-                    self.granted(ticket, &model, &grant);
+                    let next = self.next_for(&self.endpoints[&grant.target.id].models);
+                    assert_eq!(Some(ticket), next, "served out of turn");
+                    let waiter = self.leaves(ticket).expect("granted to one who does not wait");
+                    assert!(waiter.deadline > self.now, "granted after the deadline");
+                    if let Some(place) = self.ring.iter().position(|client| *client == waiter.client) {
+                        let served = self.ring.remove(place);
+                        self.ring.push(served);
+                    }
+                    self.granted(ticket, &waiter.model, &grant);
                 }
                 Decision::Refuse(ticket, refusal) => {
-                    let (_, deadline) = self.waiting.remove(&ticket).expect("refused to one who does not wait");
+                    let waiter = self.leaves(ticket).expect("refused to one who does not wait");
                     assert!(self.answered.insert(ticket), "{ticket:?} is answered twice");
-                    assert_eq!(deadline <= self.now, matches!(refusal, Refusal::QueueTimeout { .. }));
+                    assert_eq!(waiter.deadline <= self.now, matches!(refusal, Refusal::QueueTimeout { .. }));
                 }
             }
         }
     }
 
+    /// Returns who is to be served next for these models, found by walking the line.
+    fn next_for(&self, models: &BTreeSet<ModelId>) -> Option<Ticket> {
+        self.ring.iter().find_map(|client| {
+            let mut own = self.waiting.iter().filter(|(_, waiter)| waiter.client == *client);
+            own.find(|(_, waiter)| models.contains(&waiter.model)).map(|(ticket, _)| *ticket)
+        })
+    }
+
+    /// Takes a request out of the books, and its client out of the ring if that was its last.
+    fn leaves(&mut self, ticket: Ticket) -> Option<Waiter> {
+        let waiter = self.waiting.remove(&ticket)?;
+        if !self.waiting.values().any(|other| other.client == waiter.client) {
+            self.ring.retain(|client| *client != waiter.client);
+        }
+        Some(waiter)
+    }
+
     fn cancel(&mut self, random: &mut StdRng) {
         let ticket = Ticket(random.random_range(0..self.next_ticket + 1));
         let mut decisions = Vec::new();
-        if self.waiting.remove(&ticket).is_some() {
+        if self.leaves(ticket).is_some() {
             self.answered.insert(ticket);
         }
         self.dispatcher.cancel(self.now, ticket, &mut decisions);
@@ -157,7 +192,7 @@ impl World {
         let mut decisions = Vec::new();
         self.dispatcher.expire(self.now, &mut decisions);
         self.follow(decisions);
-        assert!(self.waiting.values().all(|(_, deadline)| *deadline > self.now), "the line holds something expired");
+        assert!(self.waiting.values().all(|waiter| waiter.deadline > self.now), "the line holds something expired");
         assert!(self.dispatcher.next_due().is_none_or(|due| due > self.now));
     }
 
@@ -165,9 +200,9 @@ impl World {
         self.dispatcher.assert_invariants();
         assert_eq!(self.dispatcher.waiting(), self.waiting.len());
         assert_eq!(self.dispatcher.active(), self.leases.len());
-        for (model, _) in self.waiting.values() {
-            let free = self.endpoints.values().find(|facts| self.can_serve(facts, model));
-            assert!(free.is_none(), "somebody waits for {model} while {free:?} is free");
+        for waiter in self.waiting.values() {
+            let free = self.endpoints.values().find(|facts| self.can_serve(facts, &waiter.model));
+            assert!(free.is_none(), "{waiter:?} waits while {free:?} is free");
         }
     }
 }
@@ -209,7 +244,7 @@ fn run(seed: u64, steps: usize) {
     world.dispatcher.drain(&mut decisions);
     for decision in decisions {
         let Decision::Refuse(ticket, Refusal::Draining) = decision else { panic!("{decision:?} while draining") };
-        assert!(world.waiting.remove(&ticket).is_some() && world.answered.insert(ticket));
+        assert!(world.leaves(ticket).is_some() && world.answered.insert(ticket));
     }
     world.submit(&mut random);
     let ended = world.dispatcher.end_all(world.now);

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
-use crate::domain::ids::ModelId;
+use crate::domain::ids::{ClientId, ModelId};
 use crate::domain::request::{ApiKind, Failure, Outcome};
 
 /// A neighbour that remembers what it is told.
@@ -71,7 +71,11 @@ async fn scene() -> Scene {
 }
 
 fn request() -> LeaseRequest {
-    LeaseRequest { model: ModelId::from("m"), api_kind: ApiKind::ChatCompletions }
+    LeaseRequest {
+        model: ModelId::from("m"),
+        api_kind: ApiKind::ChatCompletions,
+        client: ClientId::Named((*b"c").into()),
+    }
 }
 
 impl Scene {

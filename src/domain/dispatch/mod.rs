@@ -8,9 +8,11 @@
 //! - every lease ends exactly once, and unknown ends are ignored;
 //! - the line is bounded and holds nothing expired;
 //! - nobody waits while an online endpoint that serves the model has a free slot;
-//! - requests for a model are served first come first served;
+//! - clients are served round robin, the requests of one client for a model first come first served;
 //! - no lease is granted on an endpoint that is gone or not online.
 
+mod model_queue;
+mod model_set;
 mod slots;
 mod waiting;
 
@@ -21,7 +23,7 @@ use std::time::Duration;
 use self::slots::{Prospect, Slots};
 use self::waiting::{Waiting, WaitingLine};
 use super::endpoint::{EndpointFacts, Target};
-use super::ids::{EndpointId, LeaseId, Ticket};
+use super::ids::{EndpointId, LeaseId, ModelId, Ticket};
 use super::request::{Failure, FinishedRequest, LeaseRequest, Outcome, Refusal};
 use super::time::Moment;
 
@@ -101,7 +103,7 @@ impl Dispatcher {
             match self.refusal_on_arrival(now, &request, deadline) {
                 Some(refusal) => Submitted::Refused(refusal),
                 None => {
-                    self.line.join(ticket, request, now, deadline);
+                    self.line.join(self.slots.numbers(), ticket, request, now, deadline);
                     Submitted::Waiting
                 }
             }
@@ -112,7 +114,7 @@ impl Dispatcher {
 
     /// Takes a waiting request out of the line; without effect if it does not wait.
     pub fn cancel(&mut self, now: Moment, ticket: Ticket, decisions: &mut Vec<Decision>) {
-        self.line.leave(ticket);
+        self.line.leave(self.slots.numbers(), ticket);
         self.expire(now, decisions);
         self.debug_assert_invariants();
     }
@@ -153,7 +155,8 @@ impl Dispatcher {
 
     /// Refuses every waiting request whose deadline has come.
     pub fn expire(&mut self, now: Moment, decisions: &mut Vec<Decision>) {
-        while let Some(waiting) = self.line.expired(now).and_then(|ticket| self.line.leave(ticket)) {
+        while let Some(ticket) = self.line.expired(now) {
+            let Some(waiting) = self.line.leave(self.slots.numbers(), ticket) else { return };
             let waited = now.since(waiting.arrived);
             decisions.push(Decision::Refuse(waiting.ticket, Refusal::QueueTimeout { waited }));
         }
@@ -162,9 +165,7 @@ impl Dispatcher {
     /// Refuses every waiting request and from now on every new one.
     pub fn drain(&mut self, decisions: &mut Vec<Decision>) {
         self.draining = true;
-        for ticket in self.line.tickets() {
-            self.refuse(ticket, Refusal::Draining, decisions);
-        }
+        self.refuse_where(|_| Some(Refusal::Draining), decisions);
         self.debug_assert_invariants();
     }
 
@@ -252,29 +253,31 @@ impl Dispatcher {
     }
 
     fn next_for(&mut self, endpoint: EndpointId) -> Option<Waiting> {
-        let models = self.slots.free_models(endpoint)?;
-        let ticket = self.line.first_for(models)?;
-        self.line.leave(ticket)
+        let models = self.slots.free_models(endpoint)?.clone();
+        self.line.take_next(self.slots.numbers(), &models)
     }
 
     /// Refuses those who wait for a model that nobody can serve any more.
     fn refuse_hopeless(&mut self, decisions: &mut Vec<Decision>) {
-        let mut hopeless = Vec::new();
-        for model in self.line.models() {
-            let refusal = match self.slots.prospect(model) {
-                Prospect::Possible => continue,
-                Prospect::NothingOnline => Refusal::NoEndpointOnline,
-                Prospect::Unknown => Refusal::ModelNotFound,
-            };
-            hopeless.extend(self.line.tickets_for(model).into_iter().map(|ticket| (ticket, refusal.clone())));
-        }
-        for (ticket, refusal) in hopeless {
-            self.refuse(ticket, refusal, decisions);
+        let refusal = |model| match self.slots.prospect(model) {
+            Prospect::Possible => None,
+            Prospect::NothingOnline => Some(Refusal::NoEndpointOnline),
+            Prospect::Unknown => Some(Refusal::ModelNotFound),
+        };
+        let hopeless: HashMap<ModelId, Refusal> =
+            self.line.models().filter_map(|model| Some((model.clone(), refusal(model)?))).collect();
+        if !hopeless.is_empty() {
+            self.refuse_where(|request| hopeless.get(&request.model).cloned(), decisions);
         }
     }
 
-    fn refuse(&mut self, ticket: Ticket, refusal: Refusal, decisions: &mut Vec<Decision>) {
-        if self.line.leave(ticket).is_some() {
+    /// Refuses those who wait and to whom `refusal` applies, in the order of their arrival.
+    fn refuse_where(&mut self, refusal: impl Fn(&LeaseRequest) -> Option<Refusal>, decisions: &mut Vec<Decision>) {
+        let applies = |waiting: &Waiting| Some((waiting.arrived, waiting.ticket, refusal(&waiting.request)?));
+        let mut refused: Vec<_> = self.line.iter().filter_map(applies).collect();
+        refused.sort_unstable_by_key(|(arrived, ticket, _)| (*arrived, *ticket));
+        for (_, ticket, refusal) in refused {
+            self.line.leave(self.slots.numbers(), ticket);
             decisions.push(Decision::Refuse(ticket, refusal));
         }
     }

@@ -6,10 +6,11 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::model_set::{ModelNumbers, ModelSet};
 use crate::domain::endpoint::{EndpointFacts, EndpointStatus};
 use crate::domain::ids::{EndpointId, ModelId};
 
-type ModelSet = Arc<BTreeSet<ModelId>>;
+type ModelNames = Arc<BTreeSet<ModelId>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct GroupId(u64);
@@ -27,6 +28,8 @@ pub enum Prospect {
 
 struct Endpoint {
     facts: EndpointFacts,
+    /// The numbers of its models.
+    models: ModelSet,
     in_flight: u32,
     /// When it was last chosen, as a count of grants: the smallest is next.
     turn: u64,
@@ -41,7 +44,7 @@ impl Endpoint {
 }
 
 struct Group {
-    models: ModelSet,
+    models: ModelNames,
     members: usize,
     free: BTreeSet<(u64, EndpointId)>,
 }
@@ -51,11 +54,12 @@ struct Group {
 pub struct Slots {
     endpoints: HashMap<EndpointId, Endpoint>,
     groups: HashMap<GroupId, Group>,
-    group_of: HashMap<ModelSet, GroupId>,
+    group_of: HashMap<ModelNames, GroupId>,
     groups_by_model: HashMap<ModelId, BTreeSet<GroupId>>,
     /// How many endpoints have the model, in any status.
     known: HashMap<ModelId, usize>,
     pending: HashSet<EndpointId>,
+    numbers: ModelNumbers,
     next_group: u64,
     next_turn: u64,
 }
@@ -68,7 +72,7 @@ impl Slots {
             Some(old) => (old.in_flight, old.turn),
             None => (0, 0),
         };
-        self.put_in(Endpoint { facts, in_flight, turn, group: None });
+        self.put_in(Endpoint { facts, models: ModelSet::default(), in_flight, turn, group: None });
     }
 
     /// Forgets an endpoint; leases on it go on until they end.
@@ -103,7 +107,12 @@ impl Slots {
     /// Returns the models of an online endpoint that has a free slot, `None` for any other.
     pub fn free_models(&self, id: EndpointId) -> Option<&ModelSet> {
         let endpoint = self.endpoints.get(&id)?;
-        (endpoint.group.is_some() && endpoint.has_free_slot()).then_some(&endpoint.facts.models)
+        (endpoint.group.is_some() && endpoint.has_free_slot()).then_some(&endpoint.models)
+    }
+
+    /// Returns the numbers of the models, which the line shares.
+    pub fn numbers(&mut self) -> &mut ModelNumbers {
+        &mut self.numbers
     }
 
     /// Tells what a request for `model` may hope for when no slot is free.
@@ -149,6 +158,7 @@ impl Slots {
         let id = endpoint.facts.id();
         for model in endpoint.facts.models.iter() {
             *self.known.entry(model.clone()).or_default() += 1;
+            endpoint.models.insert(self.numbers.take(model));
         }
         match endpoint.facts.status {
             EndpointStatus::Pending => {
@@ -173,6 +183,7 @@ impl Slots {
         let endpoint = self.endpoints.remove(&id)?;
         self.pending.remove(&id);
         for model in endpoint.facts.models.iter() {
+            self.numbers.give_back(model);
             if let Some(count) = self.known.get_mut(model) {
                 *count -= 1;
                 if *count == 0 {
@@ -186,7 +197,7 @@ impl Slots {
         Some(endpoint)
     }
 
-    fn group_for(&mut self, models: &ModelSet) -> GroupId {
+    fn group_for(&mut self, models: &ModelNames) -> GroupId {
         if let Some(group) = self.group_of.get(models) {
             return *group;
         }

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::domain::endpoint::{EndpointDefinition, EndpointStatus};
-use crate::domain::ids::ModelId;
+use crate::domain::ids::{ClientId, ModelId};
 use crate::domain::request::ApiKind;
 
 fn facts(id: u128, slots: u32, status: EndpointStatus, models: &[&str]) -> EndpointFacts {
@@ -77,8 +77,16 @@ impl Story {
         self
     }
 
-    fn submit(mut self, ticket: u64, model: &str, patience_secs: u64) -> Self {
-        let request = LeaseRequest { model: ModelId::from(model), api_kind: ApiKind::ChatCompletions };
+    fn submit(self, ticket: u64, model: &str, patience_secs: u64) -> Self {
+        self.submit_as("client", ticket, model, patience_secs)
+    }
+
+    fn submit_as(mut self, client: &str, ticket: u64, model: &str, patience_secs: u64) -> Self {
+        let request = LeaseRequest {
+            model: ModelId::from(model),
+            api_kind: ApiKind::ChatCompletions,
+            client: ClientId::Named(client.as_bytes().into()),
+        };
         let deadline = self.now().after(Duration::from_secs(patience_secs));
         let submitted = self.dispatcher.submit(self.now(), Ticket(ticket), request, deadline, &mut self.decisions);
         self.tell();
@@ -198,4 +206,25 @@ fn draining_refuses_those_who_wait_and_those_who_come() {
     story.dispatcher.drain(&mut story.decisions);
     story.tell();
     story.end(1).submit(4, "m", 9).check("1@1 2:Draining 3:Draining 4:Draining");
+}
+
+#[test]
+fn clients_take_turns() {
+    let mut story = Story::new(9).online(1, 1, &["m"]).submit_as("x", 0, "m", 9);
+    for (client, ticket) in [("a", 1), ("a", 2), ("a", 3), ("a", 4), ("a", 5), ("b", 11), ("b", 12)] {
+        story = story.submit_as(client, ticket, "m", 9);
+    }
+    for ended in [0, 1, 11, 2, 12, 3, 4, 5] {
+        story = story.end(ended);
+    }
+    story.check("0@1 1@1 11@1 2@1 12@1 3@1 4@1 5@1");
+}
+
+#[test]
+fn only_the_client_that_is_served_loses_its_turn() {
+    let story = Story::new(9).online(1, 1, &["m"]).online(2, 1, &["n"]).submit(1, "m", 9).submit(2, "n", 9);
+    let story = story.submit_as("a", 3, "m", 9).submit_as("a", 4, "m", 9).submit_as("b", 5, "n", 9);
+    let story = story.submit_as("b", 6, "m", 9).submit_as("c", 7, "n", 9).submit_as("c", 8, "m", 9);
+    // The slot for n passes over a, which stays first for m; b then waits behind c.
+    story.end(2).end(1).end(3).end(8).end(4).check("1@1 2@2 5@2 3@1 8@1 6@1");
 }

@@ -1,0 +1,202 @@
+//! A queue of items, each with a set of models, that finds the first whose set meets another.
+//!
+//! The items are the leaves of a binary tree, in the order they were pushed; every node holds the union of the sets below
+//! it. Pushing, removing and finding walk one path of the tree. Places are renumbered when the leaves run out, at most
+//! once in as many pushes as there are items.
+
+use super::model_set::ModelSet;
+
+/// Leaves of the smallest tree.
+const CAPACITY_MIN: usize = 4;
+
+/// Items in order, each with a set of models.
+#[derive(Debug)]
+pub struct ModelQueue<T> {
+    /// Place by place; `None` where an item has left.
+    items: Vec<Option<T>>,
+    /// Node 1 is the root, the children of `n` are `2n` and `2n + 1`, the leaves are the upper half.
+    nodes: Vec<ModelSet>,
+    len: usize,
+}
+
+impl<T> Default for ModelQueue<T> {
+    fn default() -> Self {
+        Self { items: Vec::new(), nodes: Vec::new(), len: 0 }
+    }
+}
+
+impl<T> ModelQueue<T> {
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Returns the union of all sets.
+    pub fn models(&self) -> ModelSet {
+        self.nodes.get(1).cloned().unwrap_or_default()
+    }
+
+    /// Adds an item at the end and returns its place. If that renumbers the others, `moved` is told of each.
+    pub fn push(&mut self, item: T, models: ModelSet, moved: impl FnMut(&T, usize)) -> usize {
+        if self.items.len() == self.capacity() {
+            self.renumber(moved);
+        }
+        let place = self.items.len();
+        self.items.push(Some(item));
+        self.len += 1;
+        self.set(place, models);
+        place
+    }
+
+    /// Returns the item at a place that holds one.
+    pub fn get(&self, place: usize) -> Option<&T> {
+        self.items.get(place)?.as_ref()
+    }
+
+    /// Takes the item out of a place.
+    pub fn remove(&mut self, place: usize) -> Option<T> {
+        let item = self.items.get_mut(place)?.take()?;
+        self.len -= 1;
+        if self.len == 0 {
+            *self = Self::default();
+        } else {
+            self.set(place, ModelSet::default());
+        }
+        Some(item)
+    }
+
+    /// Replaces the models of a place.
+    pub fn set(&mut self, place: usize, models: ModelSet) {
+        let mut node = self.capacity() + place;
+        self.nodes[node] = models;
+        while node > 1 {
+            node /= 2;
+            let (parents, children) = self.nodes.split_at_mut(2 * node);
+            parents[node].set_union(&children[0], &children[1]);
+        }
+    }
+
+    /// Returns the place of the first item that has one of these models.
+    pub fn first(&self, models: &ModelSet) -> Option<usize> {
+        if !self.nodes.get(1)?.meets(models) {
+            return None;
+        }
+        let capacity = self.capacity();
+        let mut node = 1;
+        while node < capacity {
+            node *= 2;
+            if !self.nodes[node].meets(models) {
+                node += 1;
+            }
+        }
+        Some(node - capacity)
+    }
+
+    fn capacity(&self) -> usize {
+        self.nodes.len() / 2
+    }
+
+    /// Closes the gaps and leaves room for at least as many pushes as there are items.
+    fn renumber(&mut self, mut moved: impl FnMut(&T, usize)) {
+        let old_capacity = self.capacity();
+        let capacity = (2 * self.len).next_power_of_two().max(CAPACITY_MIN);
+        let mut nodes = vec![ModelSet::default(); 2 * capacity];
+        let mut items = Vec::with_capacity(capacity);
+        for (old_place, item) in std::mem::take(&mut self.items).into_iter().enumerate() {
+            let Some(item) = item else { continue };
+            let place = items.len();
+            moved(&item, place);
+            nodes[capacity + place] = std::mem::take(&mut self.nodes[old_capacity + old_place]);
+            items.push(Some(item));
+        }
+        for node in (1..capacity).rev() {
+            let (parents, children) = nodes.split_at_mut(2 * node);
+            parents[node].set_union(&children[0], &children[1]);
+        }
+        (self.items, self.nodes) = (items, nodes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Action {
+        Push(Vec<usize>),
+        Remove(usize),
+        Set(usize, Vec<usize>),
+        First(Vec<usize>),
+    }
+
+    fn set(numbers: &[usize]) -> ModelSet {
+        let mut set = ModelSet::default();
+        numbers.iter().for_each(|number| set.insert(*number));
+        set
+    }
+
+    fn action() -> impl Strategy<Value = Action> {
+        let models = || proptest::collection::vec(0_usize..130, 1..4);
+        prop_oneof![
+            3 => models().prop_map(Action::Push),
+            2 => any::<usize>().prop_map(Action::Remove),
+            1 => (any::<usize>(), models()).prop_map(|(place, models)| Action::Set(place, models)),
+            3 => models().prop_map(Action::First),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn it_finds_what_a_walk_through_a_plain_list_finds(actions in proptest::collection::vec(action(), 1..300)) {
+            let mut queue = ModelQueue::default();
+            let mut list: Vec<(usize, ModelSet)> = Vec::new();
+            let mut places = HashMap::new();
+            for (item, action) in actions.into_iter().enumerate() {
+                match action {
+                    Action::Push(models) => {
+                        let place = queue.push(item, set(&models), |item, place| { places.insert(*item, place); });
+                        places.insert(item, place);
+                        list.push((item, set(&models)));
+                    }
+                    Action::Remove(at) if !list.is_empty() => {
+                        let (item, _) = list.remove(at % list.len());
+                        prop_assert_eq!(queue.remove(places[&item]), Some(item));
+                    }
+                    Action::Set(at, models) if !list.is_empty() => {
+                        let at = at % list.len();
+                        list[at].1 = set(&models);
+                        queue.set(places[&list[at].0], set(&models));
+                    }
+                    Action::First(models) => {
+                        let wanted = set(&models);
+                        let found = queue.first(&wanted).and_then(|place| queue.get(place).copied());
+                        let expected = list.iter().find(|(_, models)| models.meets(&wanted)).map(|(item, _)| *item);
+                        prop_assert_eq!(found, expected);
+                    }
+                    Action::Remove(_) | Action::Set(..) => {}
+                }
+                prop_assert_eq!(queue.len(), list.len());
+                prop_assert!(queue.items.iter().flatten().eq(list.iter().map(|(item, _)| item)));
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_queue_holds_no_memory() {
+        let mut queue = ModelQueue::default();
+        for round in 0..1000 {
+            queue.push(round, ModelSet::of(0), |_, _| {});
+        }
+        while let Some(place) = queue.first(&ModelSet::of(0)) {
+            queue.remove(place);
+        }
+        assert_eq!((queue.items.capacity(), queue.nodes.capacity()), (0, 0));
+    }
+}

@@ -1,0 +1,129 @@
+//! Sets of models as bits, and the table that numbers the models.
+
+use std::collections::HashMap;
+
+use crate::domain::ids::ModelId;
+
+/// A set of numbered models. Up to 64 of them take no allocation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelSet {
+    first: u64,
+    rest: Vec<u64>,
+}
+
+impl ModelSet {
+    /// Returns the set of one model.
+    pub fn of(number: usize) -> Self {
+        let mut set = Self::default();
+        set.insert(number);
+        set
+    }
+
+    pub fn insert(&mut self, number: usize) {
+        let bit = 1 << (number % 64);
+        match (number / 64).checked_sub(1) {
+            None => self.first |= bit,
+            Some(word) => {
+                if self.rest.len() <= word {
+                    self.rest.resize(word + 1, 0);
+                }
+                self.rest[word] |= bit;
+            }
+        }
+    }
+
+    /// Tells whether the sets have a model in common.
+    pub fn meets(&self, other: &ModelSet) -> bool {
+        self.first & other.first != 0 || self.rest.iter().zip(&other.rest).any(|(a, b)| a & b != 0)
+    }
+
+    /// Makes this the union of two sets.
+    pub fn set_union(&mut self, a: &ModelSet, b: &ModelSet) {
+        self.first = a.first | b.first;
+        let (long, short) = if a.rest.len() >= b.rest.len() { (a, b) } else { (b, a) };
+        self.rest.clone_from(&long.rest);
+        self.rest.iter_mut().zip(&short.rest).for_each(|(word, more)| *word |= more);
+    }
+}
+
+/// Numbers for the models in use; a number is free again when nobody uses it.
+#[derive(Debug, Default)]
+pub struct ModelNumbers {
+    numbers: HashMap<ModelId, (usize, usize)>,
+    free: Vec<usize>,
+}
+
+impl ModelNumbers {
+    /// Returns the number of a model and counts one more user of it.
+    pub fn take(&mut self, model: &ModelId) -> usize {
+        if let Some((number, users)) = self.numbers.get_mut(model) {
+            *users += 1;
+            return *number;
+        }
+        let number = self.free.pop().unwrap_or(self.numbers.len());
+        self.numbers.insert(model.clone(), (number, 1));
+        number
+    }
+
+    /// Counts one user less.
+    pub fn give_back(&mut self, model: &ModelId) {
+        if let Some((number, users)) = self.numbers.get_mut(model) {
+            *users -= 1;
+            if *users == 0 {
+                self.free.push(*number);
+                self.numbers.remove(model);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(numbers: &[usize]) -> ModelSet {
+        let mut set = ModelSet::default();
+        numbers.iter().for_each(|number| set.insert(*number));
+        set
+    }
+
+    #[test]
+    fn sets_meet_in_what_they_have_in_common() {
+        let check = |a: &[usize], b: &[usize], expected| {
+            assert_eq!(set(a).meets(&set(b)), expected, "{a:?} {b:?}");
+            assert_eq!(set(b).meets(&set(a)), expected, "{b:?} {a:?}");
+        };
+        check(&[], &[], false);
+        check(&[3], &[3, 5], true);
+        check(&[3], &[67], false);
+        check(&[1, 63, 200], &[200], true);
+        check(&[1, 63, 200], &[64, 128], false);
+    }
+
+    #[test]
+    fn a_union_has_the_models_of_both() {
+        let check = |a: &[usize], b: &[usize]| {
+            let mut union = set(&[1, 500]);
+            union.set_union(&set(a), &set(b));
+            for number in a.iter().chain(b) {
+                assert!(union.meets(&ModelSet::of(*number)));
+            }
+            assert_eq!(union.meets(&set(&[500])), a.contains(&500) || b.contains(&500));
+        };
+        check(&[1], &[64, 300]);
+        check(&[130], &[2]);
+        check(&[], &[500]);
+    }
+
+    #[test]
+    fn numbers_are_used_again() {
+        let mut numbers = ModelNumbers::default();
+        let [a, b] = ["a", "b"].map(ModelId::from);
+        assert_eq!((numbers.take(&a), numbers.take(&b), numbers.take(&a)), (0, 1, 0));
+        numbers.give_back(&a);
+        assert_eq!(numbers.take(&a), 0);
+        numbers.give_back(&a);
+        numbers.give_back(&a);
+        assert_eq!(numbers.take(&ModelId::from("c")), 0);
+    }
+}

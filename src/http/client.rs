@@ -1,0 +1,58 @@
+//! Who a request comes from, as far as fair turns are concerned.
+
+use actix_web::HttpRequest;
+use actix_web::http::header::HeaderName;
+use uuid::Uuid;
+
+use crate::domain::ids::ClientId;
+
+/// The longest name that is kept as it is, in bytes; a longer one is kept as its hash.
+const NAME_MAX: usize = 128;
+
+/// Returns the client: the value of `header` if that is set and sent, else the peer's address.
+pub fn identify(request: &HttpRequest, header: Option<&HeaderName>) -> ClientId {
+    let name = header.and_then(|header| request.headers().get(header)).map(|value| value.as_bytes());
+    match name {
+        Some(name) if name.len() > NAME_MAX => {
+            ClientId::Named(Uuid::new_v5(&Uuid::NAMESPACE_OID, name).as_bytes().as_slice().into())
+        }
+        Some(name) if !name.is_empty() => ClientId::Named(name.into()),
+        _ => ClientId::Address(request.peer_addr().map_or([0, 0, 0, 0].into(), |peer| peer.ip())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    #[test]
+    fn a_client_is_its_header_if_sent_else_its_address() {
+        let header = HeaderName::from_static("x-user");
+        let request = |name: Option<&[u8]>| {
+            let request = TestRequest::default().peer_addr(([10, 0, 0, 7], 1234).into());
+            let with_name = |request: TestRequest, name: &[u8]| {
+                let value = actix_web::http::header::HeaderValue::from_bytes(name).expect("a value");
+                request.insert_header((header.clone(), value))
+            };
+            match name {
+                Some(name) => with_name(request, name).to_http_request(),
+                None => request.to_http_request(),
+            }
+        };
+        let address = ClientId::Address([10, 0, 0, 7].into());
+        let check = |name: Option<&[u8]>, header: Option<&HeaderName>, expected: &ClientId| {
+            assert_eq!(identify(&request(name), header), *expected);
+        };
+        check(None, Some(&header), &address);
+        check(Some(b""), Some(&header), &address);
+        check(Some(b"ann"), None, &address);
+        check(Some(b"ann"), Some(&header), &ClientId::Named((*b"ann").into()));
+        check(Some(b"\xff\xfe"), Some(&header), &ClientId::Named((*b"\xff\xfe").into()));
+        let long = [b'x'; 10_000];
+        let ClientId::Named(kept) = identify(&request(Some(&long)), Some(&header)) else { panic!("it was sent") };
+        assert_eq!(kept.len(), 16);
+        assert_ne!(identify(&request(Some(&long[1..])), Some(&header)), ClientId::Named(kept));
+    }
+}
