@@ -8,7 +8,8 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use leaseway::domain::dispatch::{Decision, Dispatcher, Submitted};
+use leaseway::domain::dispatch::admission::Admission;
+use leaseway::domain::dispatch::{Decision, Dispatcher, QueueRules, Submitted};
 use leaseway::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
 use leaseway::domain::ids::{ClientId, EndpointId, LeaseId, ModelId, Ticket};
 use leaseway::domain::request::{ApiKind, LeaseRequest, Outcome};
@@ -34,8 +35,9 @@ impl Line {
     fn new(waiting: u64, models_per_endpoint: usize) -> (Self, Vec<LeaseId>) {
         let models: Vec<ModelId> =
             (0..MODELS).map(|number| ModelId::from(format!("model-{number}").as_str())).collect();
+        let admission = Admission { delay_threshold: 1.0, reject_threshold: 1.0, max_delay: Duration::ZERO };
         let mut line = Self {
-            dispatcher: Dispatcher::new(1_000_000),
+            dispatcher: Dispatcher::new(QueueRules { max_waiting: 1_000_000, admission }),
             random: StdRng::seed_from_u64(1),
             models,
             now: Moment::from_micros(1),

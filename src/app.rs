@@ -119,9 +119,9 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
         },
         draining: draining.clone(),
     });
-    let max_waiting = config.queue.max_waiting;
+    let rules = config.queue.rules();
     let depth_events = events.clone();
-    let beside_worker = move || mailbox.start(|| LoadManager::new(max_waiting, depth_events.clone().recipient()));
+    let beside_worker = move || mailbox.start(|| LoadManager::new(rules, depth_events.clone().recipient()));
     let (address, server) = serve(&config, services, beside_worker)?;
     let handle = server.handle();
     actix_web::rt::spawn(server);

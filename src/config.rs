@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::domain::dispatch::QueueRules;
+use crate::domain::dispatch::admission::Admission;
 use crate::domain::endpoint::EndpointDefinition;
 
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
@@ -52,6 +54,10 @@ pub struct QueueConfig {
     pub max_waiting: usize,
     #[serde(rename = "timeout_secs", deserialize_with = "seconds")]
     pub timeout: Duration,
+    pub delay_threshold: f64,
+    pub reject_threshold: f64,
+    #[serde(rename = "max_delay_ms", deserialize_with = "milliseconds")]
+    pub max_delay: Duration,
     /// The name of the header that names the client.
     pub client_header: Option<String>,
 }
@@ -139,6 +145,15 @@ impl Config {
             self.server.bind
         );
         Err(vec![ConfigError { place: "server.bind".to_owned(), message }])
+    }
+}
+
+impl QueueConfig {
+    /// Returns what the dispatcher must know.
+    pub fn rules(&self) -> QueueRules {
+        let (delay_threshold, reject_threshold) = (self.delay_threshold, self.reject_threshold);
+        let admission = Admission { delay_threshold, reject_threshold, max_delay: self.max_delay };
+        QueueRules { max_waiting: self.max_waiting, admission }
     }
 }
 

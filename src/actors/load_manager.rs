@@ -16,7 +16,7 @@ use super::answer::{Answer, Caller};
 use super::event_hub::Publish;
 use super::facts::{EndpointsChanged, RequestFinished};
 use crate::clock;
-use crate::domain::dispatch::{Decision, Dispatcher, Grant, Submitted};
+use crate::domain::dispatch::{Decision, Dispatcher, Grant, QueueRules, Submitted};
 use crate::domain::event::{Event, QueueDepth};
 use crate::domain::ids::{EndpointId, Ticket};
 use crate::domain::request::{FinishedRequest, LeaseRequest, Refusal};
@@ -46,10 +46,10 @@ pub struct LoadManager {
 }
 
 impl LoadManager {
-    /// Creates a manager that lets at most `max_waiting` requests wait.
-    pub fn new(max_waiting: usize, events: Recipient<Publish>) -> Self {
+    /// Creates a manager whose line obeys these rules.
+    pub fn new(rules: QueueRules, events: Recipient<Publish>) -> Self {
         Self {
-            dispatcher: Dispatcher::new(max_waiting),
+            dispatcher: Dispatcher::new(rules),
             waiting: HashMap::new(),
             draining: None,
             observers: Vec::new(),

@@ -54,6 +54,8 @@ pub enum Refusal {
     NoEndpointOnline,
     /// As many requests wait as may wait.
     QueueFull,
+    /// So many requests wait that newcomers are refused.
+    Overloaded,
     /// No slot became free in time.
     QueueTimeout { waited: Duration },
     /// Leaseway is stopping.

@@ -210,3 +210,44 @@ async fn clients_take_turns_whoever_came_first() {
     assert_eq!(served.concat().replace('"', ""), "xABABAAA");
     app.finish().await;
 }
+
+/// Fills a line of a hundred one by one, and returns the answer to the request that comes when `waiting` wait.
+async fn answer_with_waiting(app: &TestApp, endpoint: &FakeEndpoint, waiting: usize) -> Answer {
+    let mut viewer = app.viewer().await;
+    let question = chat("m", false);
+    let requests = join_all((0..waiting + 1).map(|_| app.post(CHAT, &question)));
+    let last = async {
+        viewer.until_depth(waiting, 1).await;
+        let answer = app.post(CHAT, &question).await;
+        endpoint.release(waiting + 1);
+        answer
+    };
+    let (answers, last) = soon("the answers", futures_util::future::join(requests, last)).await;
+    assert!(answers.iter().all(|answer| answer.status == 200), "those who wait are served");
+    last
+}
+
+#[actix_web::test]
+async fn a_line_that_is_nearly_full_refuses_newcomers_and_serves_those_who_wait() {
+    let app = TestApp::with(|config| config.queue.max_delay = Duration::from_millis(10)).await;
+    let endpoint = FakeEndpoint::start(&["m"]).await;
+    app.register("a", &endpoint, 1).await;
+    endpoint.hold();
+    let answer = answer_with_waiting(&app, &endpoint, 80).await;
+    assert_eq!(answer.error(), (429, "overloaded".to_owned()));
+    assert_eq!(answer.json()["error"]["message"], "Request queue is full");
+    assert!(answer.header("retry-after").is_some());
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn a_line_may_be_filled_to_the_last_place() {
+    let app = TestApp::with(|config| config.queue.reject_threshold = 1.0).await;
+    let endpoint = FakeEndpoint::start(&["m"]).await;
+    app.register("a", &endpoint, 1).await;
+    endpoint.hold();
+    let answer = answer_with_waiting(&app, &endpoint, 100).await;
+    assert_eq!(answer.error(), (429, "queue_full".to_owned()));
+    assert_eq!(endpoint.counts().arrived, 101);
+    app.finish().await;
+}

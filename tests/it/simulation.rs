@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use leaseway::domain::dispatch::{Decision, Dispatcher, Grant, Submitted};
+use leaseway::domain::dispatch::admission::{Admission, AdmissionDecision};
+use leaseway::domain::dispatch::{Decision, Dispatcher, Grant, QueueRules, Submitted};
 use leaseway::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
 use leaseway::domain::ids::{ClientId, EndpointId, LeaseId, ModelId, Ticket};
 use leaseway::domain::request::{ApiKind, LeaseRequest, Outcome, Refusal};
@@ -22,14 +23,13 @@ const MAX_WAITING: usize = 20;
 /// What an observer knows without looking into the dispatcher.
 struct World {
     dispatcher: Dispatcher,
+    admission: Admission,
     now: Moment,
     ids: Vec<u128>,
     endpoints: BTreeMap<EndpointId, EndpointFacts>,
     leases: HashMap<LeaseId, EndpointId>,
-    /// Those who wait; tickets are in the order of arrival.
-    waiting: BTreeMap<Ticket, Waiter>,
-    /// The clients that wait, the next to be served first.
-    ring: Vec<ClientId>,
+    line: Line,
+    delayed: Line,
     answered: BTreeSet<Ticket>,
     next_ticket: u64,
     draining: bool,
@@ -37,21 +37,69 @@ struct World {
 
 #[derive(Clone, Debug)]
 struct Waiter {
+    ticket: Ticket,
     client: ClientId,
     model: ModelId,
     deadline: Moment,
+    /// When its delay ends, if it is delayed.
+    joins: Moment,
+}
+
+/// The line as plain lists.
+#[derive(Default)]
+struct Line {
+    /// In the order of joining.
+    waiters: Vec<Waiter>,
+    /// The clients that wait, the next to be served first.
+    ring: Vec<ClientId>,
+}
+
+impl Line {
+    fn join(&mut self, waiter: Waiter) {
+        if !self.ring.contains(&waiter.client) {
+            self.ring.push(waiter.client.clone());
+        }
+        self.waiters.push(waiter);
+    }
+
+    fn leave(&mut self, ticket: Ticket) -> Option<Waiter> {
+        let place = self.waiters.iter().position(|waiter| waiter.ticket == ticket)?;
+        let waiter = self.waiters.remove(place);
+        if !self.waiters.iter().any(|other| other.client == waiter.client) {
+            self.ring.retain(|client| *client != waiter.client);
+        }
+        Some(waiter)
+    }
+
+    fn next_for(&self, models: &BTreeSet<ModelId>) -> Option<Ticket> {
+        self.ring.iter().find_map(|client| {
+            let mut own = self.waiters.iter().filter(|waiter| waiter.client == *client);
+            own.find(|waiter| models.contains(&waiter.model)).map(|waiter| waiter.ticket)
+        })
+    }
+
+    fn pass_turn(&mut self, client: &ClientId) {
+        if let Some(place) = self.ring.iter().position(|other| other == client) {
+            let served = self.ring.remove(place);
+            self.ring.push(served);
+        }
+    }
 }
 
 impl World {
-    fn new() -> Self {
+    /// A world whose line can be filled, or one that refuses newcomers before.
+    fn new(can_be_full: bool) -> Self {
+        let reject_threshold = if can_be_full { 1.0 } else { 0.9 };
+        let admission = Admission { delay_threshold: 0.4, reject_threshold, max_delay: Duration::from_millis(1000) };
         Self {
-            dispatcher: Dispatcher::new(MAX_WAITING),
+            dispatcher: Dispatcher::new(QueueRules { max_waiting: MAX_WAITING, admission }),
+            admission,
             now: Moment::from_micros(0),
             ids: (0..ENDPOINTS).collect(),
             endpoints: BTreeMap::new(),
             leases: HashMap::new(),
-            waiting: BTreeMap::new(),
-            ring: Vec::new(),
+            line: Line::default(),
+            delayed: Line::default(),
             answered: BTreeSet::new(),
             next_ticket: 0,
             draining: false,
@@ -76,6 +124,14 @@ impl World {
         assert!(self.leases.insert(grant.lease, grant.target.id).is_none(), "a lease id is used twice");
     }
 
+    fn waiters(&self) -> impl Iterator<Item = &Waiter> {
+        self.line.waiters.iter().chain(&self.delayed.waiters)
+    }
+
+    fn leave(&mut self, ticket: Ticket) -> Option<Waiter> {
+        self.line.leave(ticket).or_else(|| self.delayed.leave(ticket))
+    }
+
     fn submit(&mut self, random: &mut StdRng) {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
@@ -84,6 +140,8 @@ impl World {
         let request = LeaseRequest { model: model.clone(), api_kind: ApiKind::ChatCompletions, client: client.clone() };
         let deadline = self.now.after(Duration::from_millis(random.random_range(0..3000)));
         let capable = self.endpoints.values().any(|facts| self.can_serve(facts, &model));
+        let waiting = self.waiters().count();
+        let admission = self.admission.decide(waiting, MAX_WAITING);
         let mut decisions = Vec::new();
         let submitted = self.dispatcher.submit(self.now, ticket, request, deadline, &mut decisions);
         self.follow(decisions);
@@ -92,16 +150,17 @@ impl World {
             Submitted::Refused(refusal) => {
                 assert!(!capable || self.draining, "{refusal:?} although an endpoint is free");
                 assert!(self.answered.insert(ticket));
-                if refusal == Refusal::QueueFull {
-                    assert_eq!(self.waiting.len(), MAX_WAITING, "refused although the line is not full");
-                }
+                assert_eq!(refusal == Refusal::QueueFull, waiting == MAX_WAITING && may_wait(&refusal));
+                assert!(refusal != Refusal::Overloaded || admission == AdmissionDecision::Reject);
             }
             Submitted::Waiting => {
                 assert!(!capable, "waits although an endpoint is free");
-                if !self.ring.contains(&client) {
-                    self.ring.push(client.clone());
+                let waiter = |joins| Waiter { ticket, client, model, deadline, joins };
+                match admission {
+                    AdmissionDecision::Accept => self.line.join(waiter(self.now)),
+                    AdmissionDecision::AcceptWithDelay(delay) => self.delayed.join(waiter(self.now.after(delay))),
+                    AdmissionDecision::Reject => panic!("waits although it was to be refused"),
                 }
-                self.waiting.insert(ticket, Waiter { client, model, deadline });
             }
         }
     }
@@ -110,18 +169,18 @@ impl World {
         for decision in decisions {
             match decision {
                 Decision::Grant(ticket, grant) => {
-                    let next = self.next_for(&self.endpoints[&grant.target.id].models);
+                    let models = self.endpoints[&grant.target.id].models.clone();
+                    let next = self.line.next_for(&models).or_else(|| self.delayed.next_for(&models));
                     assert_eq!(Some(ticket), next, "served out of turn");
-                    let waiter = self.leaves(ticket).expect("granted to one who does not wait");
+                    let waiter = self.line.leave(ticket).inspect(|waiter| self.line.pass_turn(&waiter.client));
+                    let delayed =
+                        || self.delayed.leave(ticket).inspect(|waiter| self.delayed.pass_turn(&waiter.client));
+                    let waiter = waiter.or_else(delayed).expect("granted to one who does not wait");
                     assert!(waiter.deadline > self.now, "granted after the deadline");
-                    if let Some(place) = self.ring.iter().position(|client| *client == waiter.client) {
-                        let served = self.ring.remove(place);
-                        self.ring.push(served);
-                    }
                     self.granted(ticket, &waiter.model, &grant);
                 }
                 Decision::Refuse(ticket, refusal) => {
-                    let waiter = self.leaves(ticket).expect("refused to one who does not wait");
+                    let waiter = self.leave(ticket).expect("refused to one who does not wait");
                     assert!(self.answered.insert(ticket), "{ticket:?} is answered twice");
                     assert_eq!(waiter.deadline <= self.now, matches!(refusal, Refusal::QueueTimeout { .. }));
                 }
@@ -129,27 +188,10 @@ impl World {
         }
     }
 
-    /// Returns who is to be served next for these models, found by walking the line.
-    fn next_for(&self, models: &BTreeSet<ModelId>) -> Option<Ticket> {
-        self.ring.iter().find_map(|client| {
-            let mut own = self.waiting.iter().filter(|(_, waiter)| waiter.client == *client);
-            own.find(|(_, waiter)| models.contains(&waiter.model)).map(|(ticket, _)| *ticket)
-        })
-    }
-
-    /// Takes a request out of the books, and its client out of the ring if that was its last.
-    fn leaves(&mut self, ticket: Ticket) -> Option<Waiter> {
-        let waiter = self.waiting.remove(&ticket)?;
-        if !self.waiting.values().any(|other| other.client == waiter.client) {
-            self.ring.retain(|client| *client != waiter.client);
-        }
-        Some(waiter)
-    }
-
     fn cancel(&mut self, random: &mut StdRng) {
         let ticket = Ticket(random.random_range(0..self.next_ticket + 1));
         let mut decisions = Vec::new();
-        if self.leaves(ticket).is_some() {
+        if self.leave(ticket).is_some() {
             self.answered.insert(ticket);
         }
         self.dispatcher.cancel(self.now, ticket, &mut decisions);
@@ -192,18 +234,34 @@ impl World {
         let mut decisions = Vec::new();
         self.dispatcher.expire(self.now, &mut decisions);
         self.follow(decisions);
-        assert!(self.waiting.values().all(|waiter| waiter.deadline > self.now), "the line holds something expired");
+        assert!(self.waiters().all(|waiter| waiter.deadline > self.now), "the line holds something expired");
+        let mut due: Vec<(Moment, Ticket)> =
+            self.delayed.waiters.iter().map(|waiter| (waiter.joins, waiter.ticket)).collect();
+        due.retain(|(joins, _)| *joins <= self.now);
+        due.sort_unstable();
+        for (_, ticket) in due {
+            let waiter = self.delayed.leave(ticket).expect("it is delayed");
+            self.line.join(waiter);
+        }
         assert!(self.dispatcher.next_due().is_none_or(|due| due > self.now));
     }
 
     fn check(&self) {
         self.dispatcher.assert_invariants();
-        assert_eq!(self.dispatcher.waiting(), self.waiting.len());
+        assert_eq!(self.dispatcher.waiting(), self.waiters().count());
         assert_eq!(self.dispatcher.active(), self.leases.len());
-        for waiter in self.waiting.values() {
+        for waiter in self.waiters() {
             let free = self.endpoints.values().find(|facts| self.can_serve(facts, &waiter.model));
             assert!(free.is_none(), "{waiter:?} waits while {free:?} is free");
         }
+    }
+}
+
+/// Tells whether a request refused so could have waited if there had been room.
+fn may_wait(refusal: &Refusal) -> bool {
+    match refusal {
+        Refusal::QueueFull | Refusal::Overloaded | Refusal::QueueTimeout { .. } => true,
+        Refusal::ModelNotFound | Refusal::NoEndpointOnline | Refusal::Draining => false,
     }
 }
 
@@ -228,7 +286,7 @@ fn random_facts(id: EndpointId, random: &mut StdRng) -> EndpointFacts {
 /// Runs one history, which ends with a drain.
 fn run(seed: u64, steps: usize) {
     let mut random = StdRng::seed_from_u64(seed);
-    let mut world = World::new();
+    let mut world = World::new(seed.is_multiple_of(2));
     for _ in 0..steps {
         match random.random_range(0..100) {
             0..45 => world.submit(&mut random),
@@ -244,7 +302,7 @@ fn run(seed: u64, steps: usize) {
     world.dispatcher.drain(&mut decisions);
     for decision in decisions {
         let Decision::Refuse(ticket, Refusal::Draining) = decision else { panic!("{decision:?} while draining") };
-        assert!(world.leaves(ticket).is_some() && world.answered.insert(ticket));
+        assert!(world.leave(ticket).is_some() && world.answered.insert(ticket));
     }
     world.submit(&mut random);
     let ended = world.dispatcher.end_all(world.now);

@@ -6,6 +6,7 @@ use tokio::time::{advance, pause};
 use uuid::Uuid;
 
 use super::*;
+use crate::domain::dispatch::admission::Admission;
 use crate::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
 use crate::domain::ids::{ClientId, ModelId};
 use crate::domain::request::{ApiKind, Failure, Outcome};
@@ -56,7 +57,9 @@ struct Scene {
 async fn scene() -> Scene {
     pause();
     let probe = Probe::default().start();
-    let manager = LoadManager::new(10, probe.clone().recipient()).start();
+    let admission = Admission { delay_threshold: 1.0, reject_threshold: 1.0, max_delay: Duration::ZERO };
+    let rules = QueueRules { max_waiting: 10, admission };
+    let manager = LoadManager::new(rules, probe.clone().recipient()).start();
     manager.do_send(Observe(probe.clone().recipient()));
     let definition = EndpointDefinition::new("a", "http://a");
     let facts = EndpointFacts {

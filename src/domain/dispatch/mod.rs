@@ -11,15 +11,17 @@
 //! - clients are served round robin, the requests of one client for a model first come first served;
 //! - no lease is granted on an endpoint that is gone or not online.
 
+pub mod admission;
 mod model_queue;
 mod model_set;
 mod slots;
 mod waiting;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::admission::{Admission, AdmissionDecision};
 use self::slots::{Prospect, Slots};
 use self::waiting::{Waiting, WaitingLine};
 use super::endpoint::{EndpointFacts, Target};
@@ -41,6 +43,13 @@ pub struct Grant {
 pub enum Decision {
     Grant(Ticket, Grant),
     Refuse(Ticket, Refusal),
+}
+
+/// How many may wait, and how they are slowed down before the line is full.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueRules {
+    pub max_waiting: usize,
+    pub admission: Admission,
 }
 
 /// The first answer to a request.
@@ -66,21 +75,27 @@ struct Held {
 pub struct Dispatcher {
     slots: Slots,
     line: WaitingLine,
+    /// Those whose delay has not ended. They count as waiting, but are served only where the line has nobody.
+    delayed: WaitingLine,
+    /// When delays end; of those who have left, too, until then.
+    delay_ends: BTreeSet<(Moment, Ticket)>,
     leases: HashMap<LeaseId, Held>,
     next_lease: u64,
-    max_waiting: usize,
+    rules: QueueRules,
     draining: bool,
 }
 
 impl Dispatcher {
-    /// Creates a dispatcher without endpoints that lets at most `max_waiting` requests wait.
-    pub fn new(max_waiting: usize) -> Self {
+    /// Creates a dispatcher without endpoints.
+    pub fn new(rules: QueueRules) -> Self {
         Self {
             slots: Slots::default(),
             line: WaitingLine::default(),
+            delayed: WaitingLine::default(),
+            delay_ends: BTreeSet::new(),
             leases: HashMap::new(),
             next_lease: 0,
-            max_waiting,
+            rules,
             draining: false,
         }
     }
@@ -100,10 +115,15 @@ impl Dispatcher {
         } else if let Some(endpoint) = self.slots.choose(&request.model) {
             Submitted::Granted(self.grant(now, endpoint, request, Duration::ZERO))
         } else {
-            match self.refusal_on_arrival(now, &request, deadline) {
-                Some(refusal) => Submitted::Refused(refusal),
-                None => {
+            match self.admit(now, &request, deadline) {
+                Err(refusal) => Submitted::Refused(refusal),
+                Ok(Duration::ZERO) => {
                     self.line.join(self.slots.numbers(), ticket, request, now, deadline);
+                    Submitted::Waiting
+                }
+                Ok(delay) => {
+                    self.delayed.join(self.slots.numbers(), ticket, request, now, deadline);
+                    self.delay_ends.insert((now.after(delay), ticket));
                     Submitted::Waiting
                 }
             }
@@ -114,7 +134,7 @@ impl Dispatcher {
 
     /// Takes a waiting request out of the line; without effect if it does not wait.
     pub fn cancel(&mut self, now: Moment, ticket: Ticket, decisions: &mut Vec<Decision>) {
-        self.line.leave(self.slots.numbers(), ticket);
+        self.leave(ticket);
         self.expire(now, decisions);
         self.debug_assert_invariants();
     }
@@ -153,12 +173,19 @@ impl Dispatcher {
         self.debug_assert_invariants();
     }
 
-    /// Refuses every waiting request whose deadline has come.
+    /// Refuses every waiting request whose deadline has come, and lets those join the line whose delay has ended.
     pub fn expire(&mut self, now: Moment, decisions: &mut Vec<Decision>) {
-        while let Some(ticket) = self.line.expired(now) {
-            let Some(waiting) = self.line.leave(self.slots.numbers(), ticket) else { return };
+        while let Some(ticket) = self.line.expired(now).or_else(|| self.delayed.expired(now)) {
+            let Some(waiting) = self.leave(ticket) else { return };
             let waited = now.since(waiting.arrived);
             decisions.push(Decision::Refuse(waiting.ticket, Refusal::QueueTimeout { waited }));
+        }
+        while let Some((_, ticket)) = self.delay_ends.first().copied().filter(|(end, _)| *end <= now) {
+            self.delay_ends.pop_first();
+            if let Some(waiting) = self.delayed.leave(self.slots.numbers(), ticket) {
+                let Waiting { request, arrived, deadline, .. } = waiting;
+                self.line.join(self.slots.numbers(), ticket, request, arrived, deadline);
+            }
         }
     }
 
@@ -180,12 +207,13 @@ impl Dispatcher {
 
     /// Returns when [`Dispatcher::expire`] next has something to do.
     pub fn next_due(&self) -> Option<Moment> {
-        self.line.next_deadline()
+        let delay_end = self.delay_ends.first().map(|(end, _)| *end);
+        [self.line.next_deadline(), self.delayed.next_deadline(), delay_end].into_iter().flatten().min()
     }
 
-    /// Returns how many requests wait.
+    /// Returns how many requests wait, delayed ones included.
     pub fn waiting(&self) -> usize {
-        self.line.len()
+        self.line.len() + self.delayed.len()
     }
 
     /// Returns how many leases are held.
@@ -205,9 +233,10 @@ impl Dispatcher {
     pub fn assert_invariants(&self) {
         self.slots.assert_consistent();
         self.line.assert_consistent();
-        assert!(self.line.len() <= self.max_waiting, "the line is bounded");
-        assert!(!self.draining || self.line.is_empty(), "nobody waits while draining");
-        for model in self.line.models() {
+        self.delayed.assert_consistent();
+        assert!(self.waiting() <= self.rules.max_waiting, "the line is bounded");
+        assert!(!self.draining || self.waiting() == 0, "nobody waits while draining");
+        for model in self.line.models().chain(self.delayed.models()) {
             assert!(self.slots.choose(model).is_none(), "nobody waits while a capable slot is free");
             assert_eq!(self.slots.prospect(model), Prospect::Possible, "nobody waits in vain");
         }
@@ -220,19 +249,26 @@ impl Dispatcher {
         }
     }
 
-    fn refusal_on_arrival(&self, now: Moment, request: &LeaseRequest, deadline: Moment) -> Option<Refusal> {
+    /// Decides whether a request that finds no free slot may wait, and how long it is delayed before it joins the line.
+    fn admit(&self, now: Moment, request: &LeaseRequest, deadline: Moment) -> Result<Duration, Refusal> {
         match self.slots.prospect(&request.model) {
-            Prospect::Unknown => return Some(Refusal::ModelNotFound),
-            Prospect::NothingOnline => return Some(Refusal::NoEndpointOnline),
+            Prospect::Unknown => return Err(Refusal::ModelNotFound),
+            Prospect::NothingOnline => return Err(Refusal::NoEndpointOnline),
             Prospect::Possible => {}
         }
-        if self.line.len() >= self.max_waiting {
-            Some(Refusal::QueueFull)
-        } else if deadline <= now {
-            Some(Refusal::QueueTimeout { waited: Duration::ZERO })
-        } else {
-            None
+        let waiting = self.waiting();
+        if waiting >= self.rules.max_waiting {
+            return Err(Refusal::QueueFull);
         }
+        let delay = match self.rules.admission.decide(waiting, self.rules.max_waiting) {
+            AdmissionDecision::Reject => return Err(Refusal::Overloaded),
+            AdmissionDecision::Accept => Duration::ZERO,
+            AdmissionDecision::AcceptWithDelay(delay) => delay,
+        };
+        if deadline <= now {
+            return Err(Refusal::QueueTimeout { waited: Duration::ZERO });
+        }
+        Ok(delay)
     }
 
     fn grant(&mut self, now: Moment, endpoint: EndpointId, request: LeaseRequest, waited: Duration) -> Grant {
@@ -254,7 +290,8 @@ impl Dispatcher {
 
     fn next_for(&mut self, endpoint: EndpointId) -> Option<Waiting> {
         let models = self.slots.free_models(endpoint)?.clone();
-        self.line.take_next(self.slots.numbers(), &models)
+        let from_line = self.line.take_next(self.slots.numbers(), &models);
+        from_line.or_else(|| self.delayed.take_next(self.slots.numbers(), &models))
     }
 
     /// Refuses those who wait for a model that nobody can serve any more.
@@ -264,8 +301,9 @@ impl Dispatcher {
             Prospect::NothingOnline => Some(Refusal::NoEndpointOnline),
             Prospect::Unknown => Some(Refusal::ModelNotFound),
         };
+        let models = self.line.models().chain(self.delayed.models());
         let hopeless: HashMap<ModelId, Refusal> =
-            self.line.models().filter_map(|model| Some((model.clone(), refusal(model)?))).collect();
+            models.filter_map(|model| Some((model.clone(), refusal(model)?))).collect();
         if !hopeless.is_empty() {
             self.refuse_where(|request| hopeless.get(&request.model).cloned(), decisions);
         }
@@ -274,12 +312,18 @@ impl Dispatcher {
     /// Refuses those who wait and to whom `refusal` applies, in the order of their arrival.
     fn refuse_where(&mut self, refusal: impl Fn(&LeaseRequest) -> Option<Refusal>, decisions: &mut Vec<Decision>) {
         let applies = |waiting: &Waiting| Some((waiting.arrived, waiting.ticket, refusal(&waiting.request)?));
-        let mut refused: Vec<_> = self.line.iter().filter_map(applies).collect();
+        let mut refused: Vec<_> = self.line.iter().chain(self.delayed.iter()).filter_map(applies).collect();
         refused.sort_unstable_by_key(|(arrived, ticket, _)| (*arrived, *ticket));
         for (_, ticket, refusal) in refused {
-            self.line.leave(self.slots.numbers(), ticket);
+            self.leave(ticket);
             decisions.push(Decision::Refuse(ticket, refusal));
         }
+    }
+
+    /// Takes out the request of this ticket, if it waits.
+    fn leave(&mut self, ticket: Ticket) -> Option<Waiting> {
+        let numbers = self.slots.numbers();
+        self.line.leave(numbers, ticket).or_else(|| self.delayed.leave(numbers, ticket))
     }
 
     fn debug_assert_invariants(&self) {

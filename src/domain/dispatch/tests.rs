@@ -28,9 +28,15 @@ struct Story {
 }
 
 impl Story {
+    /// A line that delays and refuses nobody before it is full.
     fn new(max_waiting: usize) -> Self {
+        Self::with_thresholds(max_waiting, 1.0, 1.0)
+    }
+
+    fn with_thresholds(max_waiting: usize, delay_threshold: f64, reject_threshold: f64) -> Self {
+        let admission = Admission { delay_threshold, reject_threshold, max_delay: Duration::from_secs(2) };
         Self {
-            dispatcher: Dispatcher::new(max_waiting),
+            dispatcher: Dispatcher::new(QueueRules { max_waiting, admission }),
             seconds: 0,
             decisions: Vec::new(),
             told: String::new(),
@@ -227,4 +233,42 @@ fn only_the_client_that_is_served_loses_its_turn() {
     let story = story.submit_as("b", 6, "m", 9).submit_as("c", 7, "n", 9).submit_as("c", 8, "m", 9);
     // The slot for n passes over a, which stays first for m; b then waits behind c.
     story.end(2).end(1).end(3).end(8).end(4).check("1@1 2@2 5@2 3@1 8@1 6@1");
+}
+
+#[test]
+fn a_delayed_request_joins_the_line_behind_those_who_came_meanwhile() {
+    let mut story = Story::with_thresholds(4, 0.5, 0.8).online(1, 1, &["m"]);
+    for ticket in 1..=5 {
+        story = story.submit(ticket, "m", 9);
+    }
+    assert_eq!(story.dispatcher.waiting(), 4, "delayed requests count as waiting");
+    // The fifth is delayed by more than a second; the sixth finds the line nearly empty and is not.
+    let story = story.cancel(2).cancel(3).cancel(4).submit(6, "m", 9);
+    story.end(1).end(6).check("1@1 6@1 5@1");
+}
+
+#[test]
+fn a_delay_that_has_ended_is_an_ordinary_place_in_the_line() {
+    let story = Story::with_thresholds(4, 0.5, 0.8).online(1, 1, &["m"]).submit(1, "m", 9).submit(2, "m", 9);
+    let story = story.submit(3, "m", 9).submit(4, "m", 9).cancel(2).cancel(3).wait(1).submit(5, "m", 9);
+    story.end(1).end(4).check("1@1 4@1 5@1");
+}
+
+#[test]
+fn a_delay_ends_early_when_a_slot_would_stay_free() {
+    let story = Story::with_thresholds(3, 0.0, 1.0).online(1, 1, &["m"]).submit(1, "m", 9).submit(2, "m", 9);
+    story.end(1).check("1@1 2@1");
+}
+
+#[test]
+fn the_checks_come_in_order_full_then_admission_then_patience() {
+    let story = Story::with_thresholds(5, 1.0, 0.8).online(1, 1, &["m"]).submit(1, "m", 9);
+    let story = story.submit(2, "m", 9).submit(3, "m", 9).submit(4, "m", 0).submit(5, "m", 9).submit(6, "m", 9);
+    story.submit(7, "m", 0).check("1@1 4:QueueTimeout { waited: 0ns } 7:Overloaded");
+}
+
+#[test]
+fn a_deadline_comes_before_the_end_of_a_delay() {
+    let story = Story::with_thresholds(1, 0.0, 0.0).online(1, 1, &["m"]).submit(1, "m", 9).submit(2, "m", 1);
+    story.wait(1).wait(9).end(1).check("1@1 2:QueueTimeout { waited: 1s }");
 }

@@ -47,10 +47,6 @@ impl WaitingLine {
         self.entries.len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// Adds a request behind its client's others, and its client, if it is new, at the end of the ring.
     pub fn join(
         &mut self,
