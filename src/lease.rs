@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix::{Message, Recipient};
 
-use crate::domain::dispatch::Grant;
+use crate::domain::dispatch::{Grant, Queued};
 use crate::domain::endpoint::Target;
 use crate::domain::ids::LeaseId;
 use crate::domain::request::Outcome;
@@ -41,9 +41,9 @@ impl Lease {
         &self.grant.target
     }
 
-    /// Returns how long the request waited for this lease; zero if it did not.
-    pub fn waited(&self) -> Duration {
-        self.grant.waited
+    /// Returns what the request was told when it joined the line, and how long it waited; `None` if it did not.
+    pub fn queued(&self) -> Option<(Queued, Duration)> {
+        Some((self.grant.queued?, self.grant.waited))
     }
 
     /// Ends the lease and frees its slot.

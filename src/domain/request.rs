@@ -52,10 +52,10 @@ pub enum Refusal {
     ModelNotFound,
     /// Endpoints have the model, but none is online.
     NoEndpointOnline,
-    /// As many requests wait as may wait.
-    QueueFull,
+    /// As many requests wait as may wait. The estimate, `None` without data, is that of one who would wait.
+    QueueFull { estimated_wait: Option<Duration> },
     /// So many requests wait that newcomers are refused.
-    Overloaded,
+    Overloaded { estimated_wait: Option<Duration> },
     /// No slot became free in time.
     QueueTimeout { waited: Duration },
     /// Leaseway is stopping.

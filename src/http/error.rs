@@ -46,7 +46,7 @@ pub enum ApiError {
 /// When to come again, in seconds, 1 to 60.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryAfter {
-    /// After a full or overloaded line.
+    /// After a full or overloaded line, where there is no estimate of the wait.
     pub queue_full: u64,
     /// After finding no endpoint online.
     pub no_endpoint: u64,
@@ -67,8 +67,8 @@ impl ApiError {
             ApiError::Refused { refusal, .. } => match refusal {
                 Refusal::ModelNotFound => (StatusCode::NOT_FOUND, "model_not_found"),
                 Refusal::NoEndpointOnline => (StatusCode::SERVICE_UNAVAILABLE, "no_endpoint_online"),
-                Refusal::QueueFull => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
-                Refusal::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
+                Refusal::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
+                Refusal::Overloaded { .. } => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
                 Refusal::QueueTimeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "queue_timeout"),
                 Refusal::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
             },
@@ -104,7 +104,9 @@ impl ApiError {
     fn retry_after(&self) -> Option<u64> {
         match self {
             ApiError::Refused { refusal, retry_after, .. } => match refusal {
-                Refusal::QueueFull | Refusal::Overloaded => Some(retry_after.queue_full),
+                Refusal::QueueFull { estimated_wait } | Refusal::Overloaded { estimated_wait } => {
+                    Some(estimated_wait.map_or(retry_after.queue_full, |wait| wait.as_secs().clamp(1, 60)))
+                }
                 Refusal::NoEndpointOnline => Some(retry_after.no_endpoint),
                 Refusal::Draining => Some(RETRY_AFTER_DRAINING),
                 Refusal::ModelNotFound | Refusal::QueueTimeout { .. } => None,
@@ -117,8 +119,8 @@ impl ApiError {
     fn details(&self) -> Map<String, Value> {
         let mut details = Map::new();
         match self {
-            ApiError::Refused { refusal: Refusal::QueueFull | Refusal::Overloaded, retry_after, .. } => {
-                details.insert("retry_after".to_owned(), retry_after.queue_full.into());
+            ApiError::Refused { refusal: Refusal::QueueFull { .. } | Refusal::Overloaded { .. }, .. } => {
+                details.insert("retry_after".to_owned(), self.retry_after().into());
             }
             ApiError::Refused { refusal: Refusal::QueueTimeout { waited }, .. } => {
                 details.insert("waited_secs".to_owned(), waited.as_secs_f64().into());
@@ -137,7 +139,7 @@ impl fmt::Display for ApiError {
             ApiError::Refused { refusal, model, .. } => match refusal {
                 Refusal::ModelNotFound => write!(f, "no endpoint has the model `{model}`"),
                 Refusal::NoEndpointOnline => write!(f, "no endpoint with the model `{model}` is online"),
-                Refusal::QueueFull | Refusal::Overloaded => f.write_str("Request queue is full"),
+                Refusal::QueueFull { .. } | Refusal::Overloaded { .. } => f.write_str("Request queue is full"),
                 Refusal::QueueTimeout { .. } => f.write_str("Queue wait timeout"),
                 Refusal::Draining => f.write_str("Leaseway is stopping"),
             },

@@ -206,6 +206,14 @@ async fn clients_take_turns_whoever_came_first() {
     endpoint.release(8);
     let answers = soon("the answers", join_all(requests)).await;
     assert!(answers.iter().all(|answer| answer.status == 200));
+    assert_eq!(answers[0].header("x-queue-status"), None, "the first did not wait");
+    let positions: Vec<Option<&str>> = answers[1..].iter().map(|answer| answer.header("x-queue-position")).collect();
+    assert_eq!(positions, ["1", "2", "3", "4", "5", "2", "4"].map(Some));
+    for answer in &answers[1..] {
+        assert_eq!(answer.header("x-queue-status"), Some("queued"));
+        assert!(answer.header("x-queue-wait-ms").is_some_and(|wait| wait.parse::<u64>().is_ok()));
+        assert_eq!(answer.header("x-estimated-wait"), None, "there is no data yet");
+    }
     let served: Vec<String> = endpoint.received().iter().map(|received| received.json()["user"].to_string()).collect();
     assert_eq!(served.concat().replace('"', ""), "xABABAAA");
     app.finish().await;
@@ -249,5 +257,31 @@ async fn a_line_may_be_filled_to_the_last_place() {
     let answer = answer_with_waiting(&app, &endpoint, 100).await;
     assert_eq!(answer.error(), (429, "queue_full".to_owned()));
     assert_eq!(endpoint.counts().arrived, 101);
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn the_wait_is_estimated_from_recent_requests() {
+    let app = TestApp::with(|config| config.queue.max_waiting = 1).await;
+    let endpoint = FakeEndpoint::start(&["m"]).await;
+    let id = app.register("a", &endpoint, 1).await;
+    assert_eq!(app.post(CHAT, &chat("m", false)).await.status, 200);
+    app.until_endpoint(&id, "counted", |endpoint| endpoint["total_requests"] == 1).await;
+    endpoint.hold();
+    let question = chat("m", false);
+    let mut viewer = app.viewer().await;
+    let requests = futures_util::future::join(app.post(CHAT, &question), app.post(CHAT, &question));
+    let third = async {
+        viewer.until_depth(1, 1).await;
+        let third = app.post(CHAT, &question).await;
+        endpoint.release(2);
+        third
+    };
+    let ((first, second), third) = soon("the answers", futures_util::future::join(requests, third)).await;
+    let waited = if first.header("x-queue-status").is_some() { first } else { second };
+    assert_eq!(waited.header("x-estimated-wait"), Some("1"), "a fast answer, rounded up");
+    assert_eq!(third.error(), (429, "queue_full".to_owned()));
+    assert_eq!(third.header("retry-after"), Some("1"), "from the same estimate");
+    assert_eq!(third.json()["error"]["retry_after"], 1);
     app.finish().await;
 }

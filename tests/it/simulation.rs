@@ -150,8 +150,10 @@ impl World {
             Submitted::Refused(refusal) => {
                 assert!(!capable || self.draining, "{refusal:?} although an endpoint is free");
                 assert!(self.answered.insert(ticket));
-                assert_eq!(refusal == Refusal::QueueFull, waiting == MAX_WAITING && may_wait(&refusal));
-                assert!(refusal != Refusal::Overloaded || admission == AdmissionDecision::Reject);
+                let full = matches!(refusal, Refusal::QueueFull { .. });
+                assert_eq!(full, waiting == MAX_WAITING && may_wait(&refusal));
+                let overloaded = matches!(refusal, Refusal::Overloaded { .. });
+                assert!(!overloaded || admission == AdmissionDecision::Reject);
             }
             Submitted::Waiting => {
                 assert!(!capable, "waits although an endpoint is free");
@@ -260,7 +262,7 @@ impl World {
 /// Tells whether a request refused so could have waited if there had been room.
 fn may_wait(refusal: &Refusal) -> bool {
     match refusal {
-        Refusal::QueueFull | Refusal::Overloaded | Refusal::QueueTimeout { .. } => true,
+        Refusal::QueueFull { .. } | Refusal::Overloaded { .. } | Refusal::QueueTimeout { .. } => true,
         Refusal::ModelNotFound | Refusal::NoEndpointOnline | Refusal::Draining => false,
     }
 }

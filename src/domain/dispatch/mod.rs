@@ -12,6 +12,7 @@
 //! - no lease is granted on an endpoint that is gone or not online.
 
 pub mod admission;
+mod estimate;
 mod model_queue;
 mod model_set;
 mod slots;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::admission::{Admission, AdmissionDecision};
+use self::estimate::ServiceTimes;
 use self::slots::{Prospect, Slots};
 use self::waiting::{Waiting, WaitingLine};
 use super::endpoint::{EndpointFacts, Target};
@@ -36,6 +38,17 @@ pub struct Grant {
     pub target: Arc<Target>,
     /// From arrival to grant; zero for a request that did not wait.
     pub waited: Duration,
+    /// `None` for a request that did not wait.
+    pub queued: Option<Queued>,
+}
+
+/// What a request is told about its wait when it joins the line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queued {
+    /// From 1: its place in the order of service.
+    pub position: usize,
+    /// In whole seconds; `None` without data.
+    pub estimated_wait: Option<Duration>,
 }
 
 /// The answer to a request that had been waiting.
@@ -80,6 +93,7 @@ pub struct Dispatcher {
     /// When delays end; of those who have left, too, until then.
     delay_ends: BTreeSet<(Moment, Ticket)>,
     leases: HashMap<LeaseId, Held>,
+    service_times: ServiceTimes,
     next_lease: u64,
     rules: QueueRules,
     draining: bool,
@@ -94,6 +108,7 @@ impl Dispatcher {
             delayed: WaitingLine::default(),
             delay_ends: BTreeSet::new(),
             leases: HashMap::new(),
+            service_times: ServiceTimes::default(),
             next_lease: 0,
             rules,
             draining: false,
@@ -113,17 +128,19 @@ impl Dispatcher {
         let submitted = if self.draining {
             Submitted::Refused(Refusal::Draining)
         } else if let Some(endpoint) = self.slots.choose(&request.model) {
-            Submitted::Granted(self.grant(now, endpoint, request, Duration::ZERO))
+            Submitted::Granted(self.grant(now, endpoint, request, Duration::ZERO, None))
         } else {
             match self.admit(now, &request, deadline) {
                 Err(refusal) => Submitted::Refused(refusal),
-                Ok(Duration::ZERO) => {
-                    self.line.join(self.slots.numbers(), ticket, request, now, deadline);
-                    Submitted::Waiting
-                }
                 Ok(delay) => {
-                    self.delayed.join(self.slots.numbers(), ticket, request, now, deadline);
-                    self.delay_ends.insert((now.after(delay), ticket));
+                    let queued = self.queued(&request);
+                    let numbers = self.slots.numbers();
+                    if delay.is_zero() {
+                        self.line.join(numbers, ticket, request, now, deadline, queued);
+                    } else {
+                        self.delayed.join(numbers, ticket, request, now, deadline, queued);
+                        self.delay_ends.insert((now.after(delay), ticket));
+                    }
                     Submitted::Waiting
                 }
             }
@@ -150,6 +167,9 @@ impl Dispatcher {
         self.expire(now, decisions);
         let held = self.leases.remove(&lease)?;
         self.slots.release(held.endpoint);
+        if let Outcome::Succeeded { .. } = outcome {
+            self.service_times.record(&held.request.model, now.since(held.granted));
+        }
         self.serve_line(now, held.endpoint, decisions);
         self.debug_assert_invariants();
         Some(held.finished(now, outcome))
@@ -184,7 +204,8 @@ impl Dispatcher {
             self.delay_ends.pop_first();
             if let Some(waiting) = self.delayed.leave(self.slots.numbers(), ticket) {
                 let Waiting { request, arrived, deadline, .. } = waiting;
-                self.line.join(self.slots.numbers(), ticket, request, arrived, deadline);
+                let queued = self.queued(&request);
+                self.line.join(self.slots.numbers(), ticket, request, arrived, deadline, queued);
             }
         }
     }
@@ -258,10 +279,12 @@ impl Dispatcher {
         }
         let waiting = self.waiting();
         if waiting >= self.rules.max_waiting {
-            return Err(Refusal::QueueFull);
+            return Err(Refusal::QueueFull { estimated_wait: self.queued(request).estimated_wait });
         }
         let delay = match self.rules.admission.decide(waiting, self.rules.max_waiting) {
-            AdmissionDecision::Reject => return Err(Refusal::Overloaded),
+            AdmissionDecision::Reject => {
+                return Err(Refusal::Overloaded { estimated_wait: self.queued(request).estimated_wait });
+            }
             AdmissionDecision::Accept => Duration::ZERO,
             AdmissionDecision::AcceptWithDelay(delay) => delay,
         };
@@ -271,19 +294,33 @@ impl Dispatcher {
         Ok(delay)
     }
 
-    fn grant(&mut self, now: Moment, endpoint: EndpointId, request: LeaseRequest, waited: Duration) -> Grant {
+    /// Returns what a request is told that joins the line now.
+    fn queued(&self, request: &LeaseRequest) -> Queued {
+        let (slots, models) = self.slots.competition(&request.model);
+        let position = self.line.position(&request.client, &models);
+        Queued { position, estimated_wait: self.service_times.wait(&request.model, position, slots) }
+    }
+
+    fn grant(
+        &mut self,
+        now: Moment,
+        endpoint: EndpointId,
+        request: LeaseRequest,
+        waited: Duration,
+        queued: Option<Queued>,
+    ) -> Grant {
         let lease = LeaseId(self.next_lease);
         self.next_lease += 1;
         let target = self.slots.take(endpoint).target.clone();
         self.leases.insert(lease, Held { endpoint, request, granted: now, waited });
-        Grant { lease, target, waited }
+        Grant { lease, target, waited, queued }
     }
 
     /// Grants the free slots of one endpoint to those who wait for them.
     fn serve_line(&mut self, now: Moment, endpoint: EndpointId, decisions: &mut Vec<Decision>) {
         while let Some(waiting) = self.next_for(endpoint) {
             let waited = now.since(waiting.arrived);
-            let grant = self.grant(now, endpoint, waiting.request, waited);
+            let grant = self.grant(now, endpoint, waiting.request, waited, Some(waiting.queued));
             decisions.push(Decision::Grant(waiting.ticket, grant));
         }
     }

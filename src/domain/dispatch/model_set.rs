@@ -37,6 +37,12 @@ impl ModelSet {
         self.first & other.first != 0 || self.rest.iter().zip(&other.rest).any(|(a, b)| a & b != 0)
     }
 
+    /// Tells whether all its models are in the other set.
+    pub fn is_subset(&self, other: &ModelSet) -> bool {
+        let beyond = |(word, bits): (usize, &u64)| bits & !other.rest.get(word).copied().unwrap_or(0);
+        self.first & !other.first == 0 && self.rest.iter().enumerate().all(|word| beyond(word) == 0)
+    }
+
     /// Makes this the union of two sets.
     pub fn set_union(&mut self, a: &ModelSet, b: &ModelSet) {
         self.first = a.first | b.first;
@@ -54,6 +60,11 @@ pub struct ModelNumbers {
 }
 
 impl ModelNumbers {
+    /// Returns the number of a model in use.
+    pub fn get(&self, model: &ModelId) -> Option<usize> {
+        self.numbers.get(model).map(|(number, _)| *number)
+    }
+
     /// Returns the number of a model and counts one more user of it.
     pub fn take(&mut self, model: &ModelId) -> usize {
         if let Some((number, users)) = self.numbers.get_mut(model) {
@@ -98,6 +109,15 @@ mod tests {
         check(&[3], &[67], false);
         check(&[1, 63, 200], &[200], true);
         check(&[1, 63, 200], &[64, 128], false);
+    }
+
+    #[test]
+    fn a_subset_has_nothing_that_the_other_has_not() {
+        let check = |a: &[usize], b: &[usize], expected| assert_eq!(set(a).is_subset(&set(b)), expected, "{a:?} {b:?}");
+        check(&[], &[], true);
+        check(&[3, 100], &[3, 5, 100], true);
+        check(&[3, 100], &[3, 5], false);
+        check(&[3], &[5, 100], false);
     }
 
     #[test]

@@ -46,6 +46,8 @@ impl Endpoint {
 struct Group {
     models: ModelNames,
     members: usize,
+    /// Of all members, free or not.
+    slots: u64,
     free: BTreeSet<(u64, EndpointId)>,
 }
 
@@ -110,6 +112,17 @@ impl Slots {
         (endpoint.group.is_some() && endpoint.has_free_slot()).then_some(&endpoint.models)
     }
 
+    /// Returns how many slots could serve `model`, free or not, and all the models that compete for them.
+    pub fn competition(&self, model: &ModelId) -> (u64, ModelSet) {
+        let mut models = ModelSet::default();
+        let mut slots = 0;
+        for group in self.groups_by_model.get(model).into_iter().flatten().map(|group| &self.groups[group]) {
+            slots += group.slots;
+            group.models.iter().filter_map(|model| self.numbers.get(model)).for_each(|number| models.insert(number));
+        }
+        (slots, models)
+    }
+
     /// Returns the numbers of the models, which the line shares.
     pub fn numbers(&mut self) -> &mut ModelNumbers {
         &mut self.numbers
@@ -169,6 +182,7 @@ impl Slots {
                 endpoint.group = Some(group_id);
                 if let Some(group) = self.groups.get_mut(&group_id) {
                     group.members += 1;
+                    group.slots += u64::from(endpoint.facts.max_concurrency);
                     if endpoint.has_free_slot() {
                         group.free.insert((endpoint.turn, id));
                     }
@@ -204,7 +218,7 @@ impl Slots {
         let group_id = GroupId(self.next_group);
         self.next_group += 1;
         self.group_of.insert(models.clone(), group_id);
-        self.groups.insert(group_id, Group { models: models.clone(), members: 0, free: BTreeSet::new() });
+        self.groups.insert(group_id, Group { models: models.clone(), members: 0, slots: 0, free: BTreeSet::new() });
         for model in models.iter() {
             self.groups_by_model.entry(model.clone()).or_default().insert(group_id);
         }
@@ -215,6 +229,7 @@ impl Slots {
         let Some(group) = self.groups.get_mut(&group_id) else { return };
         group.free.remove(&(endpoint.turn, endpoint.facts.id()));
         group.members -= 1;
+        group.slots -= u64::from(endpoint.facts.max_concurrency);
         if group.members > 0 {
             return;
         }

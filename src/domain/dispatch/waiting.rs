@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::Queued;
 use super::model_queue::ModelQueue;
 use super::model_set::{ModelNumbers, ModelSet};
 use crate::domain::ids::{ClientId, ModelId, Ticket};
@@ -20,6 +21,8 @@ pub struct Waiting {
     pub request: LeaseRequest,
     pub arrived: Moment,
     pub deadline: Moment,
+    /// What it was told when it joined.
+    pub queued: Queued,
     /// In its client's queue.
     place: usize,
 }
@@ -47,6 +50,25 @@ impl WaitingLine {
         self.entries.len()
     }
 
+    /// Returns the place, from 1, in the order of service that a request of this client would have if it joined now, among
+    /// the requests for these models.
+    ///
+    /// A client's n-th request is served in the n-th round: before it come n − 1 of its own, up to n of each client that
+    /// stands before it in the ring, and up to n − 1 of each behind it.
+    pub fn position(&self, client: &ClientId, models: &ModelSet) -> usize {
+        let own = self.clients.get(client).map_or(0, |client| client.queue.count(models, usize::MAX));
+        let mut position = own + 1;
+        let mut round = own + 1;
+        for id in self.ring.iter() {
+            if id == client {
+                round = own;
+            } else {
+                position += self.clients[id].queue.count(models, round);
+            }
+        }
+        position
+    }
+
     /// Adds a request behind its client's others, and its client, if it is new, at the end of the ring.
     pub fn join(
         &mut self,
@@ -55,6 +77,7 @@ impl WaitingLine {
         request: LeaseRequest,
         arrived: Moment,
         deadline: Moment,
+        queued: Queued,
     ) {
         let models = ModelSet::of(numbers.take(&request.model));
         let (entries, id) = (&mut self.entries, request.client.clone());
@@ -72,7 +95,7 @@ impl WaitingLine {
         }
         *self.by_model.entry(request.model.clone()).or_default() += 1;
         self.by_deadline.insert((deadline, ticket));
-        self.entries.insert(ticket, Waiting { ticket, request, arrived, deadline, place });
+        self.entries.insert(ticket, Waiting { ticket, request, arrived, deadline, queued, place });
     }
 
     /// Takes out the request of this ticket, if it waits. Its client keeps its place in the ring.
@@ -161,6 +184,98 @@ impl WaitingLine {
         });
         if let Some(client) = clients.get_mut(&id) {
             client.place = place;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::request::ApiKind;
+
+    const MODELS: [&str; 3] = ["a", "b", "c"];
+
+    fn request(client: u8, model: usize) -> LeaseRequest {
+        LeaseRequest {
+            model: ModelId::from(MODELS[model]),
+            api_kind: ApiKind::ChatCompletions,
+            client: ClientId::Named([client].into()),
+        }
+    }
+
+    /// One action: a request of a client for a model joins, or a slot for some models takes one out.
+    type Action = (bool, u8, usize);
+
+    fn actions() -> impl Strategy<Value = Vec<Action>> {
+        proptest::collection::vec((proptest::bool::weighted(0.75), 0_u8..4, 0_usize..3), 0..60)
+    }
+
+    struct Scene {
+        line: WaitingLine,
+        numbers: ModelNumbers,
+        next_ticket: u64,
+    }
+
+    impl Scene {
+        /// Returns a line after these actions. The models have the numbers of their places.
+        fn after(actions: &[Action]) -> Self {
+            let mut numbers = ModelNumbers::default();
+            MODELS.iter().for_each(|model| assert!(numbers.take(&ModelId::from(*model)) < MODELS.len()));
+            let mut scene = Self { line: WaitingLine::default(), numbers, next_ticket: 0 };
+            for (joins, client, model) in actions {
+                if *joins {
+                    scene.join(*client, *model);
+                } else {
+                    scene.line.take_next(&mut scene.numbers, &ModelSet::of(*model));
+                }
+            }
+            scene
+        }
+
+        fn join(&mut self, client: u8, model: usize) -> Ticket {
+            let ticket = Ticket(self.next_ticket);
+            self.next_ticket += 1;
+            let queued = Queued { position: 0, estimated_wait: None };
+            let (now, deadline) = (Moment::from_micros(0), Moment::from_micros(1));
+            self.line.join(&mut self.numbers, ticket, request(client, model), now, deadline, queued);
+            ticket
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_position_is_the_place_in_the_order_of_service(
+            actions in actions(),
+            (client, model) in (0_u8..4, 0_usize..3),
+            competing in proptest::collection::vec(0_usize..3, 0..3),
+        ) {
+            let mut scene = Scene::after(&actions);
+            let mut models = ModelSet::of(model);
+            competing.into_iter().for_each(|model| models.insert(model));
+            let position = scene.line.position(&request(client, model).client, &models);
+            let ticket = scene.join(client, model);
+            let mut served = std::iter::from_fn(|| scene.line.take_next(&mut scene.numbers, &models));
+            prop_assert_eq!(served.position(|waiting| waiting.ticket == ticket), Some(position - 1));
+        }
+
+        #[test]
+        fn between_two_turns_of_a_client_every_other_has_at_most_one(actions in actions()) {
+            let mut scene = Scene::after(&actions);
+            let mut models = ModelSet::default();
+            (0..MODELS.len()).for_each(|model| models.insert(model));
+            let mut turns: Vec<ClientId> = Vec::new();
+            while let Some(waiting) = scene.line.take_next(&mut scene.numbers, &models) {
+                let client = waiting.request.client;
+                let since = turns.iter().rposition(|earlier| *earlier == client).map_or(0, |last| last + 1);
+                let others = &turns[since..];
+                let twice = others.iter().enumerate().find(|(at, other)| others[..*at].contains(other));
+                prop_assert!(twice.is_none(), "{twice:?} had two turns while {client:?} waited");
+                turns.push(client);
+            }
+            prop_assert_eq!(scene.line.len(), 0);
+            prop_assert!(scene.line.clients.is_empty() && scene.line.ring.is_empty() && scene.line.by_model.is_empty());
         }
     }
 }
