@@ -9,16 +9,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient, SpawnHandle};
+use actix::{Actor, AsyncContext, Context, Handler, Message, MessageResult, Recipient, SpawnHandle};
 
 pub use self::desk::LeaseDesk;
 use super::answer::{Answer, Caller};
 use super::event_hub::Publish;
 use super::facts::{EndpointsChanged, RequestFinished};
 use crate::clock;
+use crate::domain::dispatch::admission::Backpressure;
 use crate::domain::dispatch::{Decision, Dispatcher, Grant, QueueRules, Submitted};
 use crate::domain::event::{Event, QueueDepth};
 use crate::domain::ids::{EndpointId, Ticket};
+use crate::domain::last_hour::{LastHour, Sums};
 use crate::domain::request::{FinishedRequest, LeaseRequest, Refusal};
 use crate::domain::time::Moment;
 use crate::lease::{EndLease, Lease};
@@ -41,8 +43,7 @@ pub struct LoadManager {
     timer: Option<(Moment, SpawnHandle)>,
     depth: QueueDepth,
     depth_told: bool,
-    grants: u64,
-    wait_total: Duration,
+    last_hour: LastHour,
 }
 
 impl LoadManager {
@@ -58,14 +59,12 @@ impl LoadManager {
             timer: None,
             depth: QueueDepth::default(),
             depth_told: true,
-            grants: 0,
-            wait_total: Duration::ZERO,
+            last_hour: LastHour::default(),
         }
     }
 
     fn lease(&mut self, grant: Grant) -> Lease {
-        self.grants += 1;
-        self.wait_total += grant.waited;
+        self.last_hour.granted(clock::now(), grant.waited);
         let report = self.report.clone().expect("set when the actor started, before its first message");
         Lease::new(grant, report)
     }
@@ -82,6 +81,7 @@ impl LoadManager {
                     }
                 }
                 Decision::Refuse(ticket, refusal) => {
+                    self.last_hour.refused(clock::now(), &refusal);
                     if let Some(caller) = self.waiting.remove(&ticket) {
                         caller.answer(Err(refusal));
                     }
@@ -113,16 +113,15 @@ impl LoadManager {
         if (waiting, active) == (self.depth.waiting, self.depth.active) {
             return;
         }
-        let grants = self.grants.max(1) as f64;
-        let avg_wait_ms = self.wait_total.as_secs_f64() * 1000.0 / grants;
-        self.depth = QueueDepth { waiting, active, avg_wait_ms };
+        (self.depth.waiting, self.depth.active) = (waiting, active);
         if self.depth_told {
             self.depth_told = false;
             ctx.notify_later(DepthDue, DEPTH_INTERVAL);
         }
     }
 
-    fn tell_finished(&self, finished: FinishedRequest) {
+    fn tell_finished(&mut self, finished: FinishedRequest) {
+        self.last_hour.ended(clock::now(), &finished.outcome, finished.duration);
         log::debug!("request finished {finished}");
         let finished = Arc::new(finished);
         for observer in &self.observers {
@@ -157,7 +156,10 @@ impl Handler<AcquireLease> for LoadManager {
         let submitted = self.dispatcher.submit(clock::now(), ticket, request, deadline, &mut decisions);
         let answer = match submitted {
             Submitted::Granted(grant) => Answer::Now(Ok(self.lease(grant))),
-            Submitted::Refused(refusal) => Answer::Now(Err(refusal)),
+            Submitted::Refused(refusal) => {
+                self.last_hour.refused(clock::now(), &refusal);
+                Answer::Now(Err(refusal))
+            }
             Submitted::Waiting => {
                 let (caller, answer) = Caller::keep();
                 self.waiting.insert(ticket, caller);
@@ -238,6 +240,7 @@ impl Handler<DepthDue> for LoadManager {
 
     fn handle(&mut self, _: DepthDue, _: &mut Context<Self>) {
         self.depth_told = true;
+        self.depth.avg_wait_ms = self.last_hour.read(clock::now()).avg_wait_ms();
         self.events.do_send(Publish(Event::QueueDepth(self.depth)));
     }
 }
@@ -261,10 +264,39 @@ impl Handler<Observe> for LoadManager {
 pub struct ReadInFlight;
 
 impl Handler<ReadInFlight> for LoadManager {
-    type Result = actix::MessageResult<ReadInFlight>;
+    type Result = MessageResult<ReadInFlight>;
 
     fn handle(&mut self, _: ReadInFlight, _: &mut Context<Self>) -> Self::Result {
-        actix::MessageResult(self.dispatcher.in_flight().collect())
+        MessageResult(self.dispatcher.in_flight().collect())
+    }
+}
+
+/// What the line is like.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    pub waiting: usize,
+    pub max_waiting: usize,
+    pub active: usize,
+    pub backpressure: Backpressure,
+    pub last_hour: Sums,
+}
+
+/// Asks what the line is like.
+#[derive(Message)]
+#[rtype(result = "Load")]
+pub struct ReadLoad;
+
+impl Handler<ReadLoad> for LoadManager {
+    type Result = MessageResult<ReadLoad>;
+
+    fn handle(&mut self, _: ReadLoad, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(Load {
+            waiting: self.dispatcher.waiting(),
+            max_waiting: self.dispatcher.max_waiting(),
+            active: self.dispatcher.active(),
+            backpressure: self.dispatcher.backpressure(),
+            last_hour: self.last_hour.read(clock::now()),
+        })
     }
 }
 

@@ -23,7 +23,7 @@ pub struct QueueDepth {
     pub waiting: usize,
     /// Leases held.
     pub active: usize,
-    /// Mean time from arrival to lease, over all leases granted since the start, in milliseconds.
+    /// Mean time from arrival to lease, over the leases granted within the last hour, in milliseconds.
     pub avg_wait_ms: f64,
 }
 

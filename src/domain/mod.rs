@@ -8,6 +8,7 @@ pub mod endpoint;
 pub mod event;
 pub mod health;
 pub mod ids;
+pub mod last_hour;
 pub mod request;
 pub mod time;
 pub mod timeline;

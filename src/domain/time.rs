@@ -17,6 +17,11 @@ impl Moment {
         self.0
     }
 
+    /// Returns the beginning of the second in which this moment lies.
+    pub const fn second(self) -> Self {
+        Self(self.0 - self.0 % 1_000_000)
+    }
+
     /// Returns the time passed since `earlier`, zero if `earlier` lies in the future.
     pub fn since(self, earlier: Moment) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))

@@ -285,3 +285,37 @@ async fn the_wait_is_estimated_from_recent_requests() {
     assert_eq!(third.json()["error"]["retry_after"], 1);
     app.finish().await;
 }
+
+#[actix_web::test]
+async fn operators_see_the_line() {
+    let app = TestApp::with(|config| config.queue.max_waiting = 2).await;
+    let endpoint = FakeEndpoint::start(&["m"]).await;
+    app.register("a", &endpoint, 1).await;
+    endpoint.hold();
+    let question = chat("m", false);
+    let mut viewer = app.viewer().await;
+    let requests = join_all((0..3).map(|_| app.post(CHAT, &question)));
+    let watch = async {
+        viewer.until_depth(2, 1).await;
+        assert_eq!(app.post(CHAT, &question).await.status, 429);
+        let expected = serde_json::json!({
+            "backpressure_state": "overloaded",
+            "queue_size": 2,
+            "max_queue_size": 2,
+            "load_ratio": 1.0,
+            "active_leases": 1,
+        });
+        assert_eq!(app.get("/api/load-status").await.json(), expected);
+        let stats = app.get("/api/queue/stats").await.json();
+        assert_eq!((&stats["waiting_count"], &stats["processing_count"]), (&2.into(), &1.into()));
+        assert_eq!((&stats["timeout_count"], &stats["rejected_count"]), (&0.into(), &1.into()));
+        endpoint.release(3);
+    };
+    soon("the answers", futures_util::future::join(requests, watch)).await;
+    let stats = app.get("/api/queue/stats").await.json();
+    assert_eq!((&stats["waiting_count"], &stats["processing_count"]), (&0.into(), &0.into()));
+    assert!(stats["avg_wait_time_ms"].as_f64().is_some_and(|wait| wait > 0.0), "{stats}");
+    assert!(stats["avg_process_time_ms"].as_f64().is_some_and(|time| time > 0.0), "{stats}");
+    assert_eq!(app.get("/api/load-status").await.json()["backpressure_state"], "normal");
+    app.finish().await;
+}

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 /// The shortest delay.
 const DELAY_MIN: Duration = Duration::from_millis(10);
 
@@ -17,6 +19,18 @@ pub enum AdmissionDecision {
     AcceptWithDelay(Duration),
     /// It is refused as overload.
     Reject,
+}
+
+/// How filled the line is, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backpressure {
+    /// Newcomers are accepted.
+    Normal,
+    /// Newcomers are delayed.
+    Warning,
+    /// Newcomers are refused.
+    Overloaded,
 }
 
 /// The thresholds, as parts of the line that are taken.
@@ -44,6 +58,18 @@ impl Admission {
         let span = self.reject_threshold - self.delay_threshold;
         let part = if span > 0.0 { ((taken - self.delay_threshold) / span).clamp(0.0, 1.0) } else { 1.0 };
         AdmissionDecision::AcceptWithDelay(DELAY_MIN + self.max_delay.saturating_sub(DELAY_MIN).mul_f64(part))
+    }
+
+    /// Sums up what newcomers have to expect who find no free slot.
+    pub fn backpressure(&self, waiting: usize, max_waiting: usize) -> Backpressure {
+        if max_waiting > 0 && waiting >= max_waiting {
+            return Backpressure::Overloaded;
+        }
+        match self.decide(waiting, max_waiting.max(1)) {
+            AdmissionDecision::Accept => Backpressure::Normal,
+            AdmissionDecision::AcceptWithDelay(_) => Backpressure::Warning,
+            AdmissionDecision::Reject => Backpressure::Overloaded,
+        }
     }
 }
 
@@ -86,5 +112,18 @@ mod tests {
         assert_eq!(decide((1.0, 1.0), 99, 100), Accept);
         assert_eq!(decide((0.5, 1.0), 99, 100), AcceptWithDelay(Duration::from_micros(98_200)));
         assert_eq!(decide((0.9, 0.5), 60, 100), Reject, "the second threshold below the first");
+    }
+
+    #[test]
+    fn the_state_says_what_newcomers_have_to_expect() {
+        let admission =
+            Admission { delay_threshold: 0.5, reject_threshold: 0.8, max_delay: Duration::from_millis(100) };
+        let check = |waiting, max, expected| assert_eq!(admission.backpressure(waiting, max), expected);
+        check(0, 100, Backpressure::Normal);
+        check(49, 100, Backpressure::Normal);
+        check(50, 100, Backpressure::Warning);
+        check(80, 100, Backpressure::Overloaded);
+        check(1, 1, Backpressure::Overloaded);
+        check(0, 0, Backpressure::Normal);
     }
 }

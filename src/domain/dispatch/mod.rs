@@ -22,7 +22,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::admission::{Admission, AdmissionDecision};
+use self::admission::{Admission, AdmissionDecision, Backpressure};
 use self::estimate::ServiceTimes;
 use self::slots::{Prospect, Slots};
 use self::waiting::{Waiting, WaitingLine};
@@ -240,6 +240,16 @@ impl Dispatcher {
     /// Returns how many leases are held.
     pub fn active(&self) -> usize {
         self.leases.len()
+    }
+
+    /// Sums up what newcomers have to expect who find no free slot.
+    pub fn backpressure(&self) -> Backpressure {
+        self.rules.admission.backpressure(self.waiting(), self.rules.max_waiting)
+    }
+
+    /// Returns how many requests may wait.
+    pub fn max_waiting(&self) -> usize {
+        self.rules.max_waiting
     }
 
     /// Returns the slots in flight of every endpoint.
