@@ -14,6 +14,7 @@ use actix_web::middleware::from_fn;
 use actix_web::rt::net::TcpStream;
 use actix_web::{App, HttpServer, web};
 use socket2::{SockRef, TcpKeepalive};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::actors::event_hub::{CloseViewers, EventHub};
@@ -34,6 +35,9 @@ const MAILBOX_CAPACITY: usize = 16;
 
 /// How long an idle client connection is kept.
 const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// How long the last writing may take, with a database that somebody else has locked.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long connections have to close once nothing is left to answer, in seconds.
 const CLOSE_SECS: u64 = 2;
@@ -206,10 +210,11 @@ impl Leaseway {
         log::info!("stopping grace_secs={}", grace.as_secs());
         let answered = self.load_manager.send(Drain { grace }).await;
         let told = self.events.send(CloseViewers).await;
-        let flushed = self.history.send(Flush).await;
-        let written = self.persistence.send(PingStore).await;
-        if answered.is_err() || told.is_err() || flushed.is_err() || written.is_err() {
-            log::error!("a part of Leaseway stopped before its time");
+        let write = async { (self.history.send(Flush).await, self.persistence.send(PingStore).await) };
+        match timeout(WRITE_TIMEOUT, write).await {
+            Err(_) => log::error!("statistics not written within {} s, given up", WRITE_TIMEOUT.as_secs()),
+            Ok((Ok(()), Ok(Ok(())))) if answered.is_ok() && told.is_ok() => {}
+            Ok(_) => log::error!("a part of Leaseway stopped before its time"),
         }
         let nothing_cut = answered.is_ok_and(|cut| cut == 0);
         self.server.stop(nothing_cut).await;

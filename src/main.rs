@@ -104,9 +104,15 @@ fn run(config: Config, start: fn(Config) -> Result<Leaseway, StartError>) -> Exi
     })
 }
 
-/// Receives `SIGTERM` and `SIGINT`.
+/// Receives `SIGTERM` and `SIGINT`. `SIGHUP`, which others read their settings at, does not end the process.
 fn stop_signals() -> std::io::Result<mpsc::Receiver<()>> {
     let (sender, receiver) = mpsc::channel(2);
+    let mut hangups = signal(SignalKind::hangup())?;
+    actix::spawn(async move {
+        while hangups.recv().await.is_some() {
+            log::warn!("SIGHUP has no effect: the config file is read at start only");
+        }
+    });
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let mut signals = signal(kind)?;
         let sender = sender.clone();

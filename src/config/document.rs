@@ -7,7 +7,7 @@ use toml::{Spanned, Table, Value};
 
 use super::ConfigError;
 use super::keys::{ENDPOINT, Key, MODES, SECTIONS, section};
-use crate::domain::endpoint::{EndpointDefinition, EndpointKind, check_base_url};
+use crate::domain::endpoint::{EndpointDefinition, EndpointKind, check_api_key, check_base_url};
 
 const PREFIX: &str = "LEASEWAY_";
 
@@ -207,12 +207,21 @@ impl Settings {
             }
             (Some(api_key), None) => Some(api_key.to_owned()),
             (None, Some(variable)) => {
-                let found = source.environment.iter().find(|(name, value)| name == variable && !value.is_empty());
-                if found.is_none() {
-                    let message = format!("endpoints.api_key_env names `{variable}`, which is not set");
-                    self.fail(block.to_owned(), message);
+                let found = source.environment.iter().find(|(name, _)| name == variable).map(|(_, value)| value);
+                match found.map(|value| check_api_key(value)) {
+                    Some(Ok(())) => {}
+                    Some(Err(allowed)) => {
+                        let message = format!(
+                            "endpoints.api_key_env names `{variable}`, whose value is not allowed; allowed is {allowed}"
+                        );
+                        self.fail(block.to_owned(), message);
+                    }
+                    None => {
+                        let message = format!("endpoints.api_key_env names `{variable}`, which is not set");
+                        self.fail(block.to_owned(), message);
+                    }
                 }
-                found.map(|(_, value)| value.clone())
+                found.cloned()
             }
             (None, None) => None,
         }

@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use actix_web::http::header::HeaderName;
 use toml::Value;
 
-use crate::domain::endpoint::{CAPABILITY_SCORE, EndpointKind, MAX_CONCURRENCY, check_base_url, check_name};
+use crate::domain::endpoint::{
+    CAPABILITY_SCORE, EndpointKind, MAX_CONCURRENCY, check_api_key, check_base_url, check_name,
+};
 
 /// What a key allows.
 #[derive(Clone, Copy)]
@@ -21,6 +23,7 @@ pub enum Rule {
     EndpointName,
     BaseUrl,
     EndpointKind,
+    ApiKey,
     Text,
     Texts,
 }
@@ -114,7 +117,7 @@ pub const ENDPOINT: &[Key] = &[
     key("kind", Rule::EndpointKind),
     key("max_concurrency", Rule::Whole(*MAX_CONCURRENCY.start() as i64, *MAX_CONCURRENCY.end() as i64)),
     reserved("capability_score", Rule::Whole(*CAPABILITY_SCORE.start() as i64, *CAPABILITY_SCORE.end() as i64)),
-    key("api_key", Rule::Text),
+    key("api_key", Rule::ApiKey),
     key("api_key_env", Rule::Text),
     key("models", Rule::Texts),
 ];
@@ -149,6 +152,7 @@ impl Rule {
             Rule::EndpointName => check_name(text).is_ok(),
             Rule::BaseUrl => check_base_url(text).is_ok(),
             Rule::EndpointKind => text == "auto" || EndpointKind::from_name(text).is_some(),
+            Rule::ApiKey => check_api_key(text).is_ok(),
             Rule::Text => !text.is_empty(),
             Rule::Flag | Rule::Whole(..) | Rule::Number(..) | Rule::Texts => false,
         }
@@ -183,6 +187,7 @@ impl fmt::Display for Rule {
                 let names = EndpointKind::ALL.map(EndpointKind::as_str);
                 write!(f, "one of \"auto\", \"{}\"", names.join("\", \""))
             }
+            Rule::ApiKey => f.write_str(&check_api_key("").err().unwrap_or_default()),
             Rule::Text => f.write_str("a text that is not empty"),
             Rule::Texts => f.write_str("a list of texts"),
         }

@@ -133,6 +133,17 @@ pub fn check_name(name: &str) -> Result<(), String> {
     Err("1 to 100 characters, no control characters, no space at either end".to_owned())
 }
 
+/// Checks an endpoint's key, which must fit into a header.
+///
+/// # Errors
+/// What is allowed, if it is not.
+pub fn check_api_key(key: &str) -> Result<(), String> {
+    if !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
+    }
+    Err("ASCII letters, digits and signs, at least one, no spaces".to_owned())
+}
+
 /// Checks an endpoint's address and returns it without a trailing slash.
 ///
 /// # Errors
@@ -264,6 +275,18 @@ mod tests {
         check("http://", None);
         check("http://user:secret@gpu.example", None);
         check("http://gpu.example?x=1", None);
+    }
+
+    #[test]
+    fn names_and_keys_fit_into_headers() {
+        for name in ["", " a", "a\nb", &"x".repeat(101)] {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+        assert!(check_name("日本 é").is_ok());
+        for key in ["", "a\nb", "a b", "sk-ü"] {
+            assert!(check_api_key(key).is_err(), "{key:?}");
+        }
+        assert!(check_api_key("sk-12_ab.c=").is_ok());
     }
 
     #[test]

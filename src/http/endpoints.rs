@@ -14,7 +14,7 @@ use crate::actors::registry::{
 };
 use crate::actors::tps_tracker::ReadSpeeds;
 use crate::domain::endpoint::{
-    CAPABILITY_SCORE, EndpointDefinition, EndpointKind, MAX_CONCURRENCY, check_base_url, check_name,
+    CAPABILITY_SCORE, EndpointDefinition, EndpointKind, MAX_CONCURRENCY, check_api_key, check_base_url, check_name,
 };
 use crate::domain::ids::EndpointId;
 
@@ -44,6 +44,12 @@ impl EndpointBody {
     fn check(self) -> Result<EndpointChange, ApiError> {
         if let Some(name) = &self.name {
             check_name(name).map_err(|allowed| wrong("name", name, &allowed))?;
+        }
+        if let Some(Some(key)) = &self.api_key {
+            check_api_key(key).map_err(|allowed| ApiError::InvalidRequest {
+                message: format!("`api_key` is not allowed; allowed is {allowed}"),
+                param: Some("api_key".to_owned()),
+            })?;
         }
         let base_url =
             self.base_url.map(|text| check_base_url(&text).map_err(|allowed| wrong("base_url", &text, &allowed)));

@@ -54,10 +54,27 @@ impl AnswerReader {
         &self.response
     }
 
+    /// Tells why the answer cannot be what awc takes it for; it then has no body, and its connection must not be used again,
+    /// or its rest would pass as the answer to somebody else's request.
+    ///
+    /// awc takes an interim answer (RFC 9110 section 15.2) for the final one, and a body in HTTP/1.1 without length and
+    /// chunks, which may end with the connection (RFC 9112 section 6.3), for an empty one.
+    pub fn misread(&self) -> Option<&'static str> {
+        let status = self.response.status();
+        let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        if status.is_informational() {
+            Some("an interim answer, which is not supported")
+        } else if !bodiless && !self.is_framed() && self.response.version() == Version::HTTP_11 {
+            Some("the answer has neither length nor chunks")
+        } else {
+            None
+        }
+    }
+
     /// Waits for the first bytes, however long they take; false if the body is empty.
     ///
     /// # Errors
-    /// If the connection breaks, or the head promises no body although it does not say that there is none.
+    /// If the connection breaks.
     pub async fn read_first(&mut self) -> Result<bool, Failure> {
         loop {
             match self.response.next().await {
@@ -71,19 +88,9 @@ impl AnswerReader {
                     Read::Broken(failure) => return Err(failure),
                     Read::Bytes(_) | Read::End(_) => return Ok(false),
                 },
-                None if self.body_is_lost() => {
-                    return Err(Failure::ConnectionLost("the answer has neither length nor chunks".to_owned()));
-                }
                 None => return Ok(false),
             }
         }
-    }
-
-    /// Tells whether awc took a body without length and chunks for an empty one, as it does in HTTP/1.1, where RFC 9112
-    /// section 6.3 lets it end with the connection.
-    fn body_is_lost(&self) -> bool {
-        let bodiless = matches!(self.response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        !bodiless && !self.is_framed() && self.response.version() == Version::HTTP_11
     }
 
     /// Tells whether the head says where the body ends.

@@ -101,6 +101,11 @@ impl Upstreams {
         client
     }
 
+    /// Drops the client for a target, and so its idle connections.
+    pub fn forget(&self, target: &Target) {
+        self.clients.borrow_mut().remove(&target.id);
+    }
+
     /// Returns a client that opens a connection of its own.
     pub fn fresh_client(&self, target: &Target) -> Client {
         let config = UpstreamConfig { pool_idle_timeout: Duration::ZERO, ..self.config.clone() };

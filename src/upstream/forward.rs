@@ -118,6 +118,11 @@ async fn send(
         response => response,
     };
     let mut reader = AnswerReader::new(target.clone(), response.map_err(failure)?, upstreams.config.idle_timeout);
+    if let Some(reason) = reader.misread() {
+        // awc has put the connection back already, with the rest of the answer still to come on it. Nothing has run since.
+        upstreams.forget(target);
+        return Err(Failure::ConnectionLost(reason.to_owned()));
+    }
     let is_empty = !reader.read_first().await?;
     Ok(Answer { reader, is_empty, usage_asked: ask_for_usage })
 }

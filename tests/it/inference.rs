@@ -276,6 +276,24 @@ async fn an_answer_of_http_1_1_without_length_or_chunks_does_not_pass_as_empty()
 }
 
 #[actix_web::test]
+async fn no_answer_ever_reaches_another_request() {
+    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    app.register("a", &endpoint, 1).await;
+    let arrived = AtomicUsize::new(0);
+    endpoint.script(move |_| match arrived.fetch_add(1, Ordering::Relaxed) {
+        0 => [vec![Step::Send("HTTP/1.1 103 Early Hints\r\n\r\n".to_owned()), Step::Gate], json_answer(200, "1")]
+            .concat(),
+        number => json_answer(200, &(number + 1).to_string()),
+    });
+    assert_eq!(app.post(CHAT, &chat("m", false)).await.error(), (502, "upstream_error".to_owned()));
+    endpoint.release(1);
+    for number in 2..5 {
+        assert_eq!(app.post(CHAT, &chat("m", false)).await.text(), number.to_string());
+    }
+    app.finish().await;
+}
+
+#[actix_web::test]
 async fn an_answer_without_a_body_ends_its_lease() {
     let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
     let id = app.register("a", &endpoint, 1).await;
