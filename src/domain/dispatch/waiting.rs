@@ -3,7 +3,7 @@
 //! Clients that wait stand in a ring. A freed slot goes to the first client in the ring that has a request the slot can
 //! serve, to that client's oldest such request, and only that client moves to the end of the ring. Both the ring and each
 //! client's requests are a [`ModelQueue`], so that a freed slot finds its request without walking the line. A client that
-//! waits for nothing takes no memory.
+//! waits for nothing takes no memory, nor does an empty line.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -119,6 +119,10 @@ impl WaitingLine {
                 self.ring.set(client.place, client.queue.models());
             }
         }
+        if self.entries.is_empty() {
+            // Gives back what the longest line has taken.
+            *self = Self::default();
+        }
         Some(waiting)
     }
 
@@ -197,14 +201,6 @@ mod tests {
 
     const MODELS: [&str; 3] = ["a", "b", "c"];
 
-    fn request(client: u8, model: usize) -> LeaseRequest {
-        LeaseRequest {
-            model: ModelId::from(MODELS[model]),
-            api_kind: ApiKind::ChatCompletions,
-            client: ClientId::Named([client].into()),
-        }
-    }
-
     /// One action: a request of a client for a model joins, or a slot for some models takes one out.
     type Action = (bool, u8, usize);
 
@@ -235,11 +231,17 @@ mod tests {
         }
 
         fn join(&mut self, client: u8, model: usize) -> Ticket {
+            self.join_as(ClientId::Named([client].into()), model)
+        }
+
+        fn join_as(&mut self, client: ClientId, model: usize) -> Ticket {
+            let request =
+                LeaseRequest { model: ModelId::from(MODELS[model]), api_kind: ApiKind::ChatCompletions, client };
             let ticket = Ticket(self.next_ticket);
             self.next_ticket += 1;
             let queued = Queued { position: 0, estimated_wait: None };
             let (now, deadline) = (Moment::from_micros(0), Moment::from_micros(1));
-            self.line.join(&mut self.numbers, ticket, request(client, model), now, deadline, queued);
+            self.line.join(&mut self.numbers, ticket, request, now, deadline, queued);
             ticket
         }
     }
@@ -254,7 +256,7 @@ mod tests {
             let mut scene = Scene::after(&actions);
             let mut models = ModelSet::of(model);
             competing.into_iter().for_each(|model| models.insert(model));
-            let position = scene.line.position(&request(client, model).client, &models);
+            let position = scene.line.position(&ClientId::Named([client].into()), &models);
             let ticket = scene.join(client, model);
             let mut served = std::iter::from_fn(|| scene.line.take_next(&mut scene.numbers, &models));
             prop_assert_eq!(served.position(|waiting| waiting.ticket == ticket), Some(position - 1));
@@ -277,5 +279,15 @@ mod tests {
             prop_assert_eq!(scene.line.len(), 0);
             prop_assert!(scene.line.clients.is_empty() && scene.line.ring.is_empty() && scene.line.by_model.is_empty());
         }
+    }
+
+    #[test]
+    fn a_hundred_thousand_clients_leave_nothing_behind() {
+        let mut scene = Scene::after(&[]);
+        for number in 0..100_000_u32 {
+            scene.join_as(ClientId::Named(number.to_be_bytes().into()), 0);
+        }
+        while scene.line.take_next(&mut scene.numbers, &ModelSet::of(0)).is_some() {}
+        assert_eq!((scene.line.entries.capacity(), scene.line.clients.capacity()), (0, 0));
     }
 }
