@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::actors::event_hub::{CloseViewers, EventHub};
 use crate::actors::history_recorder::{Flush, HistoryRecorder};
 use crate::actors::load_manager::{Drain, LeaseDesk, LoadManager, Observe};
-use crate::actors::persistence::{Persistence, PingStore};
+use crate::actors::persistence::{Checkpoint, Persistence};
 use crate::actors::registry::{ModelCatalog, Neighbours, Registry, reconcile};
 use crate::actors::tps_tracker::TpsTracker;
 use crate::clock;
@@ -210,7 +210,7 @@ impl Leaseway {
         log::info!("stopping grace_secs={}", grace.as_secs());
         let answered = self.load_manager.send(Drain { grace }).await;
         let told = self.events.send(CloseViewers).await;
-        let write = async { (self.history.send(Flush).await, self.persistence.send(PingStore).await) };
+        let write = async { (self.history.send(Flush).await, self.persistence.send(Checkpoint).await) };
         match timeout(WRITE_TIMEOUT, write).await {
             Err(_) => log::error!("statistics not written within {} s, given up", WRITE_TIMEOUT.as_secs()),
             Ok((Ok(()), Ok(Ok(())))) if answered.is_ok() && told.is_ok() => {}

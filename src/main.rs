@@ -82,7 +82,8 @@ fn run(config: Config, start: fn(Config) -> Result<Leaseway, StartError>) -> Exi
             Ok(leaseway) => leaseway,
             Err(error) => {
                 log::error!("{error}");
-                return ExitCode::FAILURE;
+                // Actors that have started are not to run on without their system.
+                std::process::exit(1)
             }
         };
         match stop_signals() {

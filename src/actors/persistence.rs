@@ -83,6 +83,19 @@ impl Handler<WriteBatch> for Persistence {
     }
 }
 
+/// Leaves the database file whole. Answered after everything sent before it was executed.
+#[derive(Message)]
+#[rtype(result = "Result<(), StoreError>")]
+pub struct Checkpoint;
+
+impl Handler<Checkpoint> for Persistence {
+    type Result = Result<(), StoreError>;
+
+    fn handle(&mut self, _: Checkpoint, _: &mut SyncContext<Self>) -> Self::Result {
+        self.store.checkpoint()
+    }
+}
+
 /// Asks whether the database answers. Answered after everything sent before it was executed.
 #[derive(Message)]
 #[rtype(result = "Result<(), StoreError>")]

@@ -93,7 +93,10 @@ impl Settings {
         }
         for (name, text) in environment {
             let Some(path) = name.strip_prefix(PREFIX) else { continue };
-            let Some((section_name, key_name)) = path.split_once("__") else { continue };
+            let Some((section_name, key_name)) = path.split_once("__") else {
+                self.warn_of_variable(name);
+                continue;
+            };
             let (section_name, key_name) = (section_name.to_ascii_lowercase(), key_name.to_ascii_lowercase());
             match section(&section_name) {
                 None => self.fail(name.clone(), format!("unknown section `{section_name}`")),
@@ -105,6 +108,12 @@ impl Settings {
                 },
             }
         }
+    }
+
+    /// Says that a variable looks like one of Leaseway's, but is none.
+    fn warn_of_variable(&mut self, name: &str) {
+        self.warnings
+            .push(format!("{name} is ignored; Leaseway's variables are LEASEWAY_SECTION__KEY, with two underscores"));
     }
 
     fn read_old_mode(&mut self, mode: &str) {

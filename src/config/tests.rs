@@ -113,4 +113,6 @@ fn reserved_keys_are_warned_of() {
     assert!(warnings[0].contains("balancer.mode") && warnings[0].contains("no effect"), "{warnings:?}");
     let (_, warnings) = load_text("", &[("LOAD_BALANCER_MODE", "fastest")]).expect("valid");
     assert!(warnings[0].contains("LOAD_BALANCER_MODE=\"fastest\""), "{warnings:?}");
+    let (_, warnings) = load_text("", &[("LEASEWAY_QUEUE_MAX_WAITING", "1")]).expect("valid");
+    assert!(warnings[0].contains("LEASEWAY_QUEUE_MAX_WAITING is ignored"), "{warnings:?}");
 }

@@ -39,6 +39,10 @@ pub enum ApiError {
         method: String,
         path: String,
     },
+    /// A page of another site is behind the request.
+    CrossSite {
+        origin: String,
+    },
     /// Why no answer can be given for now.
     NotReady(&'static str),
 }
@@ -89,6 +93,7 @@ impl ApiError {
             ApiError::UnknownEndpoint(_) => (StatusCode::NOT_FOUND, "endpoint_not_found"),
             ApiError::UnknownPath(_) => (StatusCode::NOT_FOUND, "not_found"),
             ApiError::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            ApiError::CrossSite { .. } => (StatusCode::FORBIDDEN, "cross_site_request"),
             ApiError::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
         }
     }
@@ -149,6 +154,7 @@ impl fmt::Display for ApiError {
             ApiError::UnknownEndpoint(id) => write!(f, "there is no endpoint with id `{id}`"),
             ApiError::UnknownPath(path) => write!(f, "there is nothing at {path}"),
             ApiError::MethodNotAllowed { method, path } => write!(f, "{method} is not allowed at {path}"),
+            ApiError::CrossSite { origin } => write!(f, "pages of {origin} may not do this"),
             ApiError::NotReady(reason) => f.write_str(reason),
         }
     }

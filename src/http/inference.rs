@@ -37,7 +37,8 @@ pub async fn responses(request: HttpRequest, payload: web::Payload) -> Answer {
 async fn relay(api_kind: ApiKind, request: HttpRequest, payload: web::Payload) -> Answer {
     let services = request.app_data::<web::Data<Services>>().expect("set for every worker");
     let upstreams = request.app_data::<Rc<Upstreams>>().expect("set for every worker");
-    let bytes = body::read(&request, payload, services.max_body_bytes).await?;
+    let patience = upstreams.config.idle_timeout;
+    let bytes = body::read(&request, payload, services.max_body_bytes, patience).await?;
     let body = RequestBody::parse(bytes, api_kind).map_err(ApiError::invalid)?;
     let client = client::identify(&request, services.client_header.as_ref());
     let asked = LeaseRequest { model: body.model.clone(), api_kind, client };
@@ -48,7 +49,7 @@ async fn relay(api_kind: ApiKind, request: HttpRequest, payload: web::Payload) -
     })?;
     let endpoint = HeaderValue::from_bytes(lease.target().name.as_bytes());
     let queued = lease.queued();
-    let forwarded = Forwarded { api_kind, headers: request.headers(), body: &body };
+    let forwarded = Forwarded { api_kind, query: request.query_string(), headers: request.headers(), body: &body };
     let relayed = forward(upstreams, lease, forwarded).await?;
     let mut response = HttpResponse::new(relayed.status);
     *response.headers_mut() = relayed.headers;

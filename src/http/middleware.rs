@@ -4,7 +4,7 @@ use actix_web::Error;
 use actix_web::ResponseError;
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use uuid::Uuid;
 
@@ -18,7 +18,8 @@ const REQUEST_ID_MAX: usize = 128;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Gives every answer an `x-request-id`, the client's own if it sent a sane one, and refuses headers that are too long.
+/// Gives every answer an `x-request-id`, the client's own if it sent a sane one; refuses headers that are too long, and what
+/// pages of other sites make a browser send to the management API.
 ///
 /// # Errors
 /// Those of the handlers.
@@ -27,7 +28,8 @@ pub async fn frame<B: MessageBody + 'static>(
     next: Next<B>,
 ) -> Result<ServiceResponse<actix_web::body::EitherBody<B>>, Error> {
     let id = request_id(request.headers());
-    let mut response = match too_long(request.headers()) {
+    let refused = too_long(request.headers()).or_else(|| cross_site(&request));
+    let mut response = match refused {
         Some(error) => request.into_response(error.error_response()).map_into_right_body(),
         None => next.call(request).await?.map_into_left_body(),
     };
@@ -54,4 +56,16 @@ fn too_long(headers: &HeaderMap) -> Option<ApiError> {
     let (name, value) = headers.iter().find(|(_, value)| value.len() > HEADER_MAX)?;
     let message = format!("header `{name}` has {} bytes; allowed are {HEADER_MAX}", value.len());
     Some(ApiError::invalid(message))
+}
+
+/// Refuses what a page of another site makes a browser ask for: to change something, or to listen.
+fn cross_site(request: &ServiceRequest) -> Option<ApiError> {
+    let changes = request.path().starts_with("/api/") && !request.method().is_safe();
+    if !changes && !request.path().starts_with("/ws/") {
+        return None;
+    }
+    let origin = request.headers().get(header::ORIGIN)?.to_str().unwrap_or_default();
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let same = origin.split_once("://").is_some_and(|(_, origin_host)| origin_host == host);
+    (!same).then(|| ApiError::CrossSite { origin: origin.to_owned() })
 }

@@ -72,8 +72,8 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(at("/api/load-status", [web::get().to(queue::load_status)]))
         .service(at("/api/dashboard/request-history", [web::get().to(dashboard::request_history)]))
         .service(at("/ws/dashboard", [web::get().to(dashboard::events)]))
-        .service(at("/health", [web::get().to(health::health)]))
-        .service(at("/ready", [web::get().to(health::ready)]))
+        .service(at("/health", [web::get().to(health::health), web::head().to(health::health)]))
+        .service(at("/ready", [web::get().to(health::ready), web::head().to(health::ready)]))
         .default_service(web::to(unknown_path));
 }
 

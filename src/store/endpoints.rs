@@ -198,7 +198,11 @@ impl<'a> From<&'a StoredEndpoint> for DefinitionRow<'a> {
             },
             max_concurrency: i32::try_from(definition.max_concurrency).unwrap_or(i32::MAX),
             capability_score: definition.capability_score.and_then(|score| i32::try_from(score).ok()),
-            api_key: definition.api_key.as_deref(),
+            // Read from the file, or the environment, at every start; no second copy of a secret.
+            api_key: match endpoint.source {
+                EndpointSource::File => None,
+                EndpointSource::Api => definition.api_key.as_deref(),
+            },
             allowed_models: to_json(&definition.allowed_models),
             registered_at: endpoint.registered_at.timestamp_millis(),
         }

@@ -4,6 +4,9 @@ pub mod endpoints;
 mod schema;
 
 use std::fmt;
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt;
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
@@ -13,6 +16,7 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 
 const PREFIX: &str = "sqlite://";
+const MEMORY: &str = ":memory:";
 
 /// Why the database could not be opened or did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +57,9 @@ impl Store {
     pub fn open(url: &str) -> Result<Self, StoreError> {
         let failed = |reason: String| StoreError::Open { url: url.to_owned(), reason };
         let path = url.strip_prefix(PREFIX).unwrap_or(url);
+        if path != MEMORY {
+            create_private(path).map_err(|error| failed(error.to_string()))?;
+        }
         // Opened once outside the pool, which would try again for half a minute before it says why.
         let mut first = SqliteConnection::establish(path).map_err(|error| failed(error.to_string()))?;
         prepare(&mut first).map_err(|error| failed(error.to_string()))?;
@@ -80,8 +87,24 @@ impl Store {
         self.connection()?.batch_execute("SELECT 1").map_err(StoreError::from)
     }
 
+    /// Moves everything from the write-ahead log into the database file, so that a copy of the file is whole.
+    ///
+    /// # Errors
+    /// If somebody else holds the database.
+    pub fn checkpoint(&self) -> Result<(), StoreError> {
+        self.connection()?.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)").map_err(StoreError::from)
+    }
+
     fn connection(&self) -> Result<PooledConnection<ConnectionManager<SqliteConnection>>, StoreError> {
         self.pool.get().map_err(|error| StoreError::Query(error.to_string()))
+    }
+}
+
+/// Creates a file that is not there, readable by its owner only: it holds the keys of endpoints.
+fn create_private(path: &str) -> std::io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

@@ -61,14 +61,18 @@ impl AnswerReader {
     /// chunks, which may end with the connection (RFC 9112 section 6.3), for an empty one.
     pub fn misread(&self) -> Option<&'static str> {
         let status = self.response.status();
-        let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         if status.is_informational() {
             Some("an interim answer, which is not supported")
-        } else if !bodiless && !self.is_framed() && self.response.version() == Version::HTTP_11 {
+        } else if !self.has_no_body() && !self.is_framed() && self.response.version() == Version::HTTP_11 {
             Some("the answer has neither length nor chunks")
         } else {
             None
         }
+    }
+
+    /// Tells whether the status says that there is no body, whatever else the head says.
+    pub fn has_no_body(&self) -> bool {
+        matches!(self.response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
     }
 
     /// Waits for the first bytes, however long they take; false if the body is empty.

@@ -22,7 +22,7 @@ const CONNECTION_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Creates a client without a total timeout, without limits of its own, and without touching bodies or redirects.
 pub fn build_client(config: &UpstreamConfig, https: bool) -> Client {
     let mut connector = Connector::new()
-        .connector(EndpointConnector::new(config.tcp_keepalive))
+        .connector(EndpointConnector::new(config.tcp_keepalive, https))
         .timeout(config.connect_timeout)
         .handshake_timeout(config.connect_timeout)
         .conn_keep_alive(config.pool_idle_timeout)

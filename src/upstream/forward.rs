@@ -24,6 +24,8 @@ use crate::lease::Lease;
 /// What is sent to an endpoint.
 pub struct Forwarded<'a> {
     pub api_kind: ApiKind,
+    /// Without the question mark; may be empty.
+    pub query: &'a str,
     pub headers: &'a HeaderMap,
     pub body: &'a RequestBody,
 }
@@ -123,12 +125,13 @@ async fn send(
         upstreams.forget(target);
         return Err(Failure::ConnectionLost(reason.to_owned()));
     }
-    let is_empty = !reader.read_first().await?;
+    let is_empty = reader.has_no_body() || !reader.read_first().await?;
     Ok(Answer { reader, is_empty, usage_asked: ask_for_usage })
 }
 
 fn send_by(client: &Client, target: &Target, request: &Forwarded<'_>, ask_for_usage: bool) -> SendClientRequest {
-    let uri = format!("{}{}", target.root_url, request.api_kind.path());
+    let mark = if request.query.is_empty() { "" } else { "?" };
+    let uri = format!("{}{}{mark}{}", target.root_url, request.api_kind.path(), request.query);
     let mut sent = client.request(Method::POST, uri);
     *sent.headers_mut() = headers::to_endpoint(request.headers, target.api_key.as_deref());
     sent.send_body(request.body.to_send(ask_for_usage))

@@ -65,7 +65,7 @@ struct Asker {
 
 #[derive(Deserialize)]
 struct ModelList {
-    data: Vec<Model>,
+    data: Vec<Value>,
 }
 
 #[derive(Deserialize)]
@@ -111,8 +111,10 @@ async fn ask(asker: Asker) -> Result<ProbeAnswer, ProbeFailure> {
 fn read_models(body: &[u8]) -> Result<(Vec<String>, BTreeSet<String>), ProbeFailure> {
     let list: ModelList = serde_json::from_slice(body)
         .map_err(|error| ProbeFailure::Wrong(format!("GET /v1/models answered no list of models: {error}")))?;
-    let owners = list.data.iter().filter_map(|model| model.owned_by.clone()).collect();
-    Ok((list.data.into_iter().map(|model| model.id).collect(), owners))
+    // An entry that makes no sense hides no other.
+    let models: Vec<Model> = list.data.into_iter().filter_map(|model| serde_json::from_value(model).ok()).collect();
+    let owners = models.iter().filter_map(|model| model.owned_by.clone()).collect();
+    Ok((models.into_iter().map(|model| model.id).collect(), owners))
 }
 
 impl Asker {

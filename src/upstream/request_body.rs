@@ -19,6 +19,9 @@ use crate::domain::request::ApiKind;
 
 const OPTION: &str = r#""stream_options":{"include_usage":true}"#;
 
+/// The largest piece that is handed to awc at once, in bytes: awc copies what it is handed into its write buffer.
+const PIECE_MAX: usize = 64 * 1024;
+
 /// A request body and what it asks for.
 #[derive(Debug)]
 pub struct RequestBody {
@@ -55,8 +58,9 @@ impl RequestBody {
         if !bytes.trim_ascii_start().starts_with(b"{") {
             return Err("the request body is not a JSON object".to_owned());
         }
+        let text = std::str::from_utf8(&bytes).map_err(|error| format!("the request body is not UTF-8: {error}"))?;
         let fields: Fields<'_> =
-            serde_json::from_slice(&bytes).map_err(|error| format!("the request body is not valid JSON: {error}"))?;
+            serde_json::from_str(text).map_err(|error| format!("the request body is not valid JSON: {error}"))?;
         let model = fields.model.ok_or("`model` is missing")?;
         let model: String = serde_json::from_str(model.get()).map_err(|_| "`model` must be a string".to_owned())?;
         if model.is_empty() {
@@ -76,12 +80,12 @@ impl RequestBody {
     /// Returns the body as it came, or, if `ask_for_usage`, with the question put in.
     pub fn to_send(&self, ask_for_usage: bool) -> Parts {
         match &self.usage_option {
-            Some(splice) if ask_for_usage => Parts::new([
+            Some(splice) if ask_for_usage => Parts([
                 self.bytes.slice(..splice.range.start),
                 Bytes::from(splice.text.clone()),
                 self.bytes.slice(splice.range.end..),
             ]),
-            _ => Parts::new([self.bytes.clone(), Bytes::new(), Bytes::new()]),
+            _ => Parts([self.bytes.clone(), Bytes::new(), Bytes::new()]),
         }
     }
 }
@@ -93,9 +97,10 @@ fn usage_option(bytes: &Bytes, given: Option<&RawValue>) -> Option<Splice> {
     };
     let options: Option<Map<String, Value>> = serde_json::from_str(given.get()).ok()?;
     let mut options = options.unwrap_or_default();
-    let before = options.insert("include_usage".to_owned(), Value::Bool(true));
-    if before == Some(Value::Bool(true)) {
-        return None;
+    match options.insert("include_usage".to_owned(), Value::Bool(true)) {
+        None | Some(Value::Null | Value::Bool(false)) => {}
+        // Asked already, or so oddly that the endpoint must say what it thinks of it.
+        Some(_) => return None,
     }
     let text = serde_json::to_string(&options).ok()?;
     Some(Splice { range: range_of(bytes, given), text })
@@ -114,31 +119,20 @@ fn range_of(bytes: &Bytes, value: &RawValue) -> Range<usize> {
 
 /// A body in up to three parts, sent one after the other.
 #[derive(Debug)]
-pub struct Parts {
-    parts: [Bytes; 3],
-    next: usize,
-}
-
-impl Parts {
-    fn new(parts: [Bytes; 3]) -> Self {
-        Self { parts, next: 0 }
-    }
-}
+pub struct Parts([Bytes; 3]);
 
 impl MessageBody for Parts {
     type Error = Infallible;
 
     fn size(&self) -> BodySize {
-        BodySize::Sized(self.parts.iter().map(|part| part.len() as u64).sum())
+        BodySize::Sized(self.0.iter().map(|part| part.len() as u64).sum())
     }
 
     fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
-        while self.next < self.parts.len() {
-            let next = self.next;
-            self.next += 1;
-            let part = std::mem::take(&mut self.parts[next]);
+        for part in &mut self.0 {
             if !part.is_empty() {
-                return Poll::Ready(Some(Ok(part)));
+                let piece = part.split_to(part.len().min(PIECE_MAX));
+                return Poll::Ready(Some(Ok(piece)));
             }
         }
         Poll::Ready(None)
@@ -155,7 +149,7 @@ mod tests {
 
     fn sent(text: &str) -> String {
         let parts = parse(text).expect("a good body").to_send(true);
-        String::from_utf8(parts.parts.concat()).expect("text")
+        String::from_utf8(parts.0.concat()).expect("text")
     }
 
     #[test]
@@ -181,6 +175,7 @@ mod tests {
             r#"{"model":"a","stream":false}"#,
             r#" {"stream":true, "model" : "a","stream_options":{"include_usage":true},"x":[1e400]}"#,
             r#"{"model":"a","stream":true,"stream_options":"odd"}"#,
+            r#"{"model":"a","stream":true,"stream_options":{"include_usage":"yes"}}"#,
         ] {
             assert!(!parse(text).expect("a good body").can_ask_for_usage(), "{text}");
             assert_eq!(sent(text), text);
@@ -210,6 +205,13 @@ mod tests {
         let can_ask = |api_kind| RequestBody::parse(bytes.clone(), api_kind).expect("good").can_ask_for_usage();
         assert!(can_ask(ApiKind::ChatCompletions) && can_ask(ApiKind::Completions));
         assert!(!can_ask(ApiKind::Responses) && !can_ask(ApiKind::Embeddings));
+    }
+
+    #[test]
+    fn what_is_not_utf_8_is_not_json() {
+        let bytes = Bytes::from_static(b"{\"model\":\"a\",\"x\":\"\xff\"}");
+        let error = RequestBody::parse(bytes, ApiKind::Completions).expect_err("not UTF-8");
+        assert!(error.contains("not UTF-8"), "{error}");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -25,12 +26,13 @@ use tokio::net::TcpStream;
 pub struct EndpointConnector {
     tcp: ConnectorService,
     keepalive: Duration,
+    is_tls: bool,
 }
 
 impl EndpointConnector {
     /// Creates a connector whose connections send TCP keep-alive probes every `keepalive`.
-    pub fn new(keepalive: Duration) -> Self {
-        Self { tcp: ConnectorService::default(), keepalive }
+    pub fn new(keepalive: Duration, is_tls: bool) -> Self {
+        Self { tcp: ConnectorService::default(), keepalive, is_tls }
     }
 }
 
@@ -44,11 +46,12 @@ impl Service<ConnectInfo<Uri>> for EndpointConnector {
     fn call(&self, info: ConnectInfo<Uri>) -> Self::Future {
         let connecting = self.tcp.call(info);
         let keepalive = TcpKeepalive::new().with_time(self.keepalive).with_interval(self.keepalive);
+        let is_tls = self.is_tls;
         Box::pin(async move {
             let (stream, uri) = connecting.await?.into_parts();
             stream.set_nodelay(true).map_err(ConnectError::Io)?;
             SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(ConnectError::Io)?;
-            Ok(Connection::new(uri, EndpointStream { tcp: stream, phase: Phase::New }))
+            Ok(Connection::new(uri, EndpointStream { tcp: stream, is_tls, phase: Phase::New }))
         })
     }
 }
@@ -85,13 +88,23 @@ enum Phase {
 #[derive(Debug)]
 pub struct EndpointStream {
     tcp: TcpStream,
+    is_tls: bool,
     phase: Phase,
 }
 
 impl EndpointStream {
-    fn wrote(&mut self) {
-        if self.phase == Phase::Answered {
-            self.phase = Phase::Reused;
+    /// Takes note of a write. The first one after an answer finds out whether the endpoint has closed the connection, or sent
+    /// what nobody asked for and would pass as the next answer; below TLS such bytes may be TLS's own.
+    fn writes(&mut self) -> io::Result<()> {
+        if self.phase != Phase::Answered {
+            return Ok(());
+        }
+        self.phase = Phase::Reused;
+        let mut byte = [MaybeUninit::uninit()];
+        match SockRef::from(&self.tcp).peek(&mut byte) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Ok(1..) if self.is_tls => Ok(()),
+            Ok(_) | Err(_) => Err(self.judge(io::ErrorKind::ConnectionReset.into())),
         }
     }
 
@@ -123,7 +136,7 @@ impl AsyncRead for EndpointStream {
 
 impl AsyncWrite for EndpointStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.wrote();
+        self.writes()?;
         Pin::new(&mut self.tcp).poll_write(cx, buf).map_err(|error| self.judge(error))
     }
 
@@ -132,7 +145,7 @@ impl AsyncWrite for EndpointStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.wrote();
+        self.writes()?;
         Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs).map_err(|error| self.judge(error))
     }
 

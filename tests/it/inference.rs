@@ -280,14 +280,16 @@ async fn no_answer_ever_reaches_another_request() {
     let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
     app.register("a", &endpoint, 1).await;
     let arrived = AtomicUsize::new(0);
+    let stray = || vec![Step::Send("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nstray".to_owned())];
     endpoint.script(move |_| match arrived.fetch_add(1, Ordering::Relaxed) {
+        2 => [json_answer(200, "3"), stray()].concat(),
         0 => [vec![Step::Send("HTTP/1.1 103 Early Hints\r\n\r\n".to_owned()), Step::Gate], json_answer(200, "1")]
             .concat(),
         number => json_answer(200, &(number + 1).to_string()),
     });
     assert_eq!(app.post(CHAT, &chat("m", false)).await.error(), (502, "upstream_error".to_owned()));
     endpoint.release(1);
-    for number in 2..5 {
+    for number in 2..6 {
         assert_eq!(app.post(CHAT, &chat("m", false)).await.text(), number.to_string());
     }
     app.finish().await;
@@ -323,6 +325,38 @@ async fn the_models_are_those_of_online_endpoints() {
     assert_eq!((&one["id"], &one["object"]), (&json!("n/o"), &json!("model")));
     assert!(one["created"].is_i64() && one["owned_by"].is_string());
     assert_eq!(app.get("/v1/models/x").await.error(), (404, "model_not_found".to_owned()));
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn pages_of_other_sites_may_not_change_endpoints() {
+    let app = TestApp::start().await;
+    let body = json!({ "name": "a", "base_url": "http://127.0.0.1:9" }).to_string();
+    let host = app.address.to_string();
+    let own = format!("http://{host}");
+    for (origin, status) in [("http://evil.example", 403), ("null", 403), (own.as_str(), 201)] {
+        let headers = [("origin", origin), ("content-type", "text/plain")];
+        let answer = app.send(Method::POST, "/api/endpoints", &headers, &body).await;
+        assert_eq!(answer.status, status, "{origin}: {}", answer.text());
+    }
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn a_request_body_that_stops_coming_is_not_waited_for() {
+    let app = TestApp::with(|config| config.upstream.idle_timeout = Duration::from_millis(300)).await;
+    let half = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{\"model\":";
+    let answer = RawClient::send(app.address, half).await.read_to_end().await;
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("stopped coming"), "{answer}");
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn the_query_passes() {
+    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    app.register("a", &endpoint, 1).await;
+    app.post("/v1/chat/completions?api-version=1&x=%20", &chat("m", false)).await;
+    assert_eq!(endpoint.received()[0].path, "/v1/chat/completions?api-version=1&x=%20");
     app.finish().await;
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -87,7 +88,32 @@ async fn a_port_in_use_is_named() {
     command.env("LEASEWAY_SERVER__BIND", &address);
     let (success, said) = run(command).await;
     assert!(!success && said.contains(&format!("cannot listen on {address}")), "{said}");
-    assert_eq!(said.lines().filter(|line| line.contains("ERROR")).count(), 1, "one clear line: {said}");
+    assert_eq!(said.lines().count(), 1, "one clear line: {said}");
+    let mut command = leaseway(folder.path(), &["demo"]);
+    command.env("LEASEWAY_SERVER__BIND", &address);
+    let (success, said) = run(command).await;
+    assert!(!success && !said.contains("panicked"), "{said}");
+}
+
+#[actix_web::test]
+async fn the_database_is_private_whole_after_a_stop_and_without_the_files_keys() {
+    let folder = tempdir().expect("a folder");
+    let text = "[[endpoints]]\nname = \"a\"\nbase_url = \"http://127.0.0.1:9\"\napi_key_env = \"KEY\"\n";
+    fs::write(folder.path().join("leaseway.toml"), text).expect("written");
+    for _ in 0..2 {
+        let mut command = leaseway(folder.path(), &["--config", "leaseway.toml"]);
+        command.env("LEASEWAY_SERVER__BIND", "127.0.0.1:0").env("KEY", "top-secret");
+        let mut process = Process::start(command);
+        process.address().await;
+        process.signal("TERM");
+        assert!(process.wait().await.success());
+    }
+    let path = folder.path().join("leaseway.db");
+    let database = fs::read(&path).expect("the file alone");
+    let contains = |part: &str| database.windows(part.len()).any(|window| window == part.as_bytes());
+    assert!(contains("http://127.0.0.1:9") && !contains("top-secret"));
+    let mode = fs::metadata(&path).expect("a file").permissions().mode();
+    assert_eq!(mode & 0o077, 0, "{mode:o}");
 }
 
 #[actix_web::test]

@@ -39,7 +39,13 @@ pub fn reconcile(
         };
         let matched = by_name.or_else(|| left.iter().position(same_address));
         let endpoint = match matched.map(|at| left.remove(at)) {
-            Some(known) if known.definition == definition && known.source == EndpointSource::File => known,
+            // The database has no keys of the file's endpoints.
+            Some(known)
+                if known.source == EndpointSource::File
+                    && known.definition == (EndpointDefinition { api_key: None, ..definition.clone() }) =>
+            {
+                StoredEndpoint { definition, ..known }
+            }
             known => {
                 let endpoint = adopt(known, definition, now, &mut new_id);
                 reconciled.saved.push(endpoint.clone());
