@@ -39,7 +39,6 @@ pub struct ServerConfig {
     pub max_body_bytes: usize,
     #[serde(rename = "shutdown_grace_secs", deserialize_with = "seconds")]
     pub shutdown_grace: Duration,
-    insecure_open_access: bool,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -121,10 +120,10 @@ pub fn load(file: Option<&Path>, environment: &[(String, String)]) -> Result<(Co
         }
     }
     settings.read_environment(environment);
+    settings.refuse_open_access();
     let (table, endpoints, warnings) = settings.finish()?;
     let mut config: Config = table.try_into().expect("checked values fit the settings they were checked for");
     config.endpoints = endpoints;
-    config.refuse_open_access()?;
     Ok((config, warnings))
 }
 
@@ -132,20 +131,6 @@ pub fn load(file: Option<&Path>, environment: &[(String, String)]) -> Result<(Co
 pub fn environment() -> Vec<(String, String)> {
     let variables = std::env::vars_os();
     variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
-}
-
-impl Config {
-    fn refuse_open_access(&self) -> Result<(), Vec<ConfigError>> {
-        if self.server.bind.ip().is_loopback() || self.server.insecure_open_access {
-            return Ok(());
-        }
-        let message = format!(
-            "{} can be reached from other machines and anybody would be let in; \
-             bind to a loopback address, or set server.insecure_open_access = true",
-            self.server.bind
-        );
-        Err(vec![ConfigError { place: "server.bind".to_owned(), message }])
-    }
 }
 
 impl QueueConfig {

@@ -1,6 +1,7 @@
 //! Reads settings layer by layer, checks each value against its key's rule and collects every mistake.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
@@ -25,6 +26,8 @@ pub struct Settings {
     endpoints: Vec<EndpointDefinition>,
     errors: Vec<ConfigError>,
     warnings: Vec<String>,
+    /// Where the address to listen on was set last.
+    bind_place: String,
 }
 
 /// A text being read, to turn a position into `file:line`.
@@ -129,6 +132,19 @@ impl Settings {
         self.accept(Layer::User, "LOAD_BALANCER_MODE".to_owned(), "balancer", key, Value::String(mode.to_owned()));
     }
 
+    /// Refuses an address that others can reach, unless that is asked for.
+    pub fn refuse_open_access(&mut self) {
+        let server = self.table.get("server");
+        let bind = server.and_then(|server| server.get("bind")?.as_str()?.parse::<SocketAddr>().ok());
+        let allowed = server.and_then(|server| server.get("insecure_open_access")?.as_bool());
+        let Some(bind) = bind.filter(|bind| !bind.ip().is_loopback() && allowed != Some(true)) else { return };
+        let message = format!(
+            "server.bind = {bind} can be reached from other machines and anybody would be let in; \
+             bind to a loopback address, or set server.insecure_open_access = true"
+        );
+        self.fail(self.bind_place.clone(), message);
+    }
+
     fn read_section(&mut self, source: &Source<'_>, section_name: &str, values: &DeTable<'_>) {
         let keys = section(section_name).unwrap_or_default();
         for (key_name, value) in values {
@@ -144,6 +160,9 @@ impl Settings {
         let path = format!("{section_name}.{}", key.name);
         if !key.rule.allows(&value) {
             return self.fail(place, not_allowed(&path, &value, key));
+        }
+        if path == "server.bind" {
+            self.bind_place.clone_from(&place);
         }
         let unchanged = self.table.get(section_name).and_then(|section| section.get(key.name)) == Some(&value);
         if key.reserved && layer == Layer::User && !unchanged {

@@ -103,7 +103,10 @@ fn endpoint_mistakes_are_named_and_never_show_a_key() {
 fn open_access_beyond_this_machine_must_be_asked_for() {
     let open = "[server]\nbind = \"0.0.0.0:8420\"\n";
     let errors = load_text(open, &[]).expect_err("refused");
+    assert!(errors[0].starts_with("FILE:2: server.bind = 0.0.0.0:8420 can be reached"), "{errors:?}");
     assert!(errors[0].contains("server.insecure_open_access = true"), "{errors:?}");
+    let errors = load_text("[server]\nbind = \"0.0.0.0:8420\"\nworkers = -1\n", &[]).expect_err("refused");
+    assert_eq!(errors.len(), 2, "beside other mistakes: {errors:?}");
     assert!(load_text(open, &[("LEASEWAY_SERVER__INSECURE_OPEN_ACCESS", "true")]).is_ok());
 }
 

@@ -11,6 +11,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool, PooledConnection};
+use diesel::sql_query;
+use diesel::sql_types::Text;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
@@ -62,6 +64,9 @@ impl Store {
         }
         // Opened once outside the pool, which would try again for half a minute before it says why.
         let mut first = SqliteConnection::establish(path).map_err(|error| failed(error.to_string()))?;
+        if is_foreign(&mut first).map_err(|error| failed(error.to_string()))? {
+            return Err(failed("it holds the tables of another program".to_owned()));
+        }
         prepare(&mut first).map_err(|error| failed(error.to_string()))?;
         // One connection, kept for good: there is one writer, and each connection to ":memory:" is a database of its own.
         let pool = Pool::builder()
@@ -106,6 +111,18 @@ fn create_private(path: &str) -> std::io::Result<()> {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
         Ok(_) | Err(_) => Ok(()),
     }
+}
+
+/// Tells whether a database has tables, but none of Leaseway's; changes nothing.
+fn is_foreign(connection: &mut SqliteConnection) -> QueryResult<bool> {
+    let names: Vec<TableName> = sql_query("SELECT name FROM sqlite_master WHERE type = 'table'").load(connection)?;
+    Ok(!names.is_empty() && names.iter().all(|table| table.name != "__diesel_schema_migrations"))
+}
+
+#[derive(QueryableByName)]
+struct TableName {
+    #[diesel(sql_type = Text)]
+    name: String,
 }
 
 /// Sets up a connection; the statements are separate because the first guards the others.
@@ -153,6 +170,19 @@ mod tests {
         let error = Store::open(&url).err().expect("refused").to_string();
         assert!(error.contains(&url) && error.contains("not a database"), "{error}");
         assert_eq!(std::fs::read_to_string(&path).expect("still there"), text);
+    }
+
+    #[test]
+    fn a_database_of_another_program_is_named_and_left_alone() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("other.db");
+        let mut other = SqliteConnection::establish(&path.display().to_string()).expect("a new file");
+        other.batch_execute("CREATE TABLE endpoints (x)").expect("created");
+        drop(other);
+        let before = std::fs::read(&path).expect("a file");
+        let error = Store::open(&format!("sqlite://{}", path.display())).err().expect("refused").to_string();
+        assert!(error.contains("another program"), "{error}");
+        assert_eq!(std::fs::read(&path).expect("still there"), before);
     }
 
     #[test]
