@@ -100,16 +100,6 @@ impl<T> ModelQueue<T> {
         self.items.iter().flatten()
     }
 
-    /// Counts the items that have one of these models, but not beyond `most`.
-    pub fn count(&self, models: &ModelSet, most: usize) -> usize {
-        let Some(all) = self.nodes.get(1) else { return 0 };
-        if all.is_subset(models) {
-            return self.len.min(most);
-        }
-        let leaves = &self.nodes[self.capacity()..];
-        leaves.iter().filter(|leaf| leaf.meets(models)).take(most).count()
-    }
-
     fn capacity(&self) -> usize {
         self.nodes.len() / 2
     }
@@ -194,9 +184,6 @@ mod tests {
                         let found = queue.first(&wanted).and_then(|place| queue.get(place).copied());
                         let expected = list.iter().find(|(_, models)| models.meets(&wanted)).map(|(item, _)| *item);
                         prop_assert_eq!(found, expected);
-                        let meeting = list.iter().filter(|(_, models)| models.meets(&wanted)).count();
-                        prop_assert_eq!(queue.count(&wanted, usize::MAX), meeting);
-                        prop_assert_eq!(queue.count(&wanted, 1), meeting.min(1));
                     }
                     Action::Remove(_) | Action::Set(..) => {}
                 }

@@ -33,6 +33,30 @@ struct Client {
     /// In the ring.
     place: usize,
     queue: ModelQueue<Ticket>,
+    /// How many of its requests are for a model, by the model's number.
+    counts: Vec<(usize, usize)>,
+}
+
+impl Client {
+    fn count(&self, models: &ModelSet) -> usize {
+        self.counts.iter().filter(|(number, _)| models.contains(*number)).map(|(_, count)| count).sum()
+    }
+
+    fn add(&mut self, number: usize) {
+        match self.counts.iter_mut().find(|(known, _)| *known == number) {
+            Some((_, count)) => *count += 1,
+            None => self.counts.push((number, 1)),
+        }
+    }
+
+    fn subtract(&mut self, number: usize) {
+        if let Some(at) = self.counts.iter().position(|(known, _)| *known == number) {
+            self.counts[at].1 -= 1;
+            if self.counts[at].1 == 0 {
+                self.counts.swap_remove(at);
+            }
+        }
+    }
 }
 
 /// The waiting requests.
@@ -56,14 +80,14 @@ impl WaitingLine {
     /// A client's n-th request is served in the n-th round: before it come n − 1 of its own, up to n of each client that
     /// stands before it in the ring, and up to n − 1 of each behind it.
     pub fn position(&self, client: &ClientId, models: &ModelSet) -> usize {
-        let own = self.clients.get(client).map_or(0, |client| client.queue.count(models, usize::MAX));
+        let own = self.clients.get(client).map_or(0, |client| client.count(models));
         let mut position = own + 1;
         let mut round = own + 1;
         for id in self.ring.iter() {
             if id == client {
                 round = own;
             } else {
-                position += self.clients[id].queue.count(models, round);
+                position += self.clients[id].count(models).min(round);
             }
         }
         position
@@ -79,7 +103,8 @@ impl WaitingLine {
         deadline: Moment,
         queued: Queued,
     ) {
-        let models = ModelSet::of(numbers.take(&request.model));
+        let number = numbers.take(&request.model);
+        let models = ModelSet::of(number);
         let (entries, id) = (&mut self.entries, request.client.clone());
         let is_new = !self.clients.contains_key(&id);
         let client = self.clients.entry(id.clone()).or_default();
@@ -88,6 +113,7 @@ impl WaitingLine {
                 entry.place = place;
             }
         });
+        client.add(number);
         if is_new {
             self.enter_ring(id);
         } else {
@@ -102,6 +128,7 @@ impl WaitingLine {
     pub fn leave(&mut self, numbers: &mut ModelNumbers, ticket: Ticket) -> Option<Waiting> {
         let waiting = self.entries.remove(&ticket)?;
         let model = &waiting.request.model;
+        let number = numbers.get(model);
         numbers.give_back(model);
         self.by_deadline.remove(&(waiting.deadline, ticket));
         if let Some(count) = self.by_model.get_mut(model) {
@@ -112,6 +139,7 @@ impl WaitingLine {
         }
         if let Some(client) = self.clients.get_mut(&waiting.request.client) {
             client.queue.remove(waiting.place);
+            number.into_iter().for_each(|number| client.subtract(number));
             if client.queue.is_empty() {
                 self.ring.remove(client.place);
                 self.clients.remove(&waiting.request.client);
