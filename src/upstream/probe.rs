@@ -146,7 +146,8 @@ impl Asker {
     }
 
     async fn get(&self, path: &str) -> Result<Page, ProbeFailure> {
-        let mut request = self.client.get(format!("{}{path}", self.probe.root_url));
+        // On a connection of its own: one that was kept could be stale, which says nothing about the endpoint.
+        let mut request = self.client.get(format!("{}{path}", self.probe.root_url)).force_close();
         request.headers_mut().insert(header::ACCEPT_ENCODING, header::HeaderValue::from_static("identity"));
         if let Some(key) = &self.probe.api_key {
             request = request.bearer_auth(key);
