@@ -104,8 +104,8 @@ async fn exchange(upstreams: &Upstreams, target: &Arc<Target>, request: &Forward
     Ok(plain)
 }
 
-/// Sends the request once; over again on a connection of its own if the one that was kept turns out to be stale, for then
-/// the endpoint has not seen it.
+/// Sends the request once; over again on a connection of its own if the one that was kept turns out to be stale: the
+/// endpoint closed it without a byte of an answer.
 async fn send(
     upstreams: &Upstreams,
     target: &Arc<Target>,
