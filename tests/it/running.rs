@@ -35,6 +35,8 @@ async fn it_starts_without_a_config_file_and_without_an_endpoint() {
         assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
     }
     assert!(folder.path().join("leaseway.db").exists());
+    process.signal("HUP");
+    process.line("SIGHUP has no effect").await;
     process.signal("TERM");
     assert!(process.wait().await.success());
 }
