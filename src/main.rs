@@ -78,6 +78,14 @@ fn report(errors: &[ConfigError]) -> ExitCode {
 fn run(config: Config, start: fn(Config) -> Result<Leaseway, StartError>) -> ExitCode {
     actix::System::new().block_on(async {
         let grace = config.server.shutdown_grace;
+        // Before anything can be asked to stop that has started.
+        let mut signals = match stop_signals() {
+            Ok(signals) => signals,
+            Err(error) => {
+                log::error!("signals cannot be received: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
         let leaseway = match start(config) {
             Ok(leaseway) => leaseway,
             Err(error) => {
@@ -86,20 +94,12 @@ fn run(config: Config, start: fn(Config) -> Result<Leaseway, StartError>) -> Exi
                 std::process::exit(1)
             }
         };
-        match stop_signals() {
-            Ok(mut signals) => {
-                signals.recv().await;
-                tokio::select! {
-                    () = leaseway.stop(grace) => ExitCode::SUCCESS,
-                    _ = signals.recv() => {
-                        log::warn!("second signal, stopping at once");
-                        std::process::exit(1)
-                    }
-                }
-            }
-            Err(error) => {
-                log::error!("signals cannot be received: {error}");
-                ExitCode::FAILURE
+        signals.recv().await;
+        tokio::select! {
+            () = leaseway.stop(grace) => ExitCode::SUCCESS,
+            _ = signals.recv() => {
+                log::warn!("second signal, stopping at once");
+                std::process::exit(1)
             }
         }
     })
