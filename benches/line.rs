@@ -1,7 +1,8 @@
-//! What a grant from the line costs, with 10, 1,000 and 100,000 waiting requests of 1,000 clients for 50 models.
+//! What a grant from the line costs, and joining it, with 10, 1,000 and 100,000 waiting requests of 1,000 clients for 50
+//! models.
 //!
-//! One grant = a lease ends, the line finds whom its slot serves next, and grants. A new request then joins, not counted,
-//! so that the line stays as long as it is. `cargo bench --bench line`.
+//! One grant = a lease ends, the line finds whom its slot serves next, and grants. A new request then joins and learns its
+//! position, so that the line stays as long as it is. `cargo bench --bench line`.
 
 use std::collections::BTreeSet;
 use std::hint::black_box;
@@ -78,10 +79,10 @@ impl Line {
     }
 }
 
-/// Returns the mean time of a grant.
-fn measure(waiting: u64, models_per_endpoint: usize) -> Duration {
+/// Returns the mean times of a grant and of joining, in microseconds.
+fn measure(waiting: u64, models_per_endpoint: usize) -> (f64, f64) {
     let (mut line, mut held) = Line::new(waiting, models_per_endpoint);
-    let mut spent = Duration::ZERO;
+    let (mut granting, mut joining) = (Duration::ZERO, Duration::ZERO);
     let mut decisions = Vec::new();
     let mut granted = 0;
     while granted < GRANTS {
@@ -92,23 +93,27 @@ fn measure(waiting: u64, models_per_endpoint: usize) -> Duration {
         let model = ended.expect("it was held").model;
         match black_box(decisions.pop()) {
             Some(Decision::Grant(_, grant)) => {
-                (spent, granted) = (spent + took, granted + 1);
+                (granting, granted) = (granting + took, granted + 1);
                 held.push(grant.lease);
                 let model =
                     if models_per_endpoint == 1 { model } else { line.models[granted as usize % MODELS].clone() };
+                let started = Instant::now();
                 line.submit(model);
+                joining += started.elapsed();
             }
             Some(Decision::Refuse(..)) => panic!("nothing expires here"),
             None => held.extend(line.submit(model)),
         }
     }
-    spent / GRANTS
+    let mean = |spent: Duration| spent.as_secs_f64() * 1e6 / f64::from(GRANTS);
+    (mean(granting), mean(joining))
 }
 
 fn main() {
-    println!("{:>10} {:>24} {:>24}", "waiting", "1 model per endpoint", "50 models per endpoint");
+    println!("{:>10} {:>28} {:>28}", "", "1 model per endpoint", "50 models per endpoint");
+    println!("{:>10} {:>14} {:>13} {:>14} {:>13}", "waiting", "grant", "join", "grant", "join");
     for waiting in [10, 1_000, 100_000] {
-        let times = [1, MODELS].map(|models| format!("{:.2} µs", measure(waiting, models).as_secs_f64() * 1e6));
-        println!("{waiting:>10} {:>24} {:>24}", times[0], times[1]);
+        let [(grant, join), (grant_50, join_50)] = [1, MODELS].map(|models| measure(waiting, models));
+        println!("{waiting:>10} {grant:>11.2} µs {join:>10.2} µs {grant_50:>11.2} µs {join_50:>10.2} µs");
     }
 }

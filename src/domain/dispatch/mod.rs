@@ -307,7 +307,7 @@ impl Dispatcher {
     /// Returns what a request is told that joins the line now.
     fn queued(&self, request: &LeaseRequest) -> Queued {
         let (slots, models) = self.slots.competition(&request.model);
-        let position = self.line.position(&request.client, &models);
+        let position = self.line.position_of_next(&request.client, &models);
         Queued { position, estimated_wait: self.service_times.wait(&request.model, position, slots) }
     }
 

@@ -7,6 +7,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use slab::Slab;
+
 use super::Queued;
 use super::model_queue::ModelQueue;
 use super::model_set::{ModelNumbers, ModelSet};
@@ -23,50 +25,41 @@ pub struct Waiting {
     pub deadline: Moment,
     /// What it was told when it joined.
     pub queued: Queued,
+    /// Key of its client.
+    client: usize,
     /// In its client's queue.
     place: usize,
 }
 
 /// One client that waits.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Client {
+    id: ClientId,
     /// In the ring.
     place: usize,
     queue: ModelQueue<Ticket>,
-    /// How many of its requests are for a model, by the model's number.
-    counts: Vec<(usize, usize)>,
 }
 
-impl Client {
-    fn count(&self, models: &ModelSet) -> usize {
-        self.counts.iter().filter(|(number, _)| models.contains(*number)).map(|(_, count)| count).sum()
-    }
-
-    fn add(&mut self, number: usize) {
-        match self.counts.iter_mut().find(|(known, _)| *known == number) {
-            Some((_, count)) => *count += 1,
-            None => self.counts.push((number, 1)),
-        }
-    }
-
-    fn subtract(&mut self, number: usize) {
-        if let Some(at) = self.counts.iter().position(|(known, _)| *known == number) {
-            self.counts[at].1 -= 1;
-            if self.counts[at].1 == 0 {
-                self.counts.swap_remove(at);
-            }
-        }
-    }
+/// The requests for one model.
+#[derive(Debug)]
+struct Demand {
+    model: ModelId,
+    total: usize,
+    /// How many of each client, by the client's key.
+    by_client: HashMap<usize, usize>,
 }
 
 /// The waiting requests.
 #[derive(Debug, Default)]
 pub struct WaitingLine {
     entries: HashMap<Ticket, Waiting>,
-    clients: HashMap<ClientId, Client>,
-    ring: ModelQueue<ClientId>,
+    clients: Slab<Client>,
+    keys: HashMap<ClientId, usize>,
+    /// Keys of clients, the next to be served first.
+    ring: ModelQueue<usize>,
     by_deadline: BTreeSet<(Moment, Ticket)>,
-    by_model: HashMap<ModelId, usize>,
+    /// By the number of the model.
+    demand: HashMap<usize, Demand>,
 }
 
 impl WaitingLine {
@@ -76,21 +69,36 @@ impl WaitingLine {
 
     /// Returns the place, from 1, in the order of service that a request of this client would have if it joined now, among
     /// the requests for these models.
-    ///
-    /// A client's n-th request is served in the n-th round: before it come n − 1 of its own, up to n of each client that
-    /// stands before it in the ring, and up to n − 1 of each behind it.
-    pub fn position(&self, client: &ClientId, models: &ModelSet) -> usize {
-        let own = self.clients.get(client).map_or(0, |client| client.count(models));
-        let mut position = own + 1;
-        let mut round = own + 1;
-        for id in self.ring.iter() {
-            if id == client {
-                round = own;
-            } else {
-                position += self.clients[id].count(models).min(round);
-            }
+    pub fn position_of_next(&self, client: &ClientId, models: &ModelSet) -> usize {
+        let counts = self.counts(models);
+        match self.keys.get(client) {
+            Some(key) => self.position(*key, counts[*key] + 1, &counts),
+            None => 1 + counts.iter().filter(|count| **count > 0).count(),
         }
-        position
+    }
+
+    /// Returns the place, from 1, in the order of service of the n-th request of a client, by its key, among those counted.
+    ///
+    /// It is served in the n-th round: before it come n − 1 of the client's own, up to n of each client that stands before
+    /// it in the ring, and up to n − 1 of each behind it.
+    fn position(&self, key: usize, n: usize, counts: &[usize]) -> usize {
+        let place = self.clients[key].place;
+        let others = self.clients.iter().filter(|(other, _)| *other != key);
+        let before = |(other, client): (usize, &Client)| counts[other].min(if client.place < place { n } else { n - 1 });
+        n + others.map(before).sum::<usize>()
+    }
+
+    /// Returns how many requests for these models each client has, by its key.
+    fn counts(&self, models: &ModelSet) -> Vec<usize> {
+        let mut counts = vec![0; self.clients.capacity()];
+        if self.demand.keys().all(|number| models.contains(*number)) {
+            self.clients.iter().for_each(|(key, client)| counts[key] = client.queue.len());
+            return counts;
+        }
+        for (_, demand) in self.demand.iter().filter(|(number, _)| models.contains(**number)) {
+            demand.by_client.iter().for_each(|(key, count)| counts[*key] += count);
+        }
+        counts
     }
 
     /// Adds a request behind its client's others, and its client, if it is new, at the end of the ring.
@@ -104,48 +112,47 @@ impl WaitingLine {
         queued: Queued,
     ) {
         let number = numbers.take(&request.model);
-        let models = ModelSet::of(number);
-        let (entries, id) = (&mut self.entries, request.client.clone());
-        let is_new = !self.clients.contains_key(&id);
-        let client = self.clients.entry(id.clone()).or_default();
-        let place = client.queue.push(ticket, models, |moved, place| {
+        let (entries, clients) = (&mut self.entries, &mut self.clients);
+        let known = self.keys.get(&request.client).copied();
+        let key = known.unwrap_or_else(|| {
+            let id = request.client.clone();
+            clients.insert(Client { id, place: 0, queue: ModelQueue::default() })
+        });
+        let place = clients[key].queue.push(ticket, ModelSet::of(number), |moved, place| {
             if let Some(entry) = entries.get_mut(moved) {
                 entry.place = place;
             }
         });
-        client.add(number);
-        if is_new {
-            self.enter_ring(id);
+        if known.is_none() {
+            self.keys.insert(request.client.clone(), key);
+            self.enter_ring(key);
         } else {
-            self.ring.set(client.place, client.queue.models());
+            self.ring.set(self.clients[key].place, self.clients[key].queue.models());
         }
-        *self.by_model.entry(request.model.clone()).or_default() += 1;
+        let new = || Demand { model: request.model.clone(), total: 0, by_client: HashMap::new() };
+        let demand = self.demand.entry(number).or_insert_with(new);
+        demand.total += 1;
+        *demand.by_client.entry(key).or_default() += 1;
         self.by_deadline.insert((deadline, ticket));
-        self.entries.insert(ticket, Waiting { ticket, request, arrived, deadline, queued, place });
+        self.entries.insert(ticket, Waiting { ticket, request, arrived, deadline, queued, client: key, place });
     }
 
     /// Takes out the request of this ticket, if it waits. Its client keeps its place in the ring.
     pub fn leave(&mut self, numbers: &mut ModelNumbers, ticket: Ticket) -> Option<Waiting> {
         let waiting = self.entries.remove(&ticket)?;
-        let model = &waiting.request.model;
-        let number = numbers.get(model);
-        numbers.give_back(model);
+        let key = waiting.client;
         self.by_deadline.remove(&(waiting.deadline, ticket));
-        if let Some(count) = self.by_model.get_mut(model) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_model.remove(model);
-            }
+        if let Some(number) = numbers.give_back(&waiting.request.model) {
+            self.subtract(number, key);
         }
-        if let Some(client) = self.clients.get_mut(&waiting.request.client) {
-            client.queue.remove(waiting.place);
-            number.into_iter().for_each(|number| client.subtract(number));
-            if client.queue.is_empty() {
-                self.ring.remove(client.place);
-                self.clients.remove(&waiting.request.client);
-            } else {
-                self.ring.set(client.place, client.queue.models());
-            }
+        let client = &mut self.clients[key];
+        client.queue.remove(waiting.place);
+        if client.queue.is_empty() {
+            self.ring.remove(client.place);
+            self.keys.remove(&client.id);
+            self.clients.remove(key);
+        } else {
+            self.ring.set(client.place, client.queue.models());
         }
         if self.entries.is_empty() {
             // Gives back what the longest line has taken.
@@ -157,13 +164,13 @@ impl WaitingLine {
     /// Takes out the request that is next for one of these models; its client goes to the end of the ring.
     pub fn take_next(&mut self, numbers: &mut ModelNumbers, models: &ModelSet) -> Option<Waiting> {
         let place = self.ring.first(models)?;
-        let id = self.ring.get(place)?.clone();
-        let queue = &self.clients.get(&id)?.queue;
+        let key = *self.ring.get(place)?;
+        let queue = &self.clients[key].queue;
         let ticket = *queue.get(queue.first(models)?)?;
         let waiting = self.leave(numbers, ticket);
-        if self.clients.contains_key(&id) {
+        if self.clients.contains(key) {
             self.ring.remove(place);
-            self.enter_ring(id);
+            self.enter_ring(key);
         }
         waiting
     }
@@ -181,7 +188,7 @@ impl WaitingLine {
 
     /// Returns the models somebody waits for.
     pub fn models(&self) -> impl Iterator<Item = &ModelId> {
-        self.by_model.keys()
+        self.demand.values().map(|demand| &demand.model)
     }
 
     /// Returns the waiting requests, in no order.
@@ -195,27 +202,40 @@ impl WaitingLine {
     /// If they do not.
     pub fn assert_consistent(&self) {
         assert_eq!(self.entries.len(), self.by_deadline.len());
-        assert_eq!(self.entries.len(), self.by_model.values().sum::<usize>());
-        assert_eq!(self.entries.len(), self.clients.values().map(|client| client.queue.len()).sum::<usize>());
-        assert_eq!(self.clients.len(), self.ring.len());
+        assert_eq!(self.entries.len(), self.demand.values().map(|demand| demand.total).sum::<usize>());
+        assert_eq!(self.entries.len(), self.clients.iter().map(|(_, client)| client.queue.len()).sum::<usize>());
+        assert_eq!((self.clients.len(), self.clients.len()), (self.ring.len(), self.keys.len()));
+        for demand in self.demand.values() {
+            assert_eq!(demand.total, demand.by_client.values().sum::<usize>());
+        }
         for (ticket, waiting) in &self.entries {
-            let client = &self.clients[&waiting.request.client];
+            let client = &self.clients[waiting.client];
             assert!(self.by_deadline.contains(&(waiting.deadline, *ticket)));
             assert_eq!(client.queue.get(waiting.place), Some(ticket));
-            assert_eq!(self.ring.get(client.place), Some(&waiting.request.client));
+            assert_eq!(self.ring.get(client.place), Some(&waiting.client));
+            assert_eq!(client.id, waiting.request.client);
         }
     }
 
-    fn enter_ring(&mut self, id: ClientId) {
+    fn enter_ring(&mut self, key: usize) {
         let clients = &mut self.clients;
-        let Some(models) = clients.get(&id).map(|client| client.queue.models()) else { return };
-        let place = self.ring.push(id.clone(), models, |moved, place| {
-            if let Some(client) = clients.get_mut(moved) {
-                client.place = place;
+        let models = clients[key].queue.models();
+        let place = self.ring.push(key, models, |moved, place| clients[*moved].place = place);
+        clients[key].place = place;
+    }
+
+    /// Counts one request of a client less.
+    fn subtract(&mut self, number: usize, key: usize) {
+        let Some(demand) = self.demand.get_mut(&number) else { return };
+        demand.total -= 1;
+        if let Some(count) = demand.by_client.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                demand.by_client.remove(&key);
             }
-        });
-        if let Some(client) = clients.get_mut(&id) {
-            client.place = place;
+        }
+        if demand.total == 0 {
+            self.demand.remove(&number);
         }
     }
 }
@@ -284,7 +304,7 @@ mod tests {
             let mut scene = Scene::after(&actions);
             let mut models = ModelSet::of(model);
             competing.into_iter().for_each(|model| models.insert(model));
-            let position = scene.line.position(&ClientId::Named([client].into()), &models);
+            let position = scene.line.position_of_next(&ClientId::Named([client].into()), &models);
             let ticket = scene.join(client, model);
             let mut served = std::iter::from_fn(|| scene.line.take_next(&mut scene.numbers, &models));
             prop_assert_eq!(served.position(|waiting| waiting.ticket == ticket), Some(position - 1));
@@ -305,7 +325,7 @@ mod tests {
                 turns.push(client);
             }
             prop_assert_eq!(scene.line.len(), 0);
-            prop_assert!(scene.line.clients.is_empty() && scene.line.ring.is_empty() && scene.line.by_model.is_empty());
+            prop_assert!(scene.line.clients.is_empty() && scene.line.ring.is_empty() && scene.line.demand.is_empty());
         }
     }
 
