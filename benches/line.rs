@@ -38,7 +38,7 @@ impl Line {
             (0..MODELS).map(|number| ModelId::from(format!("model-{number}").as_str())).collect();
         let admission = Admission { delay_threshold: 1.0, reject_threshold: 1.0, max_delay: Duration::ZERO };
         let mut line = Self {
-            dispatcher: Dispatcher::new(QueueRules { max_waiting: 1_000_000, admission }),
+            dispatcher: Dispatcher::new(QueueRules { max_waiting: 1_000_000, admission, warm_up: Duration::ZERO }),
             random: StdRng::seed_from_u64(1),
             models,
             now: Moment::from_micros(1),

@@ -53,6 +53,8 @@ pub struct QueueConfig {
     pub max_waiting: usize,
     #[serde(rename = "timeout_secs", deserialize_with = "seconds")]
     pub timeout: Duration,
+    #[serde(rename = "warmup_timeout_secs", deserialize_with = "seconds")]
+    pub warm_up: Duration,
     pub delay_threshold: f64,
     pub reject_threshold: f64,
     #[serde(rename = "max_delay_ms", deserialize_with = "milliseconds")]
@@ -138,7 +140,7 @@ impl QueueConfig {
     pub fn rules(&self) -> QueueRules {
         let (delay_threshold, reject_threshold) = (self.delay_threshold, self.reject_threshold);
         let admission = Admission { delay_threshold, reject_threshold, max_delay: self.max_delay };
-        QueueRules { max_waiting: self.max_waiting, admission }
+        QueueRules { max_waiting: self.max_waiting, admission, warm_up: self.warm_up }
     }
 }
 

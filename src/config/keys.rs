@@ -82,7 +82,7 @@ pub const SECTIONS: &[(&str, &[Key])] = &[
         &[
             key("max_waiting", Rule::Whole(0, 1_000_000)),
             key("timeout_secs", Rule::Whole(0, 86_400)),
-            reserved("warmup_timeout_secs", Rule::Whole(0, 86_400)),
+            key("warmup_timeout_secs", Rule::Whole(0, 86_400)),
             key("delay_threshold", Rule::Number(0.0, 1.0)),
             key("reject_threshold", Rule::Number(0.0, 1.0)),
             key("max_delay_ms", Rule::Whole(10, 60_000)),

@@ -73,6 +73,8 @@ pub enum EndpointStatus {
     Pending,
     /// Answers its probes.
     Online,
+    /// Answers that it is still loading its model. It gets no lease, but has not failed.
+    Loading,
     /// Does not answer.
     Offline,
     /// Answers, but not as an inference server does.
@@ -84,6 +86,7 @@ impl EndpointStatus {
         match self {
             EndpointStatus::Pending => "pending",
             EndpointStatus::Online => "online",
+            EndpointStatus::Loading => "loading",
             EndpointStatus::Offline => "offline",
             EndpointStatus::Error => "error",
         }

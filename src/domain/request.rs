@@ -52,6 +52,8 @@ pub enum Refusal {
     ModelNotFound,
     /// Endpoints have the model, but none is online.
     NoEndpointOnline,
+    /// Every endpoint that serves the model is still loading, longer than a request waits for that.
+    WarmingUp,
     /// As many requests wait as may wait. The estimate, `None` without data, is that of one who would wait.
     QueueFull { estimated_wait: Option<Duration> },
     /// So many requests wait that newcomers are refused.

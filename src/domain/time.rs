@@ -7,6 +7,9 @@ use std::time::Duration;
 pub struct Moment(u64);
 
 impl Moment {
+    /// Later than every other.
+    pub const NEVER: Self = Self(u64::MAX);
+
     /// Returns the moment `micros` microseconds after the start of the process.
     pub const fn from_micros(micros: u64) -> Self {
         Self(micros)

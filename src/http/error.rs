@@ -52,7 +52,7 @@ pub enum ApiError {
 pub struct RetryAfter {
     /// After a full or overloaded line, where there is no estimate of the wait.
     pub queue_full: u64,
-    /// After finding no endpoint online.
+    /// After finding no endpoint online, or only loading ones.
     pub no_endpoint: u64,
 }
 
@@ -71,6 +71,7 @@ impl ApiError {
             ApiError::Refused { refusal, .. } => match refusal {
                 Refusal::ModelNotFound => (StatusCode::NOT_FOUND, "model_not_found"),
                 Refusal::NoEndpointOnline => (StatusCode::SERVICE_UNAVAILABLE, "no_endpoint_online"),
+                Refusal::WarmingUp => (StatusCode::SERVICE_UNAVAILABLE, "warming_up"),
                 Refusal::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
                 Refusal::Overloaded { .. } => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
                 Refusal::QueueTimeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "queue_timeout"),
@@ -112,7 +113,7 @@ impl ApiError {
                 Refusal::QueueFull { estimated_wait } | Refusal::Overloaded { estimated_wait } => {
                     Some(estimated_wait.map_or(retry_after.queue_full, |wait| wait.as_secs().clamp(1, 60)))
                 }
-                Refusal::NoEndpointOnline => Some(retry_after.no_endpoint),
+                Refusal::NoEndpointOnline | Refusal::WarmingUp => Some(retry_after.no_endpoint),
                 Refusal::Draining => Some(RETRY_AFTER_DRAINING),
                 Refusal::ModelNotFound | Refusal::QueueTimeout { .. } => None,
             },
@@ -144,6 +145,7 @@ impl fmt::Display for ApiError {
             ApiError::Refused { refusal, model, .. } => match refusal {
                 Refusal::ModelNotFound => write!(f, "no endpoint has the model `{model}`"),
                 Refusal::NoEndpointOnline => write!(f, "no endpoint with the model `{model}` is online"),
+                Refusal::WarmingUp => write!(f, "every endpoint with the model `{model}` is still loading"),
                 Refusal::QueueFull { .. } | Refusal::Overloaded { .. } => f.write_str("Request queue is full"),
                 Refusal::QueueTimeout { .. } => f.write_str("Queue wait timeout"),
                 Refusal::Draining => f.write_str("Leaseway is stopping"),

@@ -19,6 +19,7 @@ const ENDPOINTS: u128 = 6;
 const MODELS: [&str; 4] = ["a", "b", "c", "unknown"];
 const CLIENTS: u8 = 4;
 const MAX_WAITING: usize = 20;
+const WARM_UP: Duration = Duration::from_millis(700);
 
 /// What an observer knows without looking into the dispatcher.
 struct World {
@@ -30,6 +31,8 @@ struct World {
     leases: HashMap<LeaseId, EndpointId>,
     line: Line,
     delayed: Line,
+    /// Those who wait for an endpoint that is loading.
+    warming: Line,
     answered: BTreeSet<Ticket>,
     next_ticket: u64,
     draining: bool,
@@ -41,8 +44,9 @@ struct Waiter {
     client: ClientId,
     model: ModelId,
     deadline: Moment,
-    /// When its delay ends, if it is delayed.
-    joins: Moment,
+    arrived: Moment,
+    /// When its delay, or its wait for an endpoint that is loading, ends, if it is in one.
+    until: Moment,
 }
 
 /// The line as plain lists.
@@ -92,7 +96,7 @@ impl World {
         let reject_threshold = if can_be_full { 1.0 } else { 0.9 };
         let admission = Admission { delay_threshold: 0.4, reject_threshold, max_delay: Duration::from_millis(1000) };
         Self {
-            dispatcher: Dispatcher::new(QueueRules { max_waiting: MAX_WAITING, admission }),
+            dispatcher: Dispatcher::new(QueueRules { max_waiting: MAX_WAITING, admission, warm_up: WARM_UP }),
             admission,
             now: Moment::from_micros(0),
             ids: (0..ENDPOINTS).collect(),
@@ -100,6 +104,7 @@ impl World {
             leases: HashMap::new(),
             line: Line::default(),
             delayed: Line::default(),
+            warming: Line::default(),
             answered: BTreeSet::new(),
             next_ticket: 0,
             draining: false,
@@ -125,11 +130,23 @@ impl World {
     }
 
     fn waiters(&self) -> impl Iterator<Item = &Waiter> {
-        self.line.waiters.iter().chain(&self.delayed.waiters)
+        self.line.waiters.iter().chain(&self.delayed.waiters).chain(&self.warming.waiters)
     }
 
     fn leave(&mut self, ticket: Ticket) -> Option<Waiter> {
-        self.line.leave(ticket).or_else(|| self.delayed.leave(ticket))
+        [&mut self.line, &mut self.delayed, &mut self.warming].into_iter().find_map(|line| line.leave(ticket))
+    }
+
+    /// Tells whether nobody serves the model, nor may after its first probe, but somebody who is loading.
+    fn is_loading(&self, model: &ModelId) -> bool {
+        let some = |status, may: fn(&EndpointFacts, &ModelId) -> bool| {
+            self.endpoints.values().any(|facts| facts.status == status && may(facts, model))
+        };
+        let serves = |facts: &EndpointFacts, model: &ModelId| facts.models.contains(model);
+        let may_serve = |facts: &EndpointFacts, model: &ModelId| facts.models.is_empty() || facts.models.contains(model);
+        some(EndpointStatus::Loading, may_serve)
+            && !some(EndpointStatus::Online, serves)
+            && !some(EndpointStatus::Pending, may_serve)
     }
 
     fn submit(&mut self, random: &mut StdRng) {
@@ -157,11 +174,13 @@ impl World {
             }
             Submitted::Waiting => {
                 assert!(!capable, "waits although an endpoint is free");
-                let waiter = |joins| Waiter { ticket, client, model, deadline, joins };
+                let is_loading = self.is_loading(&model);
+                let waiter = |until| Waiter { ticket, client, model, deadline, arrived: self.now, until };
                 match admission {
+                    AdmissionDecision::Reject => panic!("waits although it was to be refused"),
+                    _ if is_loading => self.warming.join(waiter(self.now.after(WARM_UP))),
                     AdmissionDecision::Accept => self.line.join(waiter(self.now)),
                     AdmissionDecision::AcceptWithDelay(delay) => self.delayed.join(waiter(self.now.after(delay))),
-                    AdmissionDecision::Reject => panic!("waits although it was to be refused"),
                 }
             }
         }
@@ -185,6 +204,8 @@ impl World {
                     let waiter = self.leave(ticket).expect("refused to one who does not wait");
                     assert!(self.answered.insert(ticket), "{ticket:?} is answered twice");
                     assert_eq!(waiter.deadline <= self.now, matches!(refusal, Refusal::QueueTimeout { .. }));
+                    let warmed = refusal == Refusal::WarmingUp;
+                    assert!(!warmed || waiter.until <= self.now, "refused before its wait was over");
                 }
             }
         }
@@ -228,7 +249,32 @@ impl World {
             self.endpoints.insert(id, facts.clone());
             self.dispatcher.update_endpoint(self.now, facts, &mut decisions);
         }
-        self.follow(decisions);
+        let (refusals, grants) = decisions.into_iter().partition(|decision| matches!(decision, Decision::Refuse(..)));
+        self.rearrange(refusals);
+        self.follow(grants);
+    }
+
+    /// Moves those who wait to where they belong after endpoints have changed, or refuses them, in order of arrival.
+    fn rearrange(&mut self, mut refusals: Vec<Decision>) {
+        let is_loading: Vec<ModelId> =
+            MODELS.into_iter().map(ModelId::from).filter(|model| self.is_loading(model)).collect();
+        let mut waiters: Vec<Waiter> = self.waiters().cloned().collect();
+        waiters.sort_unstable_by_key(|waiter| (waiter.arrived, waiter.ticket));
+        for Waiter { ticket, model, .. } in waiters {
+            let is_refused =
+                refusals.iter().position(|decision| matches!(decision, Decision::Refuse(other, _) if *other == ticket));
+            let is_warming = self.warming.waiters.iter().any(|waiter| waiter.ticket == ticket);
+            if let Some(at) = is_refused {
+                self.follow(vec![refusals.remove(at)]);
+            } else if is_warming && !is_loading.contains(&model) {
+                let waiter = self.leave(ticket).expect("it waits");
+                self.line.join(waiter);
+            } else if !is_warming && is_loading.contains(&model) {
+                let waiter = self.leave(ticket).expect("it waits");
+                self.warming.join(Waiter { until: self.now.after(WARM_UP), ..waiter });
+            }
+        }
+        assert!(refusals.is_empty(), "refused to those who do not wait: {refusals:?}");
     }
 
     fn pass_time(&mut self, random: &mut StdRng) {
@@ -237,9 +283,10 @@ impl World {
         self.dispatcher.expire(self.now, &mut decisions);
         self.follow(decisions);
         assert!(self.waiters().all(|waiter| waiter.deadline > self.now), "the line holds something expired");
+        assert!(self.warming.waiters.iter().all(|waiter| waiter.until > self.now), "waits too long for loading");
         let mut due: Vec<(Moment, Ticket)> =
-            self.delayed.waiters.iter().map(|waiter| (waiter.joins, waiter.ticket)).collect();
-        due.retain(|(joins, _)| *joins <= self.now);
+            self.delayed.waiters.iter().map(|waiter| (waiter.until, waiter.ticket)).collect();
+        due.retain(|(until, _)| *until <= self.now);
         due.sort_unstable();
         for (_, ticket) in due {
             let waiter = self.delayed.leave(ticket).expect("it is delayed");
@@ -263,7 +310,7 @@ impl World {
 fn may_wait(refusal: &Refusal) -> bool {
     match refusal {
         Refusal::QueueFull { .. } | Refusal::Overloaded { .. } | Refusal::QueueTimeout { .. } => true,
-        Refusal::ModelNotFound | Refusal::NoEndpointOnline | Refusal::Draining => false,
+        Refusal::ModelNotFound | Refusal::NoEndpointOnline | Refusal::WarmingUp | Refusal::Draining => false,
     }
 }
 
@@ -275,6 +322,7 @@ fn random_facts(id: EndpointId, random: &mut StdRng) -> EndpointFacts {
         0 => EndpointStatus::Offline,
         1 => EndpointStatus::Error,
         2 => EndpointStatus::Pending,
+        3 => EndpointStatus::Loading,
         _ => EndpointStatus::Online,
     };
     EndpointFacts {

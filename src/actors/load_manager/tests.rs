@@ -58,7 +58,7 @@ async fn scene() -> Scene {
     pause();
     let probe = Probe::default().start();
     let admission = Admission { delay_threshold: 1.0, reject_threshold: 1.0, max_delay: Duration::ZERO };
-    let rules = QueueRules { max_waiting: 10, admission };
+    let rules = QueueRules { max_waiting: 10, admission, warm_up: Duration::ZERO };
     let manager = LoadManager::new(rules, probe.clone().recipient()).start();
     manager.do_send(Observe(probe.clone().recipient()));
     let definition = EndpointDefinition::new("a", "http://a");

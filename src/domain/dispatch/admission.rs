@@ -21,6 +21,17 @@ pub enum AdmissionDecision {
     Reject,
 }
 
+/// How the wait for an endpoint that is still loading ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitResult {
+    /// An endpoint is ready: the request goes on into the line.
+    Ready,
+    /// None was ready in time.
+    Timeout,
+    /// It never began: too many wait already.
+    CapacityExceeded,
+}
+
 /// How filled the line is, in a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -7,7 +7,7 @@
 //! - every request is answered exactly once: granted, refused or cancelled;
 //! - every lease ends exactly once, and unknown ends are ignored;
 //! - the line is bounded and holds nothing expired;
-//! - nobody waits while an online endpoint that serves the model has a free slot;
+//! - nobody waits while an online endpoint that serves the model has a free slot, nor in vain;
 //! - clients are served round robin, the requests of one client for a model first come first served;
 //! - no lease is granted on an endpoint that is gone or not online.
 
@@ -15,17 +15,19 @@ pub mod admission;
 mod estimate;
 mod model_queue;
 mod model_set;
+mod rooms;
 mod slots;
 mod waiting;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::admission::{Admission, AdmissionDecision, Backpressure};
+use self::admission::{Admission, AdmissionDecision, Backpressure, WaitResult};
 use self::estimate::ServiceTimes;
+use self::rooms::{Room, Rooms};
 use self::slots::{Prospect, Slots};
-use self::waiting::{Waiting, WaitingLine};
+use self::waiting::Waiting;
 use super::endpoint::{EndpointFacts, Target};
 use super::ids::{EndpointId, LeaseId, ModelId, Ticket};
 use super::request::{Failure, FinishedRequest, LeaseRequest, Outcome, Refusal};
@@ -58,11 +60,13 @@ pub enum Decision {
     Refuse(Ticket, Refusal),
 }
 
-/// How many may wait, and how they are slowed down before the line is full.
+/// How many may wait, how they are slowed down before the line is full, and what they may wait for.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueRules {
     pub max_waiting: usize,
     pub admission: Admission,
+    /// The longest wait for an endpoint that is still loading; zero for none.
+    pub warm_up: Duration,
 }
 
 /// The first answer to a request.
@@ -87,11 +91,7 @@ struct Held {
 /// `decisions` in the order they were made.
 pub struct Dispatcher {
     slots: Slots,
-    line: WaitingLine,
-    /// Those whose delay has not ended. They count as waiting, but are served only where the line has nobody.
-    delayed: WaitingLine,
-    /// When delays end; of those who have left, too, until then.
-    delay_ends: BTreeSet<(Moment, Ticket)>,
+    rooms: Rooms,
     leases: HashMap<LeaseId, Held>,
     service_times: ServiceTimes,
     next_lease: u64,
@@ -104,9 +104,7 @@ impl Dispatcher {
     pub fn new(rules: QueueRules) -> Self {
         Self {
             slots: Slots::default(),
-            line: WaitingLine::default(),
-            delayed: WaitingLine::default(),
-            delay_ends: BTreeSet::new(),
+            rooms: Rooms::default(),
             leases: HashMap::new(),
             service_times: ServiceTimes::default(),
             next_lease: 0,
@@ -130,20 +128,9 @@ impl Dispatcher {
         } else if let Some(endpoint) = self.slots.choose(&request.model) {
             Submitted::Granted(self.grant(now, endpoint, request, Duration::ZERO, None))
         } else {
-            match self.admit(now, &request, deadline) {
-                Err(refusal) => Submitted::Refused(refusal),
-                Ok(delay) => {
-                    let queued = self.queued(&request);
-                    let numbers = self.slots.numbers();
-                    if delay.is_zero() {
-                        self.line.join(numbers, ticket, request, now, deadline, queued);
-                    } else {
-                        self.delayed.join(numbers, ticket, request, now, deadline, queued);
-                        self.delay_ends.insert((now.after(delay), ticket));
-                    }
-                    Submitted::Waiting
-                }
-            }
+            let queued = Queued { position: 1, estimated_wait: None };
+            let waiting = Waiting { ticket, request, arrived: now, deadline, queued };
+            self.wait(now, waiting).map_or(Submitted::Waiting, Submitted::Refused)
         };
         self.debug_assert_invariants();
         submitted
@@ -180,8 +167,8 @@ impl Dispatcher {
         self.expire(now, decisions);
         let id = facts.id();
         self.slots.update(facts);
+        self.review(now, decisions);
         self.serve_line(now, id, decisions);
-        self.refuse_hopeless(decisions);
         self.debug_assert_invariants();
     }
 
@@ -189,31 +176,33 @@ impl Dispatcher {
     pub fn remove_endpoint(&mut self, now: Moment, id: EndpointId, decisions: &mut Vec<Decision>) {
         self.expire(now, decisions);
         self.slots.remove(id);
-        self.refuse_hopeless(decisions);
+        self.review(now, decisions);
         self.debug_assert_invariants();
     }
 
-    /// Refuses every waiting request whose deadline has come, and lets those join the line whose delay has ended.
+    /// Refuses every waiting request whose deadline, or warm-up wait, is over, and lets those join the line whose delay is.
     pub fn expire(&mut self, now: Moment, decisions: &mut Vec<Decision>) {
-        while let Some(ticket) = self.line.expired(now).or_else(|| self.delayed.expired(now)) {
+        while let Some((room, ticket)) = self.rooms.due(now) {
             let Some(waiting) = self.leave(ticket) else { return };
-            let waited = now.since(waiting.arrived);
-            decisions.push(Decision::Refuse(waiting.ticket, Refusal::QueueTimeout { waited }));
-        }
-        while let Some((_, ticket)) = self.delay_ends.first().copied().filter(|(end, _)| *end <= now) {
-            self.delay_ends.pop_first();
-            if let Some(waiting) = self.delayed.leave(self.slots.numbers(), ticket) {
-                let Waiting { request, arrived, deadline, .. } = waiting;
-                let queued = self.queued(&request);
-                self.line.join(self.slots.numbers(), ticket, request, arrived, deadline, queued);
-            }
+            let refusal = match room {
+                Room::WarmUp => self.end_warm_up(now, waiting, WaitResult::Timeout),
+                Room::Delay if waiting.deadline > now => {
+                    self.join(Room::Line, waiting, Moment::NEVER);
+                    None
+                }
+                Room::Line | Room::Delay => Some(Refusal::QueueTimeout { waited: now.since(waiting.arrived) }),
+            };
+            decisions.extend(refusal.map(|refusal| Decision::Refuse(ticket, refusal)));
         }
     }
 
     /// Refuses every waiting request and from now on every new one.
     pub fn drain(&mut self, decisions: &mut Vec<Decision>) {
         self.draining = true;
-        self.refuse_where(|_| Some(Refusal::Draining), decisions);
+        for ticket in self.in_order_of_arrival(|_| true) {
+            self.leave(ticket);
+            decisions.push(Decision::Refuse(ticket, Refusal::Draining));
+        }
         self.debug_assert_invariants();
     }
 
@@ -228,13 +217,12 @@ impl Dispatcher {
 
     /// Returns when [`Dispatcher::expire`] next has something to do.
     pub fn next_due(&self) -> Option<Moment> {
-        let delay_end = self.delay_ends.first().map(|(end, _)| *end);
-        [self.line.next_deadline(), self.delayed.next_deadline(), delay_end].into_iter().flatten().min()
+        self.rooms.next_due()
     }
 
-    /// Returns how many requests wait, delayed ones included.
+    /// Returns how many requests wait, in the line or before it.
     pub fn waiting(&self) -> usize {
-        self.line.len() + self.delayed.len()
+        self.rooms.len()
     }
 
     /// Returns how many leases are held.
@@ -263,13 +251,12 @@ impl Dispatcher {
     /// If one does not hold.
     pub fn assert_invariants(&self) {
         self.slots.assert_consistent();
-        self.line.assert_consistent();
-        self.delayed.assert_consistent();
+        self.rooms.assert_consistent();
         assert!(self.waiting() <= self.rules.max_waiting, "the line is bounded");
         assert!(!self.draining || self.waiting() == 0, "nobody waits while draining");
-        for model in self.line.models().chain(self.delayed.models()) {
-            assert!(self.slots.choose(model).is_none(), "nobody waits while a capable slot is free");
-            assert_eq!(self.slots.prospect(model), Prospect::Possible, "nobody waits in vain");
+        assert!(self.rooms.misplaced(|model| self.slots.prospect(model)).is_empty(), "nobody waits in vain");
+        for waiting in self.rooms.iter() {
+            assert!(self.slots.choose(&waiting.request.model).is_none(), "nobody waits while a capable slot is free");
         }
         let mut held: HashMap<EndpointId, u32> = HashMap::new();
         for lease in self.leases.values() {
@@ -280,34 +267,91 @@ impl Dispatcher {
         }
     }
 
-    /// Decides whether a request that finds no free slot may wait, and how long it is delayed before it joins the line.
-    fn admit(&self, now: Moment, request: &LeaseRequest, deadline: Moment) -> Result<Duration, Refusal> {
-        match self.slots.prospect(&request.model) {
-            Prospect::Unknown => return Err(Refusal::ModelNotFound),
-            Prospect::NothingOnline => return Err(Refusal::NoEndpointOnline),
-            Prospect::Possible => {}
+    /// Has a request wait that finds no free slot, or returns why it may not.
+    fn wait(&mut self, now: Moment, waiting: Waiting) -> Option<Refusal> {
+        match self.slots.prospect(&waiting.request.model) {
+            Prospect::Unknown => Some(Refusal::ModelNotFound),
+            Prospect::NothingOnline => Some(Refusal::NoEndpointOnline),
+            Prospect::Loading => self.wait_for_loading(now, waiting),
+            Prospect::Possible => self.wait_for_slot(now, waiting),
         }
-        let waiting = self.waiting();
-        if waiting >= self.rules.max_waiting {
-            return Err(Refusal::QueueFull { estimated_wait: self.queued(request).estimated_wait });
-        }
-        let delay = match self.rules.admission.decide(waiting, self.rules.max_waiting) {
-            AdmissionDecision::Reject => {
-                return Err(Refusal::Overloaded { estimated_wait: self.queued(request).estimated_wait });
-            }
-            AdmissionDecision::Accept => Duration::ZERO,
-            AdmissionDecision::AcceptWithDelay(delay) => delay,
-        };
-        if deadline <= now {
-            return Err(Refusal::QueueTimeout { waited: Duration::ZERO });
-        }
-        Ok(delay)
     }
 
-    /// Returns what a request is told that joins the line now.
-    fn queued(&self, request: &LeaseRequest) -> Queued {
+    fn wait_for_slot(&mut self, now: Moment, waiting: Waiting) -> Option<Refusal> {
+        let (room, until) = match self.decide() {
+            AdmissionDecision::Accept => (Room::Line, Moment::NEVER),
+            AdmissionDecision::AcceptWithDelay(delay) => (Room::Delay, now.after(delay)),
+            AdmissionDecision::Reject => return Some(self.rejection(&waiting.request)),
+        };
+        if waiting.deadline <= now {
+            return Some(Refusal::QueueTimeout { waited: Duration::ZERO });
+        }
+        self.join(room, waiting, until);
+        None
+    }
+
+    fn wait_for_loading(&mut self, now: Moment, waiting: Waiting) -> Option<Refusal> {
+        let until = now.after(self.rules.warm_up);
+        match self.decide() {
+            AdmissionDecision::Reject => self.end_warm_up(now, waiting, WaitResult::CapacityExceeded),
+            _ if until.min(waiting.deadline) <= now => self.end_warm_up(now, waiting, WaitResult::Timeout),
+            // Its delay is over before its wait is.
+            AdmissionDecision::Accept | AdmissionDecision::AcceptWithDelay(_) => {
+                self.join(Room::WarmUp, waiting, until);
+                None
+            }
+        }
+    }
+
+    /// Ends a request's wait for an endpoint that is loading: it joins the line, or is refused.
+    fn end_warm_up(&mut self, now: Moment, waiting: Waiting, result: WaitResult) -> Option<Refusal> {
+        match result {
+            WaitResult::Ready => {
+                self.join(Room::Line, waiting, Moment::NEVER);
+                None
+            }
+            WaitResult::Timeout if waiting.deadline <= now => {
+                Some(Refusal::QueueTimeout { waited: now.since(waiting.arrived) })
+            }
+            WaitResult::Timeout => Some(Refusal::WarmingUp),
+            WaitResult::CapacityExceeded => Some(self.rejection(&waiting.request)),
+        }
+    }
+
+    /// Decides whether one more may wait.
+    fn decide(&self) -> AdmissionDecision {
+        let (waiting, max_waiting) = (self.waiting(), self.rules.max_waiting);
+        if waiting >= max_waiting {
+            return AdmissionDecision::Reject;
+        }
+        self.rules.admission.decide(waiting, max_waiting)
+    }
+
+    /// Returns how a request is refused because of all those who wait.
+    fn rejection(&self, request: &LeaseRequest) -> Refusal {
+        let estimated_wait = self.queued(Room::Line, request).estimated_wait;
+        if self.waiting() >= self.rules.max_waiting {
+            Refusal::QueueFull { estimated_wait }
+        } else {
+            Refusal::Overloaded { estimated_wait }
+        }
+    }
+
+    /// Has a request wait in a room until `until`, or its deadline if that comes first.
+    fn join(&mut self, room: Room, mut waiting: Waiting, until: Moment) {
+        waiting.queued = self.queued(room, &waiting.request);
+        let until = until.min(waiting.deadline);
+        self.rooms.join(room, self.slots.numbers(), waiting, until);
+    }
+
+    /// Returns what a request is told that joins a room now. One that is delayed is told of the line, which it is for.
+    fn queued(&self, room: Room, request: &LeaseRequest) -> Queued {
         let (slots, models) = self.slots.competition(&request.model);
-        let position = self.line.position_of_next(&request.client, &models);
+        let line = match room {
+            Room::Line | Room::Delay => self.rooms.room(Room::Line),
+            Room::WarmUp => self.rooms.room(Room::WarmUp),
+        };
+        let position = line.position_of_next(&request.client, &models);
         Queued { position, estimated_wait: self.service_times.wait(&request.model, position, slots) }
     }
 
@@ -337,40 +381,44 @@ impl Dispatcher {
 
     fn next_for(&mut self, endpoint: EndpointId) -> Option<Waiting> {
         let models = self.slots.free_models(endpoint)?.clone();
-        let from_line = self.line.take_next(self.slots.numbers(), &models);
-        from_line.or_else(|| self.delayed.take_next(self.slots.numbers(), &models))
+        self.rooms.take_next(self.slots.numbers(), &models)
     }
 
-    /// Refuses those who wait for a model that nobody can serve any more.
-    fn refuse_hopeless(&mut self, decisions: &mut Vec<Decision>) {
-        let refusal = |model| match self.slots.prospect(model) {
-            Prospect::Possible => None,
-            Prospect::NothingOnline => Some(Refusal::NoEndpointOnline),
-            Prospect::Unknown => Some(Refusal::ModelNotFound),
-        };
-        let models = self.line.models().chain(self.delayed.models());
-        let hopeless: HashMap<ModelId, Refusal> =
-            models.filter_map(|model| Some((model.clone(), refusal(model)?))).collect();
-        if !hopeless.is_empty() {
-            self.refuse_where(|request| hopeless.get(&request.model).cloned(), decisions);
+    /// Moves those who wait to where they belong after endpoints have changed, and refuses those who now wait in vain.
+    fn review(&mut self, now: Moment, decisions: &mut Vec<Decision>) {
+        let misplaced: HashMap<ModelId, Prospect> =
+            self.rooms.misplaced(|model| self.slots.prospect(model)).into_iter().collect();
+        if misplaced.is_empty() {
+            return;
         }
+        for ticket in self.in_order_of_arrival(|waiting| misplaced.contains_key(&waiting.request.model)) {
+            let Some(waiting) = self.leave(ticket) else { continue };
+            let refusal = match misplaced[&waiting.request.model] {
+                Prospect::Possible => self.end_warm_up(now, waiting, WaitResult::Ready),
+                Prospect::Loading => {
+                    self.join(Room::WarmUp, waiting, now.after(self.rules.warm_up));
+                    None
+                }
+                Prospect::NothingOnline => Some(Refusal::NoEndpointOnline),
+                Prospect::Unknown => Some(Refusal::ModelNotFound),
+            };
+            decisions.extend(refusal.map(|refusal| Decision::Refuse(ticket, refusal)));
+        }
+        // Without patience for loading the wait is over as soon as it begins.
+        self.expire(now, decisions);
     }
 
-    /// Refuses those who wait and to whom `refusal` applies, in the order of their arrival.
-    fn refuse_where(&mut self, refusal: impl Fn(&LeaseRequest) -> Option<Refusal>, decisions: &mut Vec<Decision>) {
-        let applies = |waiting: &Waiting| Some((waiting.arrived, waiting.ticket, refusal(&waiting.request)?));
-        let mut refused: Vec<_> = self.line.iter().chain(self.delayed.iter()).filter_map(applies).collect();
-        refused.sort_unstable_by_key(|(arrived, ticket, _)| (*arrived, *ticket));
-        for (_, ticket, refusal) in refused {
-            self.leave(ticket);
-            decisions.push(Decision::Refuse(ticket, refusal));
-        }
+    /// Returns the tickets of the waiting requests that are `wanted`.
+    fn in_order_of_arrival(&self, wanted: impl Fn(&Waiting) -> bool) -> Vec<Ticket> {
+        let wanted = self.rooms.iter().filter(|waiting| wanted(waiting));
+        let mut arrivals: Vec<_> = wanted.map(|waiting| (waiting.arrived, waiting.ticket)).collect();
+        arrivals.sort_unstable();
+        arrivals.into_iter().map(|(_, ticket)| ticket).collect()
     }
 
     /// Takes out the request of this ticket, if it waits.
     fn leave(&mut self, ticket: Ticket) -> Option<Waiting> {
-        let numbers = self.slots.numbers();
-        self.line.leave(numbers, ticket).or_else(|| self.delayed.leave(numbers, ticket))
+        self.rooms.leave(self.slots.numbers(), ticket)
     }
 
     fn debug_assert_invariants(&self) {

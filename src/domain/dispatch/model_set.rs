@@ -78,16 +78,15 @@ impl ModelNumbers {
         number
     }
 
-    /// Counts one user less and returns the number of a model in use.
-    pub fn give_back(&mut self, model: &ModelId) -> Option<usize> {
-        let (number, users) = self.numbers.get_mut(model)?;
-        let number = *number;
-        *users -= 1;
-        if *users == 0 {
-            self.free.push(number);
-            self.numbers.remove(model);
+    /// Counts one user less.
+    pub fn give_back(&mut self, model: &ModelId) {
+        if let Some((number, users)) = self.numbers.get_mut(model) {
+            *users -= 1;
+            if *users == 0 {
+                self.free.push(*number);
+                self.numbers.remove(model);
+            }
         }
-        Some(number)
     }
 }
 

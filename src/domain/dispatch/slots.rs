@@ -20,6 +20,8 @@ struct GroupId(u64);
 pub enum Prospect {
     /// An online endpoint serves the model, or one that has not been probed yet may.
     Possible,
+    /// No endpoint serves the model, but one that is loading will, or may.
+    Loading,
     /// Endpoints have the model, but none of them is online.
     NothingOnline,
     /// No endpoint has the model.
@@ -61,6 +63,7 @@ pub struct Slots {
     /// How many endpoints have the model, in any status.
     known: HashMap<ModelId, usize>,
     pending: HashSet<EndpointId>,
+    loading: HashSet<EndpointId>,
     numbers: ModelNumbers,
     next_group: u64,
     next_turn: u64,
@@ -112,9 +115,9 @@ impl Slots {
         (endpoint.group.is_some() && endpoint.has_free_slot()).then_some(&endpoint.models)
     }
 
-    /// Returns how many slots could serve `model`, free or not, and all the models that compete for them.
+    /// Returns how many slots could serve `model`, free or not, and all the models that compete for them, itself among them.
     pub fn competition(&self, model: &ModelId) -> (u64, ModelSet) {
-        let mut models = ModelSet::default();
+        let mut models = self.numbers.get(model).map(ModelSet::of).unwrap_or_default();
         let mut slots = 0;
         for group in self.groups_by_model.get(model).into_iter().flatten().map(|group| &self.groups[group]) {
             slots += group.slots;
@@ -136,6 +139,8 @@ impl Slots {
         };
         if self.groups_by_model.contains_key(model) || self.pending.iter().any(may_serve) {
             Prospect::Possible
+        } else if self.loading.iter().any(may_serve) {
+            Prospect::Loading
         } else if self.known.contains_key(model) {
             Prospect::NothingOnline
         } else {
@@ -157,6 +162,7 @@ impl Slots {
         for (id, endpoint) in &self.endpoints {
             assert_eq!(endpoint.facts.status == EndpointStatus::Online, endpoint.group.is_some());
             assert_eq!(endpoint.facts.status == EndpointStatus::Pending, self.pending.contains(id));
+            assert_eq!(endpoint.facts.status == EndpointStatus::Loading, self.loading.contains(id));
             let Some(group) = endpoint.group else { continue };
             members += 1;
             let free = self.groups[&group].free.contains(&(endpoint.turn, *id));
@@ -177,6 +183,9 @@ impl Slots {
             EndpointStatus::Pending => {
                 self.pending.insert(id);
             }
+            EndpointStatus::Loading => {
+                self.loading.insert(id);
+            }
             EndpointStatus::Online => {
                 let group_id = self.group_for(&endpoint.facts.models);
                 endpoint.group = Some(group_id);
@@ -196,6 +205,7 @@ impl Slots {
     fn take_out(&mut self, id: EndpointId) -> Option<Endpoint> {
         let endpoint = self.endpoints.remove(&id)?;
         self.pending.remove(&id);
+        self.loading.remove(&id);
         for model in endpoint.facts.models.iter() {
             self.numbers.give_back(model);
             if let Some(count) = self.known.get_mut(model) {

@@ -36,7 +36,7 @@ impl Story {
     fn with_thresholds(max_waiting: usize, delay_threshold: f64, reject_threshold: f64) -> Self {
         let admission = Admission { delay_threshold, reject_threshold, max_delay: Duration::from_secs(2) };
         Self {
-            dispatcher: Dispatcher::new(QueueRules { max_waiting, admission }),
+            dispatcher: Dispatcher::new(QueueRules { max_waiting, admission, warm_up: Duration::from_secs(4) }),
             seconds: 0,
             decisions: Vec::new(),
             told: String::new(),
@@ -271,4 +271,42 @@ fn the_checks_come_in_order_full_then_admission_then_patience() {
 fn a_deadline_comes_before_the_end_of_a_delay() {
     let story = Story::with_thresholds(1, 0.0, 0.0).online(1, 1, &["m"]).submit(1, "m", 9).submit(2, "m", 1);
     story.wait(1).wait(9).end(1).check("1@1 2:QueueTimeout { waited: 1s }");
+}
+
+#[test]
+fn one_who_waits_for_a_loading_endpoint_is_served_when_it_is_ready() {
+    use EndpointStatus::Loading;
+    let story = || Story::new(2).endpoint(1, 1, Loading, &["m"]).submit(1, "m", 9).submit(2, "m", 9);
+    story().wait(3).online(1, 1, &["m"]).end(1).check("1@1 2@1");
+    story().submit(3, "m", 9).submit(4, "x", 9).check("3:QueueFull { estimated_wait: None } 4:ModelNotFound");
+    story().wait(4).check("1:WarmingUp 2:WarmingUp");
+    story().endpoint(1, 1, EndpointStatus::Offline, &["m"]).check("1:NoEndpointOnline 2:NoEndpointOnline");
+    let unknown_models = Story::new(2).endpoint(1, 1, Loading, &[]).submit(1, "m", 9).submit(2, "x", 9);
+    unknown_models.online(1, 1, &["m"]).check("2:ModelNotFound 1@1");
+}
+
+#[test]
+fn nobody_waits_for_a_loading_endpoint_beyond_the_deadline_or_while_another_serves() {
+    use EndpointStatus::Loading;
+    let story = || Story::new(9).endpoint(1, 1, Loading, &["m"]);
+    story().submit(1, "m", 3).wait(3).check("1:QueueTimeout { waited: 3s }");
+    story().submit(1, "m", 0).check("1:QueueTimeout { waited: 0ns }");
+    let served = story().online(2, 1, &["m"]).submit(1, "m", 9).submit(2, "m", 9).wait(5);
+    served.end(1).check("1@2 2@2");
+}
+
+#[test]
+fn an_endpoint_that_loads_again_is_waited_for_from_then_on() {
+    let busy = Story::new(9).online(1, 1, &["m"]).submit(1, "m", 99).submit(2, "m", 99).submit_as("b", 3, "m", 99);
+    let loading = busy.wait(50).endpoint(1, 1, EndpointStatus::Loading, &["m"]).wait(3);
+    loading.end(1).online(1, 1, &["m"]).end(2).check("1@1 2@1 3@1");
+}
+
+#[test]
+fn without_patience_for_loading_nobody_waits_for_it() {
+    use EndpointStatus::Loading;
+    let mut story = Story::new(9);
+    story.dispatcher.rules.warm_up = Duration::ZERO;
+    let story = story.online(1, 1, &["m"]).submit(1, "m", 9).submit(2, "m", 9);
+    story.endpoint(1, 1, Loading, &["m"]).submit(3, "m", 9).check("1@1 2:WarmingUp 3:WarmingUp");
 }

@@ -25,6 +25,16 @@ pub struct Waiting {
     pub deadline: Moment,
     /// What it was told when it joined.
     pub queued: Queued,
+}
+
+/// A request in this line.
+#[derive(Debug)]
+struct Entry {
+    waiting: Waiting,
+    /// When its time in this line is over.
+    until: Moment,
+    /// Of its model.
+    number: usize,
     /// Key of its client.
     client: usize,
     /// In its client's queue.
@@ -52,12 +62,12 @@ struct Demand {
 /// The waiting requests.
 #[derive(Debug, Default)]
 pub struct WaitingLine {
-    entries: HashMap<Ticket, Waiting>,
+    entries: HashMap<Ticket, Entry>,
     clients: Slab<Client>,
     keys: HashMap<ClientId, usize>,
     /// Keys of clients, the next to be served first.
     ring: ModelQueue<usize>,
-    by_deadline: BTreeSet<(Moment, Ticket)>,
+    by_end: BTreeSet<(Moment, Ticket)>,
     /// By the number of the model.
     demand: HashMap<usize, Demand>,
 }
@@ -101,16 +111,18 @@ impl WaitingLine {
         counts
     }
 
+    /// Returns the place, from 1, that a waiting request has in the order of service among the requests for these models.
+    pub fn position_of(&self, ticket: Ticket, models: &ModelSet) -> Option<usize> {
+        let key = self.entries.get(&ticket)?.client;
+        let is_counted = |other: &&Ticket| models.contains(self.entries[*other].number);
+        let own = self.clients[key].queue.iter();
+        let before = own.take_while(|other| **other != ticket).filter(is_counted).count();
+        Some(self.position(key, before + 1, &self.counts(models)))
+    }
+
     /// Adds a request behind its client's others, and its client, if it is new, at the end of the ring.
-    pub fn join(
-        &mut self,
-        numbers: &mut ModelNumbers,
-        ticket: Ticket,
-        request: LeaseRequest,
-        arrived: Moment,
-        deadline: Moment,
-        queued: Queued,
-    ) {
+    pub fn join(&mut self, numbers: &mut ModelNumbers, waiting: Waiting, until: Moment) {
+        let Waiting { ticket, ref request, .. } = waiting;
         let number = numbers.take(&request.model);
         let (entries, clients) = (&mut self.entries, &mut self.clients);
         let known = self.keys.get(&request.client).copied();
@@ -133,20 +145,18 @@ impl WaitingLine {
         let demand = self.demand.entry(number).or_insert_with(new);
         demand.total += 1;
         *demand.by_client.entry(key).or_default() += 1;
-        self.by_deadline.insert((deadline, ticket));
-        self.entries.insert(ticket, Waiting { ticket, request, arrived, deadline, queued, client: key, place });
+        self.by_end.insert((until, ticket));
+        self.entries.insert(ticket, Entry { waiting, until, number, client: key, place });
     }
 
     /// Takes out the request of this ticket, if it waits. Its client keeps its place in the ring.
     pub fn leave(&mut self, numbers: &mut ModelNumbers, ticket: Ticket) -> Option<Waiting> {
-        let waiting = self.entries.remove(&ticket)?;
-        let key = waiting.client;
-        self.by_deadline.remove(&(waiting.deadline, ticket));
-        if let Some(number) = numbers.give_back(&waiting.request.model) {
-            self.subtract(number, key);
-        }
+        let Entry { waiting, until, number, client: key, place } = self.entries.remove(&ticket)?;
+        numbers.give_back(&waiting.request.model);
+        self.by_end.remove(&(until, ticket));
+        self.subtract(number, key);
         let client = &mut self.clients[key];
-        client.queue.remove(waiting.place);
+        client.queue.remove(place);
         if client.queue.is_empty() {
             self.ring.remove(client.place);
             self.keys.remove(&client.id);
@@ -175,15 +185,15 @@ impl WaitingLine {
         waiting
     }
 
-    /// Returns a request whose deadline has come.
-    pub fn expired(&self, now: Moment) -> Option<Ticket> {
-        let (deadline, ticket) = self.by_deadline.first()?;
-        (*deadline <= now).then_some(*ticket)
+    /// Returns a request whose time in this line is over.
+    pub fn due(&self, now: Moment) -> Option<Ticket> {
+        let (until, ticket) = self.by_end.first()?;
+        (*until <= now).then_some(*ticket)
     }
 
-    /// Returns the earliest deadline.
-    pub fn next_deadline(&self) -> Option<Moment> {
-        self.by_deadline.first().map(|(deadline, _)| *deadline)
+    /// Returns when [`WaitingLine::due`] next has somebody.
+    pub fn next_due(&self) -> Option<Moment> {
+        self.by_end.first().map(|(until, _)| *until)
     }
 
     /// Returns the models somebody waits for.
@@ -193,7 +203,7 @@ impl WaitingLine {
 
     /// Returns the waiting requests, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Waiting> {
-        self.entries.values()
+        self.entries.values().map(|entry| &entry.waiting)
     }
 
     /// Checks that the indexes agree with the entries.
@@ -201,19 +211,19 @@ impl WaitingLine {
     /// # Panics
     /// If they do not.
     pub fn assert_consistent(&self) {
-        assert_eq!(self.entries.len(), self.by_deadline.len());
+        assert_eq!(self.entries.len(), self.by_end.len());
         assert_eq!(self.entries.len(), self.demand.values().map(|demand| demand.total).sum::<usize>());
         assert_eq!(self.entries.len(), self.clients.iter().map(|(_, client)| client.queue.len()).sum::<usize>());
         assert_eq!((self.clients.len(), self.clients.len()), (self.ring.len(), self.keys.len()));
         for demand in self.demand.values() {
             assert_eq!(demand.total, demand.by_client.values().sum::<usize>());
         }
-        for (ticket, waiting) in &self.entries {
-            let client = &self.clients[waiting.client];
-            assert!(self.by_deadline.contains(&(waiting.deadline, *ticket)));
-            assert_eq!(client.queue.get(waiting.place), Some(ticket));
-            assert_eq!(self.ring.get(client.place), Some(&waiting.client));
-            assert_eq!(client.id, waiting.request.client);
+        for (ticket, entry) in &self.entries {
+            let client = &self.clients[entry.client];
+            assert!(self.by_end.contains(&(entry.until, *ticket)));
+            assert_eq!(client.queue.get(entry.place), Some(ticket));
+            assert_eq!(self.ring.get(client.place), Some(&entry.client));
+            assert_eq!(client.id, entry.waiting.request.client);
         }
     }
 
@@ -288,8 +298,9 @@ mod tests {
             let ticket = Ticket(self.next_ticket);
             self.next_ticket += 1;
             let queued = Queued { position: 0, estimated_wait: None };
-            let (now, deadline) = (Moment::from_micros(0), Moment::from_micros(1));
-            self.line.join(&mut self.numbers, ticket, request, now, deadline, queued);
+            let (arrived, deadline) = (Moment::from_micros(0), Moment::from_micros(1));
+            let waiting = Waiting { ticket, request, arrived, deadline, queued };
+            self.line.join(&mut self.numbers, waiting, deadline);
             ticket
         }
     }
@@ -306,6 +317,7 @@ mod tests {
             competing.into_iter().for_each(|model| models.insert(model));
             let position = scene.line.position_of_next(&ClientId::Named([client].into()), &models);
             let ticket = scene.join(client, model);
+            prop_assert_eq!(scene.line.position_of(ticket, &models), Some(position));
             let mut served = std::iter::from_fn(|| scene.line.take_next(&mut scene.numbers, &models));
             prop_assert_eq!(served.position(|waiting| waiting.ticket == ticket), Some(position - 1));
         }
