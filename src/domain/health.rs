@@ -14,10 +14,12 @@ const MODELS_MAX_AGE: Duration = Duration::from_secs(300);
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProbeAnswer {
     pub latency: Duration,
-    /// The models the server lists.
-    pub models: Vec<String>,
+    /// The models the server lists; `None` if it does not while it is loading.
+    pub models: Option<Vec<String>>,
     /// `None`: not asked for.
     pub kind: Option<EndpointKind>,
+    /// The server says that it is still loading its model.
+    pub is_loading: bool,
 }
 
 /// Why a probe failed.
@@ -68,10 +70,10 @@ impl Health {
     }
 
     /// Learns of a good probe sent at `sent`.
-    pub fn answered(&mut self, sent: Moment, wall: DateTime<Utc>, latency: Duration) {
+    pub fn answered(&mut self, sent: Moment, wall: DateTime<Utc>, answer: &ProbeAnswer) {
         self.probed = Some(sent);
-        self.status = EndpointStatus::Online;
-        self.latency_ms = Some(latency.as_secs_f64() * 1000.0);
+        self.status = if answer.is_loading { EndpointStatus::Loading } else { EndpointStatus::Online };
+        self.latency_ms = Some(answer.latency.as_secs_f64() * 1000.0);
         self.last_seen = Some(wall);
         self.last_error = None;
         self.failures_in_a_row = 0;
@@ -107,9 +109,13 @@ mod tests {
         Moment::from_micros(seconds * 1_000_000)
     }
 
+    fn answer(latency_ms: u64) -> ProbeAnswer {
+        ProbeAnswer { latency: Duration::from_millis(latency_ms), models: None, kind: None, is_loading: false }
+    }
+
     fn online() -> Health {
         let mut health = Health::pending(None, None);
-        health.answered(at(10), wall(), Duration::from_millis(120));
+        health.answered(at(10), wall(), &answer(120));
         health
     }
 
@@ -133,15 +139,26 @@ mod tests {
         let mut health = online();
         fail(&mut health, 2);
         assert_eq!(health.status, EndpointStatus::Online);
-        health.answered(at(20), wall(), Duration::from_millis(120));
+        health.answered(at(20), wall(), &answer(120));
         fail(&mut health, 2);
         assert_eq!(health.status, EndpointStatus::Online, "a good probe starts the count again");
         fail(&mut health, 2);
         assert_eq!((health.status, health.latency_ms), (EndpointStatus::Offline, Some(120.0)));
         assert_eq!(health.last_error.as_deref(), Some("refused"));
-        health.answered(at(30), wall(), Duration::from_millis(95));
+        health.answered(at(30), wall(), &answer(95));
         assert_eq!((health.status, health.latency_ms), (EndpointStatus::Online, Some(95.0)));
         assert_eq!(health.last_error, None);
+    }
+
+    #[test]
+    fn loading_is_not_failing() {
+        let mut health = online();
+        fail(&mut health, 2);
+        health.answered(at(20), wall(), &ProbeAnswer { is_loading: true, ..answer(5) });
+        assert_eq!((health.status, health.last_error.as_deref()), (EndpointStatus::Loading, None));
+        health.answered(at(30), wall(), &answer(5));
+        fail(&mut health, 2);
+        assert_eq!(health.status, EndpointStatus::Online, "it has failed once since");
     }
 
     #[test]

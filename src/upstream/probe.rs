@@ -23,6 +23,8 @@ const BODY_MAX: usize = 4 * 1024 * 1024;
 pub struct Probe {
     pub root_url: String,
     pub api_key: Option<String>,
+    /// `None`: not known.
+    pub kind: Option<EndpointKind>,
     /// Find out the kind too.
     pub detect_kind: bool,
 }
@@ -94,6 +96,9 @@ async fn ask(asker: Asker) -> Result<ProbeAnswer, ProbeFailure> {
     let started = Instant::now();
     let page = asker.get("/v1/models").await?;
     let latency = started.elapsed();
+    if page.is_loading() {
+        return Ok(ProbeAnswer { latency, models: None, kind: None, is_loading: true });
+    }
     let (models, owners) = match page.status {
         StatusCode::NOT_FOUND => (asker.ollama_models().await?, BTreeSet::new()),
         status if !status.is_success() => {
@@ -105,7 +110,20 @@ async fn ask(asker: Asker) -> Result<ProbeAnswer, ProbeFailure> {
         true => Some(asker.detect(page.server.as_deref(), &owners).await),
         false => None,
     };
-    Ok(ProbeAnswer { latency, models, kind })
+    let is_loading = match kind.or(asker.probe.kind) {
+        // It lists its model before it can serve it.
+        Some(EndpointKind::Llamacpp) => asker.get("/health").await.is_ok_and(|page| page.is_loading()),
+        _ => false,
+    };
+    Ok(ProbeAnswer { latency, models: Some(models), kind, is_loading })
+}
+
+impl Page {
+    /// Tells whether this is how llama.cpp answers while it loads its model.
+    fn is_loading(&self) -> bool {
+        self.status == StatusCode::SERVICE_UNAVAILABLE
+            && memchr::memmem::find(&self.body.to_ascii_lowercase(), b"loading").is_some()
+    }
 }
 
 fn read_models(body: &[u8]) -> Result<(Vec<String>, BTreeSet<String>), ProbeFailure> {

@@ -12,3 +12,4 @@ mod simulation;
 mod tidy;
 mod usage;
 mod viewers;
+mod warm_up;

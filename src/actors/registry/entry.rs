@@ -66,7 +66,8 @@ impl Entry {
         self.health.status == EndpointStatus::Online
     }
 
-    fn kind(&self) -> Option<EndpointKind> {
+    /// Returns its kind, `None` while not known.
+    pub fn kind(&self) -> Option<EndpointKind> {
         self.definition.kind.or(self.detected_kind)
     }
 

@@ -11,6 +11,7 @@ mod reconcile;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult, Recipient};
 use arc_swap::ArcSwap;
@@ -30,6 +31,9 @@ use crate::domain::request::Outcome;
 use crate::store::StoreError;
 use crate::store::endpoints::{Counters, StoredEndpoint};
 use crate::upstream::probe::Prober;
+
+/// How often an endpoint is probed that is loading its model.
+const LOADING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The models that can be asked for now, with the time (Unix seconds) at which the first endpoint that serves each was
 /// registered. Replaced whole by Registry, read by HTTP without asking anybody.
@@ -127,6 +131,7 @@ impl Actor for Registry {
         self.tell_dispatcher(self.entries.keys().copied().collect(), Vec::new());
         self.probe_due(ctx);
         ctx.run_interval(self.health.interval, Self::probe_due);
+        ctx.run_interval(LOADING_INTERVAL, Self::loading_due);
     }
 }
 

@@ -52,6 +52,15 @@ impl Registry {
         }
     }
 
+    /// Probes the endpoints that are loading, for which requests may be waiting.
+    pub(super) fn loading_due(&mut self, ctx: &mut Context<Self>) {
+        let is_loading = |entry: &&Entry| entry.health.status == EndpointStatus::Loading;
+        let ids: Vec<EndpointId> = self.entries.values().filter(is_loading).map(|entry| entry.target.id).collect();
+        for id in ids {
+            self.probe(id, ctx);
+        }
+    }
+
     /// Probes an endpoint, unless a probe of it is on its way.
     pub(super) fn probe(&mut self, id: EndpointId, ctx: &mut Context<Self>) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
@@ -77,8 +86,10 @@ impl Registry {
         let seen_before = (entry.models.clone(), entry.detected_kind);
         match probed {
             Ok(answer) => {
-                entry.health.answered(sent, clock::wall(), answer.latency);
-                entry.models = answer.models;
+                entry.health.answered(sent, clock::wall(), &answer);
+                if let Some(models) = answer.models {
+                    entry.models = models;
+                }
                 entry.detected_kind = answer.kind.or(entry.detected_kind);
             }
             Err(failure) => entry.health.failed(sent, target.heard(), failure, self.health.failures_to_offline),
@@ -108,6 +119,7 @@ fn to_probe(entry: &Entry) -> Probe {
     Probe {
         root_url: entry.target.root_url.clone(),
         api_key: entry.target.api_key.clone(),
+        kind: entry.kind(),
         detect_kind: entry.definition.kind.is_none()
             && (entry.detected_kind.is_none() || entry.health.status != EndpointStatus::Online),
     }

@@ -54,7 +54,8 @@ pub struct Counts {
 
 struct Shared {
     script: Mutex<Script>,
-    pages: Mutex<Vec<(String, String)>>,
+    /// Path, status and JSON.
+    pages: Mutex<Vec<(String, u16, String)>>,
     received: Mutex<Vec<Received>>,
     gate: Semaphore,
     counts: watch::Sender<Counts>,
@@ -82,7 +83,7 @@ impl FakeEndpoint {
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared {
             script: Mutex::new(Arc::new(polite)),
-            pages: Mutex::new(vec![("/v1/models".to_owned(), model_list(models))]),
+            pages: Mutex::new(vec![("/v1/models".to_owned(), 200, model_list(models))]),
             received: Mutex::default(),
             gate: Semaphore::new(0),
             counts: watch::Sender::default(),
@@ -107,9 +108,14 @@ impl FakeEndpoint {
 
     /// From now on answers `GET path` with this JSON.
     pub fn page(&self, path: &str, json: &str) {
+        self.page_with(path, 200, json);
+    }
+
+    /// From now on answers `GET path` with this status and JSON.
+    pub fn page_with(&self, path: &str, status: u16, json: &str) {
         let mut pages = self.shared.pages.lock().expect("no panic");
-        pages.retain(|(known, _)| known != path);
-        pages.push((path.to_owned(), json.to_owned()));
+        pages.retain(|(known, ..)| known != path);
+        pages.push((path.to_owned(), status, json.to_owned()));
     }
 
     /// From now on lists these models.
@@ -177,6 +183,9 @@ pub fn json_answer(status: u16, body: &str) -> Vec<Step> {
     let head = format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n");
     vec![Step::Send(head + body)]
 }
+
+/// What llama.cpp answers while it loads its model.
+pub const LOADING: &str = r#"{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}"#;
 
 pub const STREAM_HEAD: &str =
     "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -249,9 +258,9 @@ async fn read_request(reader: &mut OwnedReadHalf, buffer: &mut Vec<u8>) -> Optio
 
 async fn answer_page(received: &Received, shared: &Shared, writer: &mut OwnedWriteHalf) -> bool {
     let pages = shared.pages.lock().expect("no panic").clone();
-    let page = pages.iter().find(|(path, _)| *path == received.path);
+    let page = pages.iter().find(|(path, ..)| *path == received.path);
     let steps = match page {
-        Some((_, json)) => json_answer(200, json),
+        Some((_, status, json)) => json_answer(*status, json),
         None => json_answer(404, "{}"),
     };
     for step in steps {
