@@ -24,3 +24,8 @@ pub fn moment(instant: Instant) -> Moment {
 pub fn wall() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(3)
 }
+
+/// Returns the time of day at a moment of the past, by today's clock.
+pub fn wall_at(moment: Moment) -> DateTime<Utc> {
+    (Utc::now() - now().since(moment)).trunc_subsecs(3)
+}

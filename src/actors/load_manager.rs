@@ -17,7 +17,7 @@ use super::event_hub::Publish;
 use super::facts::{EndpointsChanged, RequestFinished};
 use crate::clock;
 use crate::domain::dispatch::admission::Backpressure;
-use crate::domain::dispatch::{Decision, Dispatcher, Grant, QueueRules, Submitted};
+use crate::domain::dispatch::{Decision, Dispatcher, Grant, ModelWait, QueueRules, RecentGrant, Running, Submitted};
 use crate::domain::event::{Event, QueueDepth};
 use crate::domain::ids::{EndpointId, Ticket};
 use crate::domain::last_hour::{LastHour, Sums};
@@ -87,6 +87,10 @@ impl LoadManager {
                     }
                 }
             }
+        }
+        if self.waiting.is_empty() {
+            // Gives back what the longest line has taken.
+            self.waiting = HashMap::new();
         }
         self.arm_timer(ctx);
         self.note_depth(ctx);
@@ -296,6 +300,32 @@ impl Handler<ReadLoad> for LoadManager {
             active: self.dispatcher.active(),
             backpressure: self.dispatcher.backpressure(),
             last_hour: self.last_hour.read(clock::now()),
+        })
+    }
+}
+
+/// What waits and runs, and what was granted lately.
+#[derive(Debug)]
+pub struct LineReport {
+    pub by_model: Vec<ModelWait>,
+    pub running: Vec<Running>,
+    /// Newest first.
+    pub grants: Vec<RecentGrant>,
+}
+
+/// Asks what waits and runs.
+#[derive(Message)]
+#[rtype(result = "LineReport")]
+pub struct ReadLine;
+
+impl Handler<ReadLine> for LoadManager {
+    type Result = MessageResult<ReadLine>;
+
+    fn handle(&mut self, _: ReadLine, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(LineReport {
+            by_model: self.dispatcher.waiting_by_model(),
+            running: self.dispatcher.running(clock::now()),
+            grants: self.dispatcher.recent_grants().cloned().collect(),
         })
     }
 }

@@ -69,6 +69,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(at("/api/endpoints/{id}/sync", [web::post().to(endpoints::sync)]))
         .service(at("/api/endpoints/{id}/model-tps", [web::get().to(endpoints::model_tps)]))
         .service(at("/api/queue/stats", [web::get().to(queue::stats)]))
+        .service(at("/api/queue/waiting", [web::get().to(queue::waiting)]))
         .service(at("/api/load-status", [web::get().to(queue::load_status)]))
         .service(at("/api/dashboard/request-history", [web::get().to(dashboard::request_history)]))
         .service(at("/ws/dashboard", [web::get().to(dashboard::events)]))

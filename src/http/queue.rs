@@ -1,11 +1,15 @@
 //! The line, as operators see it.
 
+use std::time::Duration;
+
 use actix_web::{HttpResponse, web};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::{Services, ask};
-use crate::actors::load_manager::ReadLoad;
+use crate::actors::load_manager::{ReadLine, ReadLoad};
+use crate::clock;
+use crate::domain::dispatch::{ModelWait, RecentGrant, Running};
 
 pub async fn stats(services: web::Data<Services>) -> Result<HttpResponse, ApiError> {
     let load = ask(&services.load_manager, ReadLoad).await?;
@@ -28,4 +32,41 @@ pub async fn load_status(services: web::Data<Services>) -> Result<HttpResponse, 
         "load_ratio": load.waiting as f64 / load.max_waiting.max(1) as f64,
         "active_leases": load.active,
     })))
+}
+
+pub async fn waiting(services: web::Data<Services>) -> Result<HttpResponse, ApiError> {
+    let line = ask(&services.load_manager, ReadLine).await?;
+    let model = |wait: &ModelWait| {
+        json!({
+            "model": wait.model,
+            "waiting": wait.waiting,
+            "estimated_wait": wait.estimated_wait.map(|wait| wait.as_secs()),
+        })
+    };
+    let running = |running: &Running| {
+        json!({
+            "endpoint": running.target.name,
+            "model": running.model,
+            "api_kind": running.api_kind,
+            "elapsed_ms": milliseconds(running.elapsed),
+        })
+    };
+    let grant = |grant: &RecentGrant| {
+        json!({
+            "time": clock::wall_at(grant.granted),
+            "endpoint": grant.target.name,
+            "model": grant.model,
+            "reason": grant.reason,
+            "wait_ms": milliseconds(grant.waited),
+        })
+    };
+    Ok(HttpResponse::Ok().json(json!({
+        "models": line.by_model.iter().map(model).collect::<Value>(),
+        "running": line.running.iter().map(running).collect::<Value>(),
+        "grants": line.grants.iter().map(grant).collect::<Value>(),
+    })))
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -143,7 +143,8 @@ impl World {
             self.endpoints.values().any(|facts| facts.status == status && may(facts, model))
         };
         let serves = |facts: &EndpointFacts, model: &ModelId| facts.models.contains(model);
-        let may_serve = |facts: &EndpointFacts, model: &ModelId| facts.models.is_empty() || facts.models.contains(model);
+        let may_serve =
+            |facts: &EndpointFacts, model: &ModelId| facts.models.is_empty() || facts.models.contains(model);
         some(EndpointStatus::Loading, may_serve)
             && !some(EndpointStatus::Online, serves)
             && !some(EndpointStatus::Pending, may_serve)

@@ -1,5 +1,7 @@
 //! Where requests wait: in the line, delayed before it, or for an endpoint that is still loading.
 
+use std::collections::HashMap;
+
 use super::model_set::{ModelNumbers, ModelSet};
 use super::slots::Prospect;
 use super::waiting::{Waiting, WaitingLine};
@@ -81,10 +83,19 @@ impl Rooms {
 
     /// Returns the models somebody waits for in the wrong room, given the prospects of every model.
     pub fn misplaced(&self, prospect: impl Fn(&ModelId) -> Prospect) -> Vec<(ModelId, Prospect)> {
-        let models = self.all().into_iter().flat_map(|(room, line)| line.models().map(move |model| (room, model)));
+        let models = self.all().into_iter().flat_map(|(room, line)| line.demand().map(move |(model, _)| (room, model)));
         let judged = models.map(|(room, model)| (room, model, prospect(model)));
         let wrong = judged.filter(|(room, _, prospect)| !room.suits(*prospect));
         wrong.map(|(_, model, prospect)| (model.clone(), prospect)).collect()
+    }
+
+    /// Returns how many requests wait for each model.
+    pub fn demand(&self) -> HashMap<&ModelId, usize> {
+        let mut demand = HashMap::new();
+        for (model, waiting) in self.all().into_iter().flat_map(|(_, line)| line.demand()) {
+            *demand.entry(model).or_default() += waiting;
+        }
+        demand
     }
 
     /// Returns the waiting requests, in no order.

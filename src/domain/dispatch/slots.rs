@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::decision::GrantReason;
 use super::model_set::{ModelNumbers, ModelSet};
 use crate::domain::endpoint::{EndpointFacts, EndpointStatus};
 use crate::domain::ids::{EndpointId, ModelId};
@@ -86,10 +87,12 @@ impl Slots {
     }
 
     /// Returns the endpoint to grant `model` on: of those with a free slot, the one whose last turn is longest ago.
-    pub fn choose(&self, model: &ModelId) -> Option<EndpointId> {
+    pub fn choose(&self, model: &ModelId) -> Option<(EndpointId, GrantReason)> {
         let groups = self.groups_by_model.get(model)?;
-        let firsts = groups.iter().filter_map(|group| self.groups[group].free.first());
-        firsts.min().map(|(_, id)| *id)
+        let free = groups.iter().map(|group| &self.groups[group].free);
+        let (_, id) = free.clone().filter_map(BTreeSet::first).min()?;
+        let is_only = free.map(BTreeSet::len).sum::<usize>() == 1;
+        Some((*id, if is_only { GrantReason::OnlyCandidate } else { GrantReason::RoundRobin }))
     }
 
     /// Takes a slot of an endpoint that has one free.
@@ -124,6 +127,11 @@ impl Slots {
             group.models.iter().filter_map(|model| self.numbers.get(model)).for_each(|number| models.insert(number));
         }
         (slots, models)
+    }
+
+    /// Tells whether a model is in this set.
+    pub fn is_among(&self, model: &ModelId, models: &ModelSet) -> bool {
+        self.numbers.get(model).is_some_and(|number| models.contains(number))
     }
 
     /// Returns the numbers of the models, which the line shares.

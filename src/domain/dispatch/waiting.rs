@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use slab::Slab;
 
-use super::Queued;
+use super::decision::Queued;
 use super::model_queue::ModelQueue;
 use super::model_set::{ModelNumbers, ModelSet};
 use crate::domain::ids::{ClientId, ModelId, Ticket};
@@ -94,7 +94,8 @@ impl WaitingLine {
     fn position(&self, key: usize, n: usize, counts: &[usize]) -> usize {
         let place = self.clients[key].place;
         let others = self.clients.iter().filter(|(other, _)| *other != key);
-        let before = |(other, client): (usize, &Client)| counts[other].min(if client.place < place { n } else { n - 1 });
+        let before =
+            |(other, client): (usize, &Client)| counts[other].min(if client.place < place { n } else { n - 1 });
         n + others.map(before).sum::<usize>()
     }
 
@@ -196,9 +197,9 @@ impl WaitingLine {
         self.by_end.first().map(|(until, _)| *until)
     }
 
-    /// Returns the models somebody waits for.
-    pub fn models(&self) -> impl Iterator<Item = &ModelId> {
-        self.demand.values().map(|demand| &demand.model)
+    /// Returns the models somebody waits for, and how many do.
+    pub fn demand(&self) -> impl Iterator<Item = (&ModelId, usize)> {
+        self.demand.values().map(|demand| (&demand.model, demand.total))
     }
 
     /// Returns the waiting requests, in no order.

@@ -1,0 +1,56 @@
+//! What the dispatcher answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::domain::endpoint::Target;
+use crate::domain::ids::{LeaseId, Ticket};
+use crate::domain::request::Refusal;
+
+/// The right to use one slot of one endpoint.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    pub lease: LeaseId,
+    pub target: Arc<Target>,
+    /// From arrival to grant; zero for a request that did not wait.
+    pub waited: Duration,
+    /// `None` for a request that did not wait.
+    pub queued: Option<Queued>,
+}
+
+/// Why a lease was granted on its endpoint and on no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GrantReason {
+    /// No other had a free slot for the model.
+    OnlyCandidate,
+    /// Its turn was longest ago.
+    RoundRobin,
+}
+
+/// What a request is told about its wait when it joins the line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queued {
+    /// From 1: its place in the order of service.
+    pub position: usize,
+    /// In whole seconds; `None` without data.
+    pub estimated_wait: Option<Duration>,
+}
+
+/// The answer to a request that had been waiting.
+#[derive(Debug)]
+pub enum Decision {
+    Grant(Ticket, Grant),
+    Refuse(Ticket, Refusal),
+}
+
+/// The first answer to a request.
+#[derive(Debug)]
+pub enum Submitted {
+    Granted(Grant),
+    Refused(Refusal),
+    /// A [`Decision`] follows.
+    Waiting,
+}

@@ -1,0 +1,97 @@
+//! What the dispatcher shows of its work. Nothing about clients.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::decision::GrantReason;
+use super::{Dispatcher, Held};
+use crate::domain::endpoint::Target;
+use crate::domain::ids::ModelId;
+use crate::domain::request::ApiKind;
+use crate::domain::time::Moment;
+
+/// How many grants are remembered.
+const GRANTS_MAX: usize = 50;
+
+/// Those who wait for one model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelWait {
+    pub model: ModelId,
+    pub waiting: usize,
+    /// Of one more request that would be served after all who wait now; `None` without data.
+    pub estimated_wait: Option<Duration>,
+}
+
+/// A request that holds a lease.
+#[derive(Clone, Debug)]
+pub struct Running {
+    pub target: Arc<Target>,
+    pub model: ModelId,
+    pub api_kind: ApiKind,
+    /// Since the grant.
+    pub elapsed: Duration,
+}
+
+/// A grant that was made.
+#[derive(Clone, Debug)]
+pub struct RecentGrant {
+    pub target: Arc<Target>,
+    pub model: ModelId,
+    pub reason: GrantReason,
+    pub granted: Moment,
+    pub waited: Duration,
+}
+
+/// The latest grants.
+#[derive(Debug, Default)]
+pub struct RecentGrants(VecDeque<RecentGrant>);
+
+impl RecentGrants {
+    pub fn add(&mut self, grant: RecentGrant) {
+        if self.0.len() == GRANTS_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back(grant);
+    }
+
+    /// Returns them, newest first.
+    pub fn iter(&self) -> impl Iterator<Item = &RecentGrant> {
+        self.0.iter().rev()
+    }
+}
+
+impl Dispatcher {
+    /// Returns who waits, by model, the longest line first.
+    pub fn waiting_by_model(&self) -> Vec<ModelWait> {
+        let demand = self.rooms.demand();
+        let wait = |(model, waiting): (&&ModelId, &usize)| {
+            let (slots, models) = self.slots.competition(model);
+            let competing = demand.iter().filter(|(other, _)| self.slots.is_among(other, &models));
+            let position = competing.map(|(_, waiting)| waiting).sum::<usize>() + 1;
+            let estimated_wait = self.service_times.wait(model, position, slots);
+            ModelWait { model: (*model).clone(), waiting: *waiting, estimated_wait }
+        };
+        let mut waits: Vec<ModelWait> = demand.iter().map(wait).collect();
+        waits.sort_unstable_by(|a, b| b.waiting.cmp(&a.waiting).then_with(|| a.model.cmp(&b.model)));
+        waits
+    }
+
+    /// Returns the requests that hold a lease, the longest-running first.
+    pub fn running(&self, now: Moment) -> Vec<Running> {
+        let running = |held: &Held| Running {
+            target: held.target.clone(),
+            model: held.request.model.clone(),
+            api_kind: held.request.api_kind,
+            elapsed: now.since(held.granted),
+        };
+        let mut running: Vec<Running> = self.leases.values().map(running).collect();
+        running.sort_by_key(|running| std::cmp::Reverse(running.elapsed));
+        running
+    }
+
+    /// Returns the latest grants, newest first.
+    pub fn recent_grants(&self) -> impl Iterator<Item = &RecentGrant> {
+        self.recent_grants.iter()
+    }
+}
