@@ -4,6 +4,7 @@
 //! timer. Every handler answers within microseconds and awaits nothing.
 
 mod desk;
+mod watchers;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use std::time::Duration;
 use actix::{Actor, AsyncContext, Context, Handler, Message, MessageResult, Recipient, SpawnHandle};
 
 pub use self::desk::LeaseDesk;
+pub use self::watchers::QueueUpdates;
+use self::watchers::Watchers;
 use super::answer::{Answer, Caller};
 use super::event_hub::Publish;
 use super::facts::{EndpointsChanged, RequestFinished};
@@ -28,12 +31,18 @@ use crate::lease::{EndLease, Lease};
 /// How often viewers hear of the line at most.
 const DEPTH_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How often those who wait hear of their place at most.
+const UPDATES_INTERVAL: Duration = Duration::from_millis(100);
+
 type LeaseAnswer = Result<Lease, Refusal>;
 
 /// Owns the dispatcher and those who wait for its answers.
 pub struct LoadManager {
     dispatcher: Dispatcher,
     waiting: HashMap<Ticket, Caller<LeaseAnswer>>,
+    watchers: Watchers,
+    /// Watchers are to be told soon.
+    updates_due: bool,
     /// Who wait until no lease is held.
     draining: Option<Caller<usize>>,
     observers: Vec<Recipient<RequestFinished>>,
@@ -52,6 +61,8 @@ impl LoadManager {
         Self {
             dispatcher: Dispatcher::new(rules),
             waiting: HashMap::new(),
+            watchers: Watchers::default(),
+            updates_due: false,
             draining: None,
             observers: Vec::new(),
             events,
@@ -94,6 +105,7 @@ impl LoadManager {
         }
         self.arm_timer(ctx);
         self.note_depth(ctx);
+        self.note_updates(ctx);
         if self.dispatcher.active() == 0
             && let Some(caller) = self.draining.take()
         {
@@ -124,6 +136,13 @@ impl LoadManager {
         }
     }
 
+    fn note_updates(&mut self, ctx: &mut Context<Self>) {
+        if !self.updates_due && !self.watchers.is_empty() {
+            self.updates_due = true;
+            ctx.notify_later(UpdatesDue, UPDATES_INTERVAL);
+        }
+    }
+
     fn tell_finished(&mut self, finished: FinishedRequest) {
         self.last_hour.ended(clock::now(), &finished.outcome, finished.duration);
         log::debug!("request finished {finished}");
@@ -149,13 +168,15 @@ pub struct AcquireLease {
     pub ticket: Ticket,
     pub request: LeaseRequest,
     pub deadline: Moment,
+    /// Where to tell of the wait, if there is one.
+    pub updates: Option<QueueUpdates>,
 }
 
 impl Handler<AcquireLease> for LoadManager {
     type Result = Answer<LeaseAnswer>;
 
     fn handle(&mut self, message: AcquireLease, ctx: &mut Context<Self>) -> Answer<LeaseAnswer> {
-        let AcquireLease { ticket, request, deadline } = message;
+        let AcquireLease { ticket, request, deadline, updates } = message;
         let mut decisions = Vec::new();
         let submitted = self.dispatcher.submit(clock::now(), ticket, request, deadline, &mut decisions);
         let answer = match submitted {
@@ -167,6 +188,9 @@ impl Handler<AcquireLease> for LoadManager {
             Submitted::Waiting => {
                 let (caller, answer) = Caller::keep();
                 self.waiting.insert(ticket, caller);
+                if let Some(updates) = updates {
+                    self.watchers.add(&self.dispatcher, ticket, updates);
+                }
                 answer
             }
         };
@@ -246,6 +270,21 @@ impl Handler<DepthDue> for LoadManager {
         self.depth_told = true;
         self.depth.avg_wait_ms = self.last_hour.read(clock::now()).avg_wait_ms();
         self.events.do_send(Publish(Event::QueueDepth(self.depth)));
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct UpdatesDue;
+
+impl Handler<UpdatesDue> for LoadManager {
+    type Result = ();
+
+    fn handle(&mut self, _: UpdatesDue, ctx: &mut Context<Self>) {
+        self.updates_due = false;
+        if self.watchers.tell(&self.dispatcher) {
+            self.note_updates(ctx);
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use crate::actors::registry::RegistryError;
@@ -29,6 +30,11 @@ pub enum ApiError {
         retry_after: RetryAfter,
     },
     Forward(ForwardError),
+    /// The endpoint answered, but not with a stream, when a stream had begun for the client.
+    NotAStream {
+        endpoint: String,
+        status: StatusCode,
+    },
     Registry(RegistryError),
     /// A model is asked for by name that no online endpoint serves.
     UnknownModel(String),
@@ -77,7 +83,9 @@ impl ApiError {
                 Refusal::QueueTimeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "queue_timeout"),
                 Refusal::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
             },
-            ApiError::Forward(ForwardError::NoAnswer { .. }) => (StatusCode::BAD_GATEWAY, "upstream_error"),
+            ApiError::Forward(ForwardError::NoAnswer { .. }) | ApiError::NotAStream { .. } => {
+                (StatusCode::BAD_GATEWAY, "upstream_error")
+            }
             ApiError::Forward(ForwardError::FirstByteTimeout { .. }) => {
                 (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout")
             }
@@ -121,6 +129,31 @@ impl ApiError {
         }
     }
 
+    /// Returns the error as an event of a stream that has begun.
+    pub fn event(&self) -> Bytes {
+        format!("data: {}\n\n", self.body()).into()
+    }
+
+    fn body(&self) -> Value {
+        let (status, code) = self.code();
+        let kind = match status.as_u16() {
+            429 => "rate_limit_exceeded",
+            504 => "timeout",
+            500.. => "server_error",
+            _ => "invalid_request_error",
+        };
+        let details = self.details();
+        let mut error = json!({ "message": self.to_string(), "type": kind, "param": self.param(), "code": code });
+        let mut body = json!({});
+        for place in [&mut error, &mut body] {
+            if let Value::Object(fields) = place {
+                fields.extend(details.clone());
+            }
+        }
+        body["error"] = error;
+        body
+    }
+
     /// Returns fields of the body beyond the four that every error has.
     fn details(&self) -> Map<String, Value> {
         let mut details = Map::new();
@@ -151,6 +184,9 @@ impl fmt::Display for ApiError {
                 Refusal::Draining => f.write_str("Leaseway is stopping"),
             },
             ApiError::Forward(error) => error.fmt(f),
+            ApiError::NotAStream { endpoint, status } => {
+                write!(f, "endpoint `{endpoint}` answered {} and no stream", status.as_u16())
+            }
             ApiError::Registry(error) => error.fmt(f),
             ApiError::UnknownModel(model) => write!(f, "no online endpoint has the model `{model}`"),
             ApiError::UnknownEndpoint(id) => write!(f, "there is no endpoint with id `{id}`"),
@@ -168,23 +204,8 @@ impl ResponseError for ApiError {
     }
 
     fn error_response(&self) -> HttpResponse {
-        let (status, code) = self.code();
-        let kind = match status.as_u16() {
-            429 => "rate_limit_exceeded",
-            504 => "timeout",
-            500.. => "server_error",
-            _ => "invalid_request_error",
-        };
-        let details = self.details();
-        let mut error = json!({ "message": self.to_string(), "type": kind, "param": self.param(), "code": code });
-        let mut body = json!({});
-        for place in [&mut error, &mut body] {
-            if let Value::Object(fields) = place {
-                fields.extend(details.clone());
-            }
-        }
-        body["error"] = error;
-        let mut response = HttpResponseBuilder::new(status);
+        let body = self.body();
+        let mut response = HttpResponseBuilder::new(self.status_code());
         if let Some(seconds) = self.retry_after() {
             response.insert_header((header::RETRY_AFTER, seconds));
         }

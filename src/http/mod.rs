@@ -10,6 +10,7 @@ mod inference;
 pub mod middleware;
 mod models;
 mod queue;
+mod queue_updates;
 mod session;
 
 use std::sync::Arc;

@@ -6,6 +6,7 @@ mod endpoints;
 mod inference;
 mod leaving;
 mod queue;
+mod queue_updates;
 mod running;
 mod sdk;
 mod simulation;

@@ -2,11 +2,36 @@
 
 use std::env;
 use std::process::Stdio;
+use std::time::Duration;
 
 use tokio::process::Command;
 
 use crate::support::fake_endpoint::{json_answer, polite};
 use crate::support::{FakeEndpoint, TestApp, soon};
+
+/// Two streams at a time on one slot: both are served, then one of them waits too long.
+const WAITING_SCRIPT: &str = r#"
+import sys, openai
+from concurrent.futures import ThreadPoolExecutor
+
+client = openai.OpenAI(base_url=sys.argv[1], api_key="anything", max_retries=0)
+
+def ask(_):
+    try:
+        stream = client.chat.completions.create(
+            model="m", messages=[{"role": "user", "content": "Hello"}], stream=True,
+            extra_headers={"x-leaseway-queue-updates": "sse"},
+        )
+        return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+    except openai.APIError as error:
+        return error.code
+
+with ThreadPoolExecutor(2) as pool:
+    answers = list(pool.map(ask, range(2)))
+    assert answers == ["Hello", "Hello"], answers
+    answers = sorted(pool.map(ask, range(2)))
+    assert answers == ["Hello", "queue_timeout"], answers
+"#;
 
 const SCRIPT: &str = r#"
 import sys, openai
@@ -56,24 +81,48 @@ except openai.BadRequestError as error:
 print("the SDK is content")
 "#;
 
-#[actix_web::test]
-async fn the_openai_sdk_finds_what_it_expects() {
+/// Runs a script that ends well.
+async fn run(script: &str, app: &TestApp) {
     let python = match env::var("LEASEWAY_TEST_PYTHON") {
         Ok(python) => python,
         Err(_) => panic!("LEASEWAY_TEST_PYTHON is not set; run the tests with `make test`"),
     };
+    let base_url = format!("http://{}/v1", app.address);
+    let mut command = Command::new(python);
+    command.args(["-c", script, &base_url]).env_clear().stdin(Stdio::null()).kill_on_drop(true);
+    let output = soon("the end of the script", command.output()).await.expect("Python");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+}
+
+#[actix_web::test]
+async fn the_openai_sdk_reads_a_stream_that_began_with_its_place_in_the_line() {
+    let app = TestApp::with(|config| config.queue.timeout = Duration::from_secs(2)).await;
+    let endpoint = FakeEndpoint::start(&["m"]).await;
+    app.register("gpu-1", &endpoint, 1).await;
+    endpoint.hold();
+    let mut viewer = app.viewer().await;
+    let gate = async {
+        viewer.until_depth(1, 1).await;
+        endpoint.release(2);
+        viewer.until_depth(1, 1).await;
+        viewer.until_depth(0, 1).await;
+        endpoint.release(1);
+        viewer.until_depth(0, 0).await;
+    };
+    futures_util::future::join(run(WAITING_SCRIPT, &app), gate).await;
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn the_openai_sdk_finds_what_it_expects() {
     let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
     app.register("gpu-1", &endpoint, 2).await;
     endpoint.script(|received| match received.json()["messages"].is_string() {
         true => json_answer(400, r#"{"error":{"message":"of the endpoint","type":"x","param":null,"code":null}}"#),
         false => polite(received),
     });
-    let base_url = format!("http://{}/v1", app.address);
-    let mut command = Command::new(python);
-    command.args(["-c", SCRIPT, &base_url]).env_clear().stdin(Stdio::null()).kill_on_drop(true);
-    let output = soon("the end of the script", command.output()).await.expect("Python");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    run(SCRIPT, &app).await;
     for id in
         app.get("/api/endpoints").await.json().as_array().into_iter().flatten().filter_map(|view| view["id"].as_str())
     {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use actix::Addr;
 
-use super::{AcquireLease, CancelWait, LoadManager};
+use super::{AcquireLease, CancelWait, LoadManager, QueueUpdates};
 use crate::clock;
 use crate::domain::ids::Ticket;
 use crate::domain::request::{LeaseRequest, Refusal};
@@ -26,15 +26,16 @@ impl LeaseDesk {
         Self { manager, timeout, next_ticket: Arc::default() }
     }
 
-    /// Waits for a lease. Dropping the future gives the place in the line, or the lease, back.
+    /// Waits for a lease, and tells `updates` how the wait goes. Dropping the future gives the place in the line, or the
+    /// lease, back.
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn acquire(&self, request: LeaseRequest) -> Result<Lease, Refusal> {
+    pub async fn acquire(&self, request: LeaseRequest, updates: Option<QueueUpdates>) -> Result<Lease, Refusal> {
         let ticket = Ticket(self.next_ticket.fetch_add(1, Ordering::Relaxed));
         let deadline = clock::now().after(self.timeout);
         let mut place = Place { manager: &self.manager, ticket: Some(ticket) };
-        let answer = self.manager.send(AcquireLease { ticket, request, deadline }).await;
+        let answer = self.manager.send(AcquireLease { ticket, request, deadline, updates }).await;
         place.ticket = None;
         answer.unwrap_or(Err(Refusal::Draining))
     }

@@ -6,6 +6,7 @@ use super::model_set::{ModelNumbers, ModelSet};
 use super::slots::Prospect;
 use super::waiting::{Waiting, WaitingLine};
 use crate::domain::ids::{ModelId, Ticket};
+use crate::domain::request::LeaseRequest;
 use crate::domain::time::Moment;
 
 /// One of the three places.
@@ -64,6 +65,11 @@ impl Rooms {
     pub fn leave(&mut self, numbers: &mut ModelNumbers, ticket: Ticket) -> Option<Waiting> {
         let Self { line, delay, warm_up } = self;
         [line, delay, warm_up].into_iter().find_map(|line| line.leave(numbers, ticket))
+    }
+
+    /// Finds the request of this ticket, if it waits.
+    pub fn find(&self, ticket: Ticket) -> Option<(Room, &LeaseRequest)> {
+        self.all().into_iter().find_map(|(room, line)| Some((room, line.get(ticket)?)))
     }
 
     /// Takes out the request that is next for one of these models.

@@ -50,6 +50,20 @@ impl Dispatcher {
         }
     }
 
+    /// Returns what a waiting request would be told now; `None` if it does not wait.
+    pub fn outlook(&self, ticket: Ticket) -> Option<Queued> {
+        let (room, request) = self.rooms.find(ticket)?;
+        let (slots, models) = self.slots.competition(&request.model);
+        match room {
+            Room::Delay => Some(self.queued(Room::Line, request)),
+            Room::Line | Room::WarmUp => {
+                let position = self.rooms.room(room).position_of(ticket, &models)?;
+                let estimated_wait = self.service_times.wait(&request.model, position, slots);
+                Some(Queued { position, estimated_wait })
+            }
+        }
+    }
+
     /// Ends a request's wait for an endpoint that is loading: it joins the line, or is refused.
     fn end_warm_up(&mut self, now: Moment, waiting: Waiting, result: WaitResult) -> Option<Refusal> {
         match result {

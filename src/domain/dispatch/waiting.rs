@@ -186,6 +186,11 @@ impl WaitingLine {
         waiting
     }
 
+    /// Returns the request of this ticket, if it waits.
+    pub fn get(&self, ticket: Ticket) -> Option<&LeaseRequest> {
+        Some(&self.entries.get(&ticket)?.waiting.request)
+    }
+
     /// Returns a request whose time in this line is over.
     pub fn due(&self, now: Moment) -> Option<Ticket> {
         let (until, ticket) = self.by_end.first()?;

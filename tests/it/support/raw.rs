@@ -23,9 +23,14 @@ impl RawClient {
 
     /// Connects and posts a JSON body.
     pub async fn post(address: SocketAddr, path: &str, body: &Value) -> Self {
+        Self::post_with(address, path, "", body).await
+    }
+
+    /// Connects and posts a JSON body with more headers, each line with its end.
+    pub async fn post_with(address: SocketAddr, path: &str, headers: &str, body: &Value) -> Self {
         let body = body.to_string();
         let length = body.len();
-        let head = format!("POST {path} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n");
+        let head = format!("POST {path} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n{headers}");
         Self::send(address, &format!("{head}content-length: {length}\r\n\r\n{body}")).await
     }
 
