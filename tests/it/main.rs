@@ -3,8 +3,10 @@
 mod support;
 
 mod endpoints;
+mod fairness;
 mod inference;
 mod leaving;
+mod line_view;
 mod queue;
 mod queue_updates;
 mod running;

@@ -1,12 +1,11 @@
 //! Slots and the line.
 
-use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::json;
 
-use crate::support::test_app::{Answer, Viewer};
+use crate::support::test_app::Answer;
 use crate::support::{FakeEndpoint, TestApp, chat, soon};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -172,90 +171,84 @@ async fn the_slot_is_free_before_the_client_has_read_the_end() {
     app.finish().await;
 }
 
-/// Sends a request in a client's name and waits until it stands in the line.
-async fn queue_up<'a>(
-    app: &'a TestApp,
-    viewer: &mut Viewer,
-    client: &'a str,
-    waiting: usize,
-) -> Pin<Box<dyn Future<Output = Answer> + 'a>> {
-    let body = serde_json::json!({ "model": "m", "user": client }).to_string();
-    let mut request = Box::pin(async move {
-        let headers = [("x-user", client), ("content-type", "application/json")];
-        app.send(awc::http::Method::POST, CHAT, &headers, &body).await
-    });
-    assert!(futures_util::poll!(request.as_mut()).is_pending());
-    tokio::select! {
-        answer = request.as_mut() => panic!("answered early: {answer:?}"),
-        () = viewer.until_depth(waiting, 1) => {}
-    }
-    request
+/// What became of a request that came last.
+struct Last {
+    answer: Answer,
+    /// What the line was like before it came.
+    state: String,
+    /// How many requests the endpoint got before it.
+    served_after: Option<usize>,
 }
 
-#[actix_web::test]
-async fn clients_take_turns_whoever_came_first() {
-    let app = TestApp::with(|config| config.queue.client_header = Some("x-user".to_owned())).await;
-    let endpoint = FakeEndpoint::start(&["m"]).await;
-    app.register("a", &endpoint, 1).await;
+/// Fills a line of a hundred with one client's requests until `waiting` wait, and then has another client ask.
+async fn ask_when_waiting(app: &TestApp, endpoint: &FakeEndpoint, waiting: usize) -> Last {
+    app.register("a", endpoint, 1).await;
     endpoint.hold();
     let mut viewer = app.viewer().await;
-    let mut requests = vec![queue_up(&app, &mut viewer, "x", 0).await];
-    for (waiting, client) in ["A", "A", "A", "A", "A", "B", "B"].into_iter().enumerate() {
-        requests.push(queue_up(&app, &mut viewer, client, waiting + 1).await);
-    }
-    endpoint.release(8);
-    let answers = soon("the answers", join_all(requests)).await;
-    assert!(answers.iter().all(|answer| answer.status == 200));
-    assert_eq!(answers[0].header("x-queue-status"), None, "the first did not wait");
-    let positions: Vec<Option<&str>> = answers[1..].iter().map(|answer| answer.header("x-queue-position")).collect();
-    assert_eq!(positions, ["1", "2", "3", "4", "5", "2", "4"].map(Some));
-    for answer in &answers[1..] {
-        assert_eq!(answer.header("x-queue-status"), Some("queued"));
-        assert!(answer.header("x-queue-wait-ms").is_some_and(|wait| wait.parse::<u64>().is_ok()));
-        assert_eq!(answer.header("x-estimated-wait"), None, "there is no data yet");
-    }
-    let served: Vec<String> = endpoint.received().iter().map(|received| received.json()["user"].to_string()).collect();
-    assert_eq!(served.concat().replace('"', ""), "xABABAAA");
-    app.finish().await;
-}
-
-/// Fills a line of a hundred one by one, and returns the answer to the request that comes when `waiting` wait.
-async fn answer_with_waiting(app: &TestApp, endpoint: &FakeEndpoint, waiting: usize) -> Answer {
-    let mut viewer = app.viewer().await;
-    let question = chat("m", false);
-    let requests = join_all((0..waiting + 1).map(|_| app.post(CHAT, &question)));
+    let ask = |client: &'static str| {
+        let body = json!({ "model": "m", "user": client }).to_string();
+        async move { app.send(awc::http::Method::POST, CHAT, &[("x-user", client)], &body).await }
+    };
+    let requests = join_all((0..waiting + 1).map(|_| ask("first")));
     let last = async {
         viewer.until_depth(waiting, 1).await;
-        let answer = app.post(CHAT, &question).await;
-        endpoint.release(waiting + 1);
-        answer
+        let state = app.get("/api/load-status").await.json()["backpressure_state"].as_str().map(str::to_owned);
+        let mut last = Box::pin(ask("last"));
+        tokio::select! {
+            // Refused at once.
+            answer = &mut last => {
+                endpoint.release(waiting + 1);
+                (answer, state)
+            }
+            () = viewer.until_depth(waiting + 1, 1) => {
+                endpoint.release(waiting + 2);
+                (last.await, state)
+            }
+        }
     };
-    let (answers, last) = soon("the answers", futures_util::future::join(requests, last)).await;
+    let (answers, (answer, state)) = soon("the answers", futures_util::future::join(requests, last)).await;
     assert!(answers.iter().all(|answer| answer.status == 200), "those who wait are served");
-    last
+    let served_after = endpoint.received().iter().position(|received| received.json()["user"] == "last");
+    Last { answer, state: state.expect("a state"), served_after }
 }
 
 #[actix_web::test]
-async fn a_line_that_is_nearly_full_refuses_newcomers_and_serves_those_who_wait() {
-    let app = TestApp::with(|config| config.queue.max_delay = Duration::from_millis(10)).await;
-    let endpoint = FakeEndpoint::start(&["m"]).await;
-    app.register("a", &endpoint, 1).await;
-    endpoint.hold();
-    let answer = answer_with_waiting(&app, &endpoint, 80).await;
-    assert_eq!(answer.error(), (429, "overloaded".to_owned()));
-    assert_eq!(answer.json()["error"]["message"], "Request queue is full");
-    assert!(answer.header("retry-after").is_some());
-    app.finish().await;
+async fn of_a_hundred_places_the_first_half_is_free_the_next_delayed_and_the_last_fifth_closed() {
+    for (waiting, expected_state, expected_status) in
+        [(49, "normal", 200), (50, "warning", 200), (79, "warning", 200), (80, "overloaded", 429)]
+    {
+        let app = TestApp::with(|config| {
+            config.queue.client_header = Some("x-user".to_owned());
+            // So long that nobody's delay ends within the test but that of the fiftieth, which is 10 ms.
+            config.queue.max_delay = Duration::from_secs(3600);
+        })
+        .await;
+        let endpoint = FakeEndpoint::start(&["m"]).await;
+        let last = ask_when_waiting(&app, &endpoint, waiting).await;
+        assert_eq!((last.state.as_str(), last.answer.status.as_u16()), (expected_state, expected_status), "{waiting}");
+        match waiting {
+            // In turn with the other client: after the one that ran and one that waited.
+            49 => assert_eq!(last.served_after, Some(2)),
+            50 => assert!(last.served_after.is_some()),
+            // Behind the fifty that were not delayed, long before its delay would have ended.
+            79 => assert!(last.served_after.is_some_and(|before| before > 50), "{:?}", last.served_after),
+            _ => {
+                assert_eq!(last.answer.error().1, "overloaded");
+                assert_eq!(last.answer.json()["error"]["message"], "Request queue is full");
+                assert!(last.answer.header("retry-after").is_some());
+                assert_eq!(last.served_after, None);
+            }
+        }
+        app.finish().await;
+    }
 }
 
 #[actix_web::test]
 async fn a_line_may_be_filled_to_the_last_place() {
     let app = TestApp::with(|config| config.queue.reject_threshold = 1.0).await;
     let endpoint = FakeEndpoint::start(&["m"]).await;
-    app.register("a", &endpoint, 1).await;
-    endpoint.hold();
-    let answer = answer_with_waiting(&app, &endpoint, 100).await;
-    assert_eq!(answer.error(), (429, "queue_full".to_owned()));
+    let last = ask_when_waiting(&app, &endpoint, 100).await;
+    assert_eq!(last.answer.error(), (429, "queue_full".to_owned()));
     assert_eq!(endpoint.counts().arrived, 101);
     app.finish().await;
 }
@@ -283,96 +276,5 @@ async fn the_wait_is_estimated_from_recent_requests() {
     assert_eq!(third.error(), (429, "queue_full".to_owned()));
     assert_eq!(third.header("retry-after"), Some("1"), "from the same estimate");
     assert_eq!(third.json()["error"]["retry_after"], 1);
-    app.finish().await;
-}
-
-#[actix_web::test]
-async fn operators_see_the_line() {
-    let app = TestApp::with(|config| config.queue.max_waiting = 2).await;
-    let endpoint = FakeEndpoint::start(&["m"]).await;
-    app.register("a", &endpoint, 1).await;
-    endpoint.hold();
-    let question = chat("m", false);
-    let mut viewer = app.viewer().await;
-    let requests = join_all((0..3).map(|_| app.post(CHAT, &question)));
-    let watch = async {
-        viewer.until_depth(2, 1).await;
-        assert_eq!(app.post(CHAT, &question).await.status, 429);
-        let expected = serde_json::json!({
-            "backpressure_state": "overloaded",
-            "queue_size": 2,
-            "max_queue_size": 2,
-            "load_ratio": 1.0,
-            "active_leases": 1,
-        });
-        assert_eq!(app.get("/api/load-status").await.json(), expected);
-        let stats = app.get("/api/queue/stats").await.json();
-        assert_eq!((&stats["waiting_count"], &stats["processing_count"]), (&2.into(), &1.into()));
-        assert_eq!((&stats["timeout_count"], &stats["rejected_count"]), (&0.into(), &1.into()));
-        endpoint.release(3);
-    };
-    soon("the answers", futures_util::future::join(requests, watch)).await;
-    let stats = app.get("/api/queue/stats").await.json();
-    assert_eq!((&stats["waiting_count"], &stats["processing_count"]), (&0.into(), &0.into()));
-    assert!(stats["avg_wait_time_ms"].as_f64().is_some_and(|wait| wait > 0.0), "{stats}");
-    assert!(stats["avg_process_time_ms"].as_f64().is_some_and(|time| time > 0.0), "{stats}");
-    assert_eq!(app.get("/api/load-status").await.json()["backpressure_state"], "normal");
-    app.finish().await;
-}
-
-#[actix_web::test]
-async fn operators_see_who_waits_for_what_and_why_leases_were_granted() {
-    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m", "n"]).await);
-    app.register("a", &endpoint, 1).await;
-    assert_eq!(app.post(CHAT, &chat("m", false)).await.status, 200);
-    endpoint.hold();
-    let mut viewer = app.viewer().await;
-    let [m, n] = ["m", "n"].map(|model| chat(model, false));
-    let running = app.post("/v1/completions", &m);
-    let watch = async {
-        viewer.until_depth(0, 1).await;
-        let waiting = join_all([app.post(CHAT, &n), app.post(CHAT, &m), app.post(CHAT, &n)]);
-        let look = async {
-            viewer.until_depth(3, 1).await;
-            let line = app.get("/api/queue/waiting").await.json();
-            let wait = |model: &str, waiting, estimated: serde_json::Value| json!({ "model": model, "waiting": waiting, "estimated_wait": estimated });
-            assert_eq!(line["models"], json!([wait("n", 2, json!(null)), wait("m", 1, json!(1))]), "{line}");
-            let [running] = &line["running"].as_array().expect("a list")[..] else { panic!("{line}") };
-            assert!(running["elapsed_ms"].is_u64(), "{running}");
-            let expected = json!({
-                "endpoint": "a", "model": "m", "api_kind": "completions", "elapsed_ms": running["elapsed_ms"],
-            });
-            assert_eq!(*running, expected);
-            assert_eq!(line["grants"].as_array().map(Vec::len), Some(2));
-            endpoint.release(4);
-        };
-        futures_util::future::join(waiting, look).await
-    };
-    soon("the answers", futures_util::future::join(running, watch)).await;
-    let line = app.get("/api/queue/waiting").await.json();
-    assert_eq!((&line["models"], &line["running"]), (&json!([]), &json!([])));
-    let newest = &line["grants"][0];
-    assert_eq!((&newest["endpoint"], &newest["reason"]), (&json!("a"), &json!("only_candidate")));
-    assert!(newest["wait_ms"].as_u64().is_some_and(|wait| wait > 0), "it waited: {newest}");
-    let time =
-        newest["time"].as_str().and_then(|time| chrono::DateTime::parse_from_rfc3339(time).ok()).expect("a time");
-    let age = chrono::Utc::now().signed_duration_since(time);
-    assert!((-1..10).contains(&age.num_seconds()), "{newest}");
-    app.finish().await;
-}
-
-#[actix_web::test]
-async fn the_latest_fifty_grants_are_remembered() {
-    let app = TestApp::start().await;
-    let endpoints = [FakeEndpoint::start(&["m"]).await, FakeEndpoint::start(&["m"]).await];
-    app.register("a", &endpoints[0], 1).await;
-    app.register("b", &endpoints[1], 1).await;
-    for _ in 0..52 {
-        assert_eq!(app.post(CHAT, &chat("m", false)).await.status, 200);
-    }
-    let line = app.get("/api/queue/waiting").await.json();
-    let grants = line["grants"].as_array().expect("a list");
-    assert_eq!(grants.len(), 50);
-    assert!(grants.iter().all(|grant| grant["reason"] == "round_robin"), "{line}");
     app.finish().await;
 }

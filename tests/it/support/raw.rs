@@ -14,10 +14,15 @@ pub struct RawClient(TcpStream);
 impl RawClient {
     /// Connects and sends a text as it is.
     pub async fn send(address: SocketAddr, text: &str) -> Self {
+        Self::send_bytes(address, text.as_bytes()).await
+    }
+
+    /// Connects and sends bytes as they are.
+    pub async fn send_bytes(address: SocketAddr, bytes: &[u8]) -> Self {
         let mut stream = TcpStream::connect(address).await.expect("a connection");
         stream.set_nodelay(true).expect("an option");
         // The server may answer and close before it has read everything.
-        let _ = stream.write_all(text.as_bytes()).await;
+        let _ = stream.write_all(bytes).await;
         Self(stream)
     }
 
