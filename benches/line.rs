@@ -9,6 +9,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use leaseway::config;
 use leaseway::domain::dispatch::admission::Admission;
 use leaseway::domain::dispatch::{Decision, Dispatcher, QueueRules, Submitted};
 use leaseway::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
@@ -38,7 +39,10 @@ impl Line {
             (0..MODELS).map(|number| ModelId::from(format!("model-{number}").as_str())).collect();
         let admission = Admission { delay_threshold: 1.0, reject_threshold: 1.0, max_delay: Duration::ZERO };
         let mut line = Self {
-            dispatcher: Dispatcher::new(QueueRules { max_waiting: 1_000_000, admission, warm_up: Duration::ZERO }),
+            dispatcher: Dispatcher::new(
+                QueueRules { max_waiting: 1_000_000, admission, warm_up: Duration::ZERO },
+                config::load(None, &[]).expect("the defaults").0.balancer.balancing(),
+            ),
             random: StdRng::seed_from_u64(1),
             models,
             now: Moment::from_micros(1),
@@ -49,6 +53,7 @@ impl Line {
             let facts = EndpointFacts {
                 target: Arc::new(Target::new(EndpointId(Uuid::from_u128(number as u128)), &definition)),
                 max_concurrency: 1,
+                capability_score: None,
                 models: Arc::new(served.iter().cloned().collect::<BTreeSet<_>>()),
                 status: EndpointStatus::Online,
             };

@@ -123,9 +123,10 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
         },
         draining: draining.clone(),
     });
-    let rules = config.queue.rules();
+    let (rules, balancing) = (config.queue.rules(), config.balancer.balancing());
+    log::info!("Load balancer mode: {}", balancing.mode.as_str());
     let depth_events = events.clone();
-    let beside_worker = move || mailbox.start(|| LoadManager::new(rules, depth_events.clone().recipient()));
+    let beside_worker = move || mailbox.start(|| LoadManager::new(rules, balancing, depth_events.clone().recipient()));
     let (address, server) = serve(&config, services, beside_worker)?;
     let handle = server.handle();
     actix_web::rt::spawn(server);

@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::domain::dispatch::QueueRules;
 use crate::domain::dispatch::admission::Admission;
+use crate::domain::dispatch::choose::{Balancing, Mode};
 use crate::domain::endpoint::EndpointDefinition;
 
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
@@ -24,6 +25,7 @@ pub const DEFAULTS: &str = include_str!("../config/default.toml");
 pub struct Config {
     pub server: ServerConfig,
     pub database: DatabaseConfig,
+    pub balancer: BalancerConfig,
     pub queue: QueueConfig,
     pub upstream: UpstreamConfig,
     pub health: HealthConfig,
@@ -46,6 +48,19 @@ pub struct DatabaseConfig {
     pub url: String,
     #[serde(rename = "flush_interval_ms", deserialize_with = "milliseconds")]
     pub flush_interval: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct BalancerConfig {
+    pub mode: Mode,
+    #[serde(rename = "ranking_cache_ms", deserialize_with = "milliseconds")]
+    pub ranking_cache: Duration,
+    pub cpu_busy_percent: f64,
+    pub gpu_busy_percent: f64,
+    pub vram_busy_percent: f64,
+    pub active_busy: u32,
+    #[serde(rename = "metrics_fresh_secs", deserialize_with = "seconds")]
+    pub metrics_fresh: Duration,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -133,6 +148,21 @@ pub fn load(file: Option<&Path>, environment: &[(String, String)]) -> Result<(Co
 pub fn environment() -> Vec<(String, String)> {
     let variables = std::env::vars_os();
     variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+}
+
+impl BalancerConfig {
+    /// Returns what the dispatcher must know.
+    pub fn balancing(&self) -> Balancing {
+        Balancing {
+            mode: self.mode,
+            ranking_cache: self.ranking_cache,
+            cpu_busy: self.cpu_busy_percent,
+            gpu_busy: self.gpu_busy_percent,
+            vram_busy: self.vram_busy_percent,
+            active_busy: self.active_busy,
+            fresh_for: self.metrics_fresh,
+        }
+    }
 }
 
 impl QueueConfig {

@@ -20,6 +20,7 @@ use super::event_hub::Publish;
 use super::facts::{EndpointsChanged, RequestFinished};
 use crate::clock;
 use crate::domain::dispatch::admission::Backpressure;
+use crate::domain::dispatch::choose::Balancing;
 use crate::domain::dispatch::{Decision, Dispatcher, Grant, ModelWait, QueueRules, RecentGrant, Running, Submitted};
 use crate::domain::event::{Event, QueueDepth};
 use crate::domain::ids::{EndpointId, Ticket};
@@ -56,10 +57,10 @@ pub struct LoadManager {
 }
 
 impl LoadManager {
-    /// Creates a manager whose line obeys these rules.
-    pub fn new(rules: QueueRules, events: Recipient<Publish>) -> Self {
+    /// Creates a manager whose line and choices obey these rules.
+    pub fn new(rules: QueueRules, balancing: Balancing, events: Recipient<Publish>) -> Self {
         Self {
-            dispatcher: Dispatcher::new(rules),
+            dispatcher: Dispatcher::new(rules, balancing),
             waiting: HashMap::new(),
             watchers: Watchers::default(),
             updates_due: false,

@@ -112,10 +112,13 @@ fn open_access_beyond_this_machine_must_be_asked_for() {
 
 #[test]
 fn reserved_keys_are_warned_of() {
-    let (_, warnings) = load_text("[balancer]\nmode = \"metrics\"\n", &[]).expect("valid");
-    assert!(warnings[0].contains("balancer.mode") && warnings[0].contains("no effect"), "{warnings:?}");
-    let (_, warnings) = load_text("", &[("LOAD_BALANCER_MODE", "fastest")]).expect("valid");
+    let (_, warnings) = load_text("[upstream]\nmax_attempts = 2\n", &[]).expect("valid");
+    assert!(warnings[0].contains("upstream.max_attempts") && warnings[0].contains("no effect"), "{warnings:?}");
+    let (config, warnings) = load_text("", &[("LOAD_BALANCER_MODE", "fastest")]).expect("valid");
+    assert_eq!(config.balancer.mode, Mode::Auto);
     assert!(warnings[0].contains("LOAD_BALANCER_MODE=\"fastest\""), "{warnings:?}");
+    let (config, warnings) = load_text("", &[("LOAD_BALANCER_MODE", "metrics")]).expect("valid");
+    assert_eq!((config.balancer.mode, warnings.len()), (Mode::Metrics, 0));
     let (_, warnings) = load_text("", &[("LEASEWAY_QUEUE_MAX_WAITING", "1")]).expect("valid");
     assert!(warnings[0].contains("LEASEWAY_QUEUE_MAX_WAITING is ignored"), "{warnings:?}");
 }

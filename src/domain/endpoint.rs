@@ -252,6 +252,8 @@ impl fmt::Debug for Target {
 pub struct EndpointFacts {
     pub target: Arc<Target>,
     pub max_concurrency: u32,
+    /// 0 to 10000, more is better.
+    pub capability_score: Option<u32>,
     /// The models it serves; empty while they are not known.
     pub models: Arc<BTreeSet<ModelId>>,
     pub status: EndpointStatus,

@@ -9,6 +9,7 @@ pub mod event;
 pub mod health;
 pub mod ids;
 pub mod last_hour;
+pub mod load;
 pub mod request;
 pub mod time;
 pub mod timeline;

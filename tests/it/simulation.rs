@@ -1,19 +1,25 @@
 //! Random histories of the dispatcher: after every step its invariants hold, and an outside observer that keeps its own
 //! books agrees with every decision.
 
+mod choices;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use leaseway::domain::dispatch::admission::{Admission, AdmissionDecision};
+use leaseway::domain::dispatch::choose::{Balancing, Mode};
 use leaseway::domain::dispatch::{Decision, Dispatcher, Grant, QueueRules, Submitted};
 use leaseway::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
 use leaseway::domain::ids::{ClientId, EndpointId, LeaseId, ModelId, Ticket};
+use leaseway::domain::load::LoadReport;
 use leaseway::domain::request::{ApiKind, LeaseRequest, Outcome, Refusal};
 use leaseway::domain::time::Moment;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use uuid::Uuid;
+
+use self::choices::Choices;
 
 const ENDPOINTS: u128 = 6;
 const MODELS: [&str; 4] = ["a", "b", "c", "unknown"];
@@ -33,6 +39,7 @@ struct World {
     delayed: Line,
     /// Those who wait for an endpoint that is loading.
     warming: Line,
+    choices: Choices,
     answered: BTreeSet<Ticket>,
     next_ticket: u64,
     draining: bool,
@@ -91,12 +98,24 @@ impl Line {
 }
 
 impl World {
-    /// A world whose line can be filled, or one that refuses newcomers before.
-    fn new(can_be_full: bool) -> Self {
+    /// A world in this mode whose line can be filled, or one that refuses newcomers before.
+    fn new(mode: Mode, can_be_full: bool) -> Self {
         let reject_threshold = if can_be_full { 1.0 } else { 0.9 };
         let admission = Admission { delay_threshold: 0.4, reject_threshold, max_delay: Duration::from_millis(1000) };
+        let balancing = Balancing {
+            mode,
+            ranking_cache: Duration::ZERO,
+            cpu_busy: 80.0,
+            gpu_busy: 80.0,
+            vram_busy: 90.0,
+            active_busy: 10,
+            fresh_for: Duration::from_millis(2000),
+        };
         Self {
-            dispatcher: Dispatcher::new(QueueRules { max_waiting: MAX_WAITING, admission, warm_up: WARM_UP }),
+            dispatcher: Dispatcher::new(
+                QueueRules { max_waiting: MAX_WAITING, admission, warm_up: WARM_UP },
+                balancing,
+            ),
             admission,
             now: Moment::from_micros(0),
             ids: (0..ENDPOINTS).collect(),
@@ -105,6 +124,7 @@ impl World {
             line: Line::default(),
             delayed: Line::default(),
             warming: Line::default(),
+            choices: Choices::new(balancing),
             answered: BTreeSet::new(),
             next_ticket: 0,
             draining: false,
@@ -127,6 +147,7 @@ impl World {
         assert!(self.can_serve(facts, model), "granted on {facts:?}, which cannot serve {model}");
         assert!(!self.draining, "granted while draining");
         assert!(self.leases.insert(grant.lease, grant.target.id).is_none(), "a lease id is used twice");
+        self.choices.granted(grant.target.id);
     }
 
     fn waiters(&self) -> impl Iterator<Item = &Waiter> {
@@ -157,16 +178,21 @@ impl World {
         let client = ClientId::Named([random.random_range(0..CLIENTS)].into());
         let request = LeaseRequest { model: model.clone(), api_kind: ApiKind::ChatCompletions, client: client.clone() };
         let deadline = self.now.after(Duration::from_millis(random.random_range(0..3000)));
-        let capable = self.endpoints.values().any(|facts| self.can_serve(facts, &model));
+        let capable = self.endpoints.values().filter(|facts| self.can_serve(facts, &model));
+        let capable: Vec<(&EndpointFacts, usize)> = capable.map(|facts| (facts, self.in_flight(facts.id()))).collect();
+        let chosen = self.choices.expected(self.now, &capable);
         let waiting = self.waiters().count();
         let admission = self.admission.decide(waiting, MAX_WAITING);
         let mut decisions = Vec::new();
         let submitted = self.dispatcher.submit(self.now, ticket, request, deadline, &mut decisions);
         self.follow(decisions);
         match submitted {
-            Submitted::Granted(grant) => self.granted(ticket, &model, &grant),
+            Submitted::Granted(grant) => {
+                assert_eq!(Some(grant.target.id), chosen, "{:?}", self.choices.reports);
+                self.granted(ticket, &model, &grant);
+            }
             Submitted::Refused(refusal) => {
-                assert!(!capable || self.draining, "{refusal:?} although an endpoint is free");
+                assert!(chosen.is_none() || self.draining, "{refusal:?} although an endpoint is free");
                 assert!(self.answered.insert(ticket));
                 let full = matches!(refusal, Refusal::QueueFull { .. });
                 assert_eq!(full, waiting == MAX_WAITING && may_wait(&refusal));
@@ -174,7 +200,7 @@ impl World {
                 assert!(!overloaded || admission == AdmissionDecision::Reject);
             }
             Submitted::Waiting => {
-                assert!(!capable, "waits although an endpoint is free");
+                assert!(chosen.is_none(), "waits although an endpoint is free");
                 let is_loading = self.is_loading(&model);
                 let waiter = |until| Waiter { ticket, client, model, deadline, arrived: self.now, until };
                 match admission {
@@ -278,6 +304,19 @@ impl World {
         assert!(refusals.is_empty(), "refused to those who do not wait: {refusals:?}");
     }
 
+    fn report(&mut self, random: &mut StdRng) {
+        let id = EndpointId(Uuid::from_u128(self.ids[random.random_range(0..self.ids.len())]));
+        let mut percent = || random.random_bool(0.7).then(|| f64::from(random.random_range(0..11) * 10));
+        let mut report = LoadReport { cpu_usage: percent(), memory_usage: percent(), ..LoadReport::default() };
+        (report.gpu_usage, report.vram_usage) = (percent(), percent());
+        report.active_requests = random.random_bool(0.7).then(|| random.random_range(0..12));
+        report.capability_score = random.random_bool(0.5).then(|| random.random_range(0..3));
+        if self.endpoints.contains_key(&id) {
+            self.choices.reports.insert(id, (report.clone(), self.now));
+        }
+        self.dispatcher.report_load(id, report, self.now);
+    }
+
     fn pass_time(&mut self, random: &mut StdRng) {
         self.now = self.now.after(Duration::from_millis(random.random_range(0..400)));
         let mut decisions = Vec::new();
@@ -329,6 +368,7 @@ fn random_facts(id: EndpointId, random: &mut StdRng) -> EndpointFacts {
     EndpointFacts {
         target: Arc::new(Target::new(id, &definition)),
         max_concurrency: random.random_range(1..4),
+        capability_score: random.random_bool(0.4).then(|| random.random_range(0..3)),
         models: Arc::new(models),
         status,
     }
@@ -337,13 +377,15 @@ fn random_facts(id: EndpointId, random: &mut StdRng) -> EndpointFacts {
 /// Runs one history, which ends with a drain.
 fn run(seed: u64, steps: usize) {
     let mut random = StdRng::seed_from_u64(seed);
-    let mut world = World::new(seed.is_multiple_of(2));
+    let mode = [Mode::Auto, Mode::Metrics, Mode::RoundRobin][(seed % 3) as usize];
+    let mut world = World::new(mode, seed.is_multiple_of(2));
     for _ in 0..steps {
         match random.random_range(0..100) {
             0..45 => world.submit(&mut random),
             45..80 => world.end(&mut random),
             80..88 => world.cancel(&mut random),
-            88..94 => world.pass_time(&mut random),
+            88..92 => world.pass_time(&mut random),
+            92..96 => world.report(&mut random),
             _ => world.change_endpoint(&mut random),
         }
         world.check();

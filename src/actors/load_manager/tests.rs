@@ -59,12 +59,13 @@ async fn scene() -> Scene {
     let probe = Probe::default().start();
     let admission = Admission { delay_threshold: 1.0, reject_threshold: 1.0, max_delay: Duration::ZERO };
     let rules = QueueRules { max_waiting: 10, admission, warm_up: Duration::ZERO };
-    let manager = LoadManager::new(rules, probe.clone().recipient()).start();
+    let manager = LoadManager::new(rules, Balancing::default(), probe.clone().recipient()).start();
     manager.do_send(Observe(probe.clone().recipient()));
     let definition = EndpointDefinition::new("a", "http://a");
     let facts = EndpointFacts {
         target: Arc::new(Target::new(EndpointId(Uuid::from_u128(1)), &definition)),
         max_concurrency: 1,
+        capability_score: None,
         models: Arc::new(BTreeSet::from([ModelId::from("m")])),
         status: EndpointStatus::Online,
     };

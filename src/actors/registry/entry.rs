@@ -83,6 +83,7 @@ impl Entry {
         EndpointFacts {
             target: self.target.clone(),
             max_concurrency: self.definition.max_concurrency,
+            capability_score: self.definition.capability_score,
             models: Arc::new(self.served_models()),
             status: self.health.status,
         }

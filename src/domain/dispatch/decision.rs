@@ -21,12 +21,22 @@ pub struct Grant {
 }
 
 /// Why a lease was granted on its endpoint and on no other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GrantReason {
     /// No other had a free slot for the model.
     OnlyCandidate,
-    /// Its turn was longest ago.
+    /// The next best is busy.
+    NotBusy,
+    /// The next best reports no load.
+    Reported,
+    /// The next best reports more load.
+    LowestScore,
+    /// The next best has a lower capability score.
+    HighestCapability,
+    /// The next best has a larger part of its slots taken.
+    LeastActive,
+    /// It ranked as high as any, and its turn was longest ago.
     RoundRobin,
 }
 

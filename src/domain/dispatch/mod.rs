@@ -12,6 +12,7 @@
 //! - no lease is granted on an endpoint that is gone or not online.
 
 pub mod admission;
+pub mod choose;
 mod decision;
 mod estimate;
 mod model_queue;
@@ -22,11 +23,12 @@ mod slots;
 mod wait;
 mod waiting;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use self::admission::{Admission, Backpressure};
+use self::choose::Balancing;
 pub use self::decision::{Decision, Grant, GrantReason, Queued, Submitted};
 use self::estimate::ServiceTimes;
 use self::report::RecentGrants;
@@ -36,6 +38,7 @@ use self::slots::Slots;
 use self::waiting::Waiting;
 use super::endpoint::{EndpointFacts, Target};
 use super::ids::{EndpointId, LeaseId, Ticket};
+use super::load::LoadReport;
 use super::request::{Failure, FinishedRequest, LeaseRequest, Outcome, Refusal};
 use super::time::Moment;
 
@@ -46,6 +49,13 @@ pub struct QueueRules {
     pub admission: Admission,
     /// The longest wait for an endpoint that is still loading; zero for none.
     pub warm_up: Duration,
+}
+
+/// How often a choice was made for each reason.
+#[derive(Clone, Debug, Default)]
+pub struct Selections {
+    pub total: u64,
+    pub by_reason: BTreeMap<GrantReason, u64>,
 }
 
 struct Held {
@@ -65,6 +75,7 @@ pub struct Dispatcher {
     leases: HashMap<LeaseId, Held>,
     service_times: ServiceTimes,
     recent_grants: RecentGrants,
+    selections: Selections,
     next_lease: u64,
     rules: QueueRules,
     draining: bool,
@@ -72,13 +83,14 @@ pub struct Dispatcher {
 
 impl Dispatcher {
     /// Creates a dispatcher without endpoints.
-    pub fn new(rules: QueueRules) -> Self {
+    pub fn new(rules: QueueRules, balancing: Balancing) -> Self {
         Self {
-            slots: Slots::default(),
+            slots: Slots::new(balancing),
             rooms: Rooms::default(),
             leases: HashMap::new(),
             service_times: ServiceTimes::default(),
             recent_grants: RecentGrants::default(),
+            selections: Selections::default(),
             next_lease: 0,
             rules,
             draining: false,
@@ -95,6 +107,7 @@ impl Dispatcher {
         decisions: &mut Vec<Decision>,
     ) -> Submitted {
         self.expire(now, decisions);
+        self.slots.look(now);
         let submitted = if self.draining {
             Submitted::Refused(Refusal::Draining)
         } else if let Some((endpoint, reason)) = self.slots.choose(&request.model) {
@@ -142,6 +155,12 @@ impl Dispatcher {
         self.slots.update(facts);
         self.review(now, decisions);
         self.serve_line(now, id, decisions);
+        self.debug_assert_invariants();
+    }
+
+    /// Learns of an endpoint's load.
+    pub fn report_load(&mut self, id: EndpointId, report: LoadReport, received: Moment) {
+        self.slots.report(id, report, received);
         self.debug_assert_invariants();
     }
 
@@ -238,6 +257,8 @@ impl Dispatcher {
         let target = self.slots.take(endpoint).target.clone();
         let (waited, queued) = waited.map_or((Duration::ZERO, None), |(waited, queued)| (waited, Some(queued)));
         let (model, granted) = (request.model.clone(), now);
+        self.selections.total += 1;
+        *self.selections.by_reason.entry(reason).or_default() += 1;
         self.recent_grants.add(RecentGrant { target: target.clone(), model, reason, granted, waited });
         self.leases.insert(lease, Held { target: target.clone(), request, granted, waited });
         Grant { lease, target, waited, queued }

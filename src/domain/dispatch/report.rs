@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::decision::GrantReason;
-use super::{Dispatcher, Held};
+use super::{Dispatcher, Held, Selections};
 use crate::domain::endpoint::Target;
 use crate::domain::ids::ModelId;
 use crate::domain::request::ApiKind;
@@ -88,6 +88,16 @@ impl Dispatcher {
         let mut running: Vec<Running> = self.leases.values().map(running).collect();
         running.sort_by_key(|running| std::cmp::Reverse(running.elapsed));
         running
+    }
+
+    /// Returns how often a choice was made for each reason.
+    pub fn selections(&self) -> &Selections {
+        &self.selections
+    }
+
+    /// Returns how often each endpoint was chosen, by its name.
+    pub fn selections_by_endpoint(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.slots.selections()
     }
 
     /// Returns the latest grants, newest first.

@@ -1,15 +1,18 @@
 //! Which endpoints exist, what they serve and how many of their slots are taken.
 //!
 //! Endpoints that serve the same set of models form a group. Within a group those with a free slot are kept ordered by
-//! their turn, so that choosing looks at one endpoint per group and a grant or a release touches one group only.
+//! rank and turn, so that choosing looks at two endpoints per group and a grant or a release touches one group only.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::choose::{Balancing, Candidate, Rank, Standing};
 use super::decision::GrantReason;
 use super::model_set::{ModelNumbers, ModelSet};
 use crate::domain::endpoint::{EndpointFacts, EndpointStatus};
 use crate::domain::ids::{EndpointId, ModelId};
+use crate::domain::load::LoadReport;
+use crate::domain::time::Moment;
 
 type ModelNames = Arc<BTreeSet<ModelId>>;
 
@@ -36,13 +39,36 @@ struct Endpoint {
     in_flight: u32,
     /// When it was last chosen, as a count of grants: the smallest is next.
     turn: u64,
+    /// How often it was chosen.
+    selections: u64,
+    report: Option<Reported>,
+    /// Follows from all the above.
+    standing: Standing,
     /// `None` while it is not online.
     group: Option<GroupId>,
+}
+
+struct Reported {
+    report: LoadReport,
+    /// When it stops to count.
+    until: Moment,
+    /// It counted when that was last looked at.
+    is_fresh: bool,
 }
 
 impl Endpoint {
     fn has_free_slot(&self) -> bool {
         self.in_flight < self.facts.max_concurrency
+    }
+
+    fn judge(&mut self, balancing: &Balancing) {
+        let fresh = self.report.as_ref().filter(|reported| reported.is_fresh);
+        self.standing = balancing.judge(&Candidate {
+            capability_score: self.facts.capability_score,
+            in_flight: self.in_flight,
+            slots: self.facts.max_concurrency,
+            report: fresh.map(|reported| &reported.report),
+        });
     }
 }
 
@@ -51,12 +77,37 @@ struct Group {
     members: usize,
     /// Of all members, free or not.
     slots: u64,
-    free: BTreeSet<(u64, EndpointId)>,
+    /// Those with a free slot, the best first.
+    free: BTreeSet<(Rank, u64, EndpointId)>,
+    /// Those of them that are strained, by turn.
+    strained: BTreeSet<(u64, EndpointId)>,
+}
+
+impl Group {
+    fn add_free(&mut self, endpoint: &Endpoint) {
+        let id = endpoint.facts.id();
+        if endpoint.has_free_slot() {
+            self.free.insert((endpoint.standing.rank, endpoint.turn, id));
+            if endpoint.standing.is_strained {
+                self.strained.insert((endpoint.turn, id));
+            }
+        }
+    }
+
+    fn remove_free(&mut self, endpoint: &Endpoint) {
+        let id = endpoint.facts.id();
+        if endpoint.has_free_slot() {
+            self.free.remove(&(endpoint.standing.rank, endpoint.turn, id));
+            if endpoint.standing.is_strained {
+                self.strained.remove(&(endpoint.turn, id));
+            }
+        }
+    }
 }
 
 /// The table of endpoints and their slots.
-#[derive(Default)]
 pub struct Slots {
+    balancing: Balancing,
     endpoints: HashMap<EndpointId, Endpoint>,
     groups: HashMap<GroupId, Group>,
     group_of: HashMap<ModelNames, GroupId>,
@@ -65,34 +116,110 @@ pub struct Slots {
     known: HashMap<ModelId, usize>,
     pending: HashSet<EndpointId>,
     loading: HashSet<EndpointId>,
+    /// When reports stop to count.
+    report_ends: BTreeSet<(Moment, EndpointId)>,
+    /// When that was last looked at.
+    looked: Moment,
     numbers: ModelNumbers,
     next_group: u64,
     next_turn: u64,
 }
 
 impl Slots {
-    /// Adds an endpoint or replaces what is known of it; its slots in flight stay taken.
+    /// Creates a table without endpoints.
+    pub fn new(balancing: Balancing) -> Self {
+        Self {
+            balancing,
+            endpoints: HashMap::new(),
+            groups: HashMap::new(),
+            group_of: HashMap::new(),
+            groups_by_model: HashMap::new(),
+            known: HashMap::new(),
+            pending: HashSet::new(),
+            loading: HashSet::new(),
+            report_ends: BTreeSet::new(),
+            looked: Moment::default(),
+            numbers: ModelNumbers::default(),
+            next_group: 0,
+            next_turn: 0,
+        }
+    }
+
+    /// Adds an endpoint or replaces what is known of it; its slots in flight stay taken, its report counts on.
     pub fn update(&mut self, facts: EndpointFacts) {
-        let id = facts.id();
-        let (in_flight, turn) = match self.take_out(id) {
-            Some(old) => (old.in_flight, old.turn),
-            None => (0, 0),
+        let endpoint = match self.take_out(facts.id()) {
+            Some(old) => Endpoint { facts, models: ModelSet::default(), group: None, ..old },
+            None => Endpoint {
+                facts,
+                models: ModelSet::default(),
+                in_flight: 0,
+                turn: 0,
+                selections: 0,
+                report: None,
+                standing: Standing::default(),
+                group: None,
+            },
         };
-        self.put_in(Endpoint { facts, models: ModelSet::default(), in_flight, turn, group: None });
+        self.put_in(endpoint);
     }
 
     /// Forgets an endpoint; leases on it go on until they end.
     pub fn remove(&mut self, id: EndpointId) {
-        self.take_out(id);
+        if let Some(reported) = self.take_out(id).and_then(|endpoint| endpoint.report) {
+            self.report_ends.remove(&(reported.until, id));
+        }
     }
 
-    /// Returns the endpoint to grant `model` on: of those with a free slot, the one whose last turn is longest ago.
+    /// Takes up an endpoint's report, which counts at once; without effect if the endpoint is gone.
+    pub fn report(&mut self, id: EndpointId, report: LoadReport, received: Moment) {
+        let until = received.after(self.balancing.fresh_for);
+        let Some(endpoint) = self.endpoints.get(&id) else { return };
+        if let Some(old) = &endpoint.report {
+            self.report_ends.remove(&(old.until, id));
+        }
+        self.report_ends.insert((until, id));
+        self.reposition(id, |endpoint| endpoint.report = Some(Reported { report, until, is_fresh: true }));
+    }
+
+    /// Looks which reports have grown too old to count, if that is due again.
+    pub fn look(&mut self, now: Moment) {
+        if now.since(self.looked) < self.balancing.ranking_cache {
+            return;
+        }
+        self.looked = now;
+        while let Some((_, id)) = self.report_ends.first().copied().filter(|(until, _)| *until <= now) {
+            self.report_ends.pop_first();
+            self.reposition(id, |endpoint| {
+                if let Some(reported) = &mut endpoint.report {
+                    reported.is_fresh = false;
+                }
+            });
+        }
+    }
+
+    /// Returns the endpoint to grant `model` on, of those with a free slot, and why that one.
     pub fn choose(&self, model: &ModelId) -> Option<(EndpointId, GrantReason)> {
-        let groups = self.groups_by_model.get(model)?;
-        let free = groups.iter().map(|group| &self.groups[group].free);
-        let (_, id) = free.clone().filter_map(BTreeSet::first).min()?;
-        let is_only = free.map(BTreeSet::len).sum::<usize>() == 1;
-        Some((*id, if is_only { GrantReason::OnlyCandidate } else { GrantReason::RoundRobin }))
+        let groups = || self.groups_by_model.get(model).into_iter().flatten().map(|group| &self.groups[group]);
+        let (mut free, mut strained) = (0, 0);
+        let (mut best, mut second) = (None, None);
+        for group in groups() {
+            free += group.free.len();
+            strained += group.strained.len();
+            for place in group.free.iter().take(2) {
+                if best.is_none_or(|best| place < best) {
+                    second = best.replace(place);
+                } else if second.is_none_or(|second| place < second) {
+                    second = Some(place);
+                }
+            }
+        }
+        let (rank, _, id) = best?;
+        let Some((next_rank, ..)) = second else { return Some((*id, GrantReason::OnlyCandidate)) };
+        if strained == free {
+            let (_, id) = groups().filter_map(|group| group.strained.first()).min()?;
+            return Some((*id, GrantReason::RoundRobin));
+        }
+        Some((*id, self.balancing.reason(rank, next_rank)))
     }
 
     /// Takes a slot of an endpoint that has one free.
@@ -102,6 +229,7 @@ impl Slots {
         self.reposition(id, |endpoint| {
             assert!(endpoint.has_free_slot(), "a slot is taken only from an endpoint that has one free");
             endpoint.in_flight += 1;
+            endpoint.selections += 1;
             endpoint.turn = turn;
         });
         &self.endpoints[&id].facts
@@ -156,6 +284,11 @@ impl Slots {
         }
     }
 
+    /// Returns how often each endpoint was chosen, by its name.
+    pub fn selections(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.endpoints.values().map(|endpoint| (endpoint.facts.target.name.as_str(), endpoint.selections))
+    }
+
     /// Returns the slots in flight of every endpoint.
     pub fn in_flight(&self) -> impl Iterator<Item = (EndpointId, u32)> {
         self.endpoints.iter().map(|(id, endpoint)| (*id, endpoint.in_flight))
@@ -173,8 +306,11 @@ impl Slots {
             assert_eq!(endpoint.facts.status == EndpointStatus::Loading, self.loading.contains(id));
             let Some(group) = endpoint.group else { continue };
             members += 1;
-            let free = self.groups[&group].free.contains(&(endpoint.turn, *id));
+            let Standing { rank, is_strained } = endpoint.standing;
+            let free = self.groups[&group].free.contains(&(rank, endpoint.turn, *id));
             assert_eq!(free, endpoint.has_free_slot(), "free endpoints are exactly those with a free slot");
+            let strained = self.groups[&group].strained.contains(&(endpoint.turn, *id));
+            assert_eq!(strained, free && is_strained, "strained endpoints are found by turn");
         }
         assert_eq!(members, self.groups.values().map(|group| group.members).sum::<usize>());
         assert!(self.groups.values().all(|group| group.free.len() <= group.members && group.members > 0));
@@ -183,6 +319,7 @@ impl Slots {
 
     fn put_in(&mut self, mut endpoint: Endpoint) {
         let id = endpoint.facts.id();
+        endpoint.judge(&self.balancing);
         for model in endpoint.facts.models.iter() {
             *self.known.entry(model.clone()).or_default() += 1;
             endpoint.models.insert(self.numbers.take(model));
@@ -200,9 +337,7 @@ impl Slots {
                 if let Some(group) = self.groups.get_mut(&group_id) {
                     group.members += 1;
                     group.slots += u64::from(endpoint.facts.max_concurrency);
-                    if endpoint.has_free_slot() {
-                        group.free.insert((endpoint.turn, id));
-                    }
+                    group.add_free(&endpoint);
                 }
             }
             EndpointStatus::Offline | EndpointStatus::Error => {}
@@ -236,7 +371,10 @@ impl Slots {
         let group_id = GroupId(self.next_group);
         self.next_group += 1;
         self.group_of.insert(models.clone(), group_id);
-        self.groups.insert(group_id, Group { models: models.clone(), members: 0, slots: 0, free: BTreeSet::new() });
+        self.groups.insert(
+            group_id,
+            Group { models: models.clone(), members: 0, slots: 0, free: BTreeSet::new(), strained: BTreeSet::new() },
+        );
         for model in models.iter() {
             self.groups_by_model.entry(model.clone()).or_default().insert(group_id);
         }
@@ -245,7 +383,7 @@ impl Slots {
 
     fn leave_group(&mut self, group_id: GroupId, endpoint: &Endpoint) {
         let Some(group) = self.groups.get_mut(&group_id) else { return };
-        group.free.remove(&(endpoint.turn, endpoint.facts.id()));
+        group.remove_free(endpoint);
         group.members -= 1;
         group.slots -= u64::from(endpoint.facts.max_concurrency);
         if group.members > 0 {
@@ -264,16 +402,17 @@ impl Slots {
         }
     }
 
-    /// Changes an endpoint's count or turn and puts it where it then belongs in its group.
+    /// Changes an endpoint and puts it where it then belongs in its group.
     fn reposition(&mut self, id: EndpointId, change: impl FnOnce(&mut Endpoint)) {
         let Some(endpoint) = self.endpoints.get_mut(&id) else { return };
-        let before = (endpoint.turn, id);
+        let mut group = endpoint.group.and_then(|group| self.groups.get_mut(&group));
+        if let Some(group) = &mut group {
+            group.remove_free(endpoint);
+        }
         change(endpoint);
-        if let Some(group) = endpoint.group.and_then(|group| self.groups.get_mut(&group)) {
-            group.free.remove(&before);
-            if endpoint.has_free_slot() {
-                group.free.insert((endpoint.turn, id));
-            }
+        endpoint.judge(&self.balancing);
+        if let Some(group) = group {
+            group.add_free(endpoint);
         }
     }
 }

@@ -3,6 +3,7 @@ use std::fmt::Write;
 
 use uuid::Uuid;
 
+use super::choose::Mode;
 use super::*;
 use crate::domain::endpoint::{EndpointDefinition, EndpointStatus};
 use crate::domain::ids::{ClientId, ModelId};
@@ -13,6 +14,7 @@ fn facts(id: u128, slots: u32, status: EndpointStatus, models: &[&str]) -> Endpo
     EndpointFacts {
         target: Arc::new(Target::new(EndpointId(Uuid::from_u128(id)), &definition)),
         max_concurrency: slots,
+        capability_score: None,
         models: Arc::new(models.iter().map(|model| ModelId::from(*model)).collect::<BTreeSet<_>>()),
         status,
     }
@@ -36,12 +38,40 @@ impl Story {
     fn with_thresholds(max_waiting: usize, delay_threshold: f64, reject_threshold: f64) -> Self {
         let admission = Admission { delay_threshold, reject_threshold, max_delay: Duration::from_secs(2) };
         Self {
-            dispatcher: Dispatcher::new(QueueRules { max_waiting, admission, warm_up: Duration::from_secs(4) }),
+            dispatcher: Dispatcher::new(
+                QueueRules { max_waiting, admission, warm_up: Duration::from_secs(4) },
+                Balancing::default(),
+            ),
             seconds: 0,
             decisions: Vec::new(),
             told: String::new(),
             leases: HashMap::new(),
         }
+    }
+
+    /// Chooses in this mode.
+    fn choosing(mode: Mode) -> Self {
+        let mut story = Self::new(9);
+        story.dispatcher = Dispatcher::new(story.dispatcher.rules, Balancing { mode, ..Balancing::default() });
+        story
+    }
+
+    /// Receives a report of percent of CPU and memory, and active requests.
+    fn report(mut self, id: u128, cpu: f64, memory: f64, active: u32) -> Self {
+        let report = LoadReport {
+            cpu_usage: Some(cpu),
+            memory_usage: Some(memory),
+            active_requests: Some(active),
+            ..LoadReport::default()
+        };
+        self.dispatcher.report_load(EndpointId(Uuid::from_u128(id)), report, self.now());
+        self
+    }
+
+    fn scored(mut self, id: u128, score: u32) -> Self {
+        let facts = EndpointFacts { capability_score: Some(score), ..facts(id, 1, EndpointStatus::Online, &["m"]) };
+        self.dispatcher.update_endpoint(self.now(), facts, &mut self.decisions);
+        self
     }
 
     fn now(&self) -> Moment {
@@ -136,8 +166,61 @@ fn free_endpoints_take_turns() {
 }
 
 #[test]
+fn the_most_capable_is_chosen_as_long_as_it_has_a_slot() {
+    let story = Story::choosing(Mode::Auto).scored(1, 9170).scored(2, 9850).online(3, 1, &["m"]);
+    let story = story.submit(1, "m", 9).submit(2, "m", 9).end(1).submit(3, "m", 9).end(2).end(3);
+    let story = story.report(2, 99.0, 0.0, 0).submit(4, "m", 9).submit(5, "m", 9).submit(6, "m", 9);
+    story.check("1@2 2@1 3@2 4@1 5@3 6@2");
+}
+
+#[test]
+fn when_all_are_busy_they_take_turns_whatever_their_score() {
+    let mut story = Story::choosing(Mode::Auto).scored(1, 9000).scored(2, 5).online(3, 1, &["m"]);
+    for id in 1..=3 {
+        story = story.report(id, 81.0, 0.0, 0);
+    }
+    for ticket in 1..=9 {
+        story = story.submit(ticket, "m", 9).end(ticket);
+    }
+    story.check("1@1 2@2 3@3 4@1 5@2 6@3 7@1 8@2 9@3");
+}
+
+#[test]
+fn the_least_loaded_is_chosen_and_a_report_counts_at_once() {
+    let story = Story::choosing(Mode::Metrics).online(1, 9, &["m"]).online(2, 9, &["m"]).online(3, 9, &["m"]);
+    let story = story.report(1, 20.0, 30.0, 1).report(2, 70.0, 50.0, 5).submit(1, "m", 9).submit(2, "m", 9);
+    let story = story.report(1, 20.0, 30.0, 13).submit(3, "m", 9).report(2, 81.0, 50.0, 9).submit(4, "m", 9);
+    story.check("1@1 2@1 3@2 4@1");
+}
+
+#[test]
+fn a_report_that_is_too_old_does_not_count() {
+    let story = Story::choosing(Mode::Metrics).online(1, 9, &["m"]).online(2, 9, &["m"]).report(1, 0.0, 0.0, 0);
+    let story = story.wait(119).submit(1, "m", 9).submit(2, "m", 9);
+    story.wait(1).submit(3, "m", 9).submit(4, "m", 9).check("1@1 2@1 3@2 4@1");
+}
+
+#[test]
+fn what_time_alone_changes_is_looked_at_again_only_when_that_is_due() {
+    let balancing = Balancing { mode: Mode::Metrics, ranking_cache: Duration::from_secs(10), ..Balancing::default() };
+    let mut story = Story::new(9);
+    story.dispatcher = Dispatcher::new(story.dispatcher.rules, balancing);
+    let story = story.online(1, 9, &["m"]).online(2, 9, &["m"]).report(1, 0.0, 0.0, 0);
+    // Looked at 115 s after the report, and then not before 125 s.
+    let story = story.wait(115).submit(1, "m", 9).wait(9).submit(2, "m", 9).wait(1).submit(3, "m", 9);
+    story.check("1@1 2@1 3@2");
+}
+
+#[test]
+fn the_smaller_part_of_slots_taken_comes_first() {
+    let story = Story::choosing(Mode::Auto).online(1, 1, &["m"]).online(2, 4, &["m"]);
+    let story = story.submit(1, "m", 9).submit(2, "m", 9).submit(3, "m", 9).end(1).submit(4, "m", 9);
+    story.submit(5, "m", 9).check("1@1 2@2 3@2 4@1 5@2");
+}
+
+#[test]
 fn endpoints_that_serve_different_models_share_their_turns() {
-    let story = Story::new(0).online(1, 9, &["m", "n"]).online(2, 9, &["m"]);
+    let story = Story::choosing(Mode::RoundRobin).online(1, 9, &["m", "n"]).online(2, 9, &["m"]);
     story.submit(1, "m", 9).submit(2, "n", 9).submit(3, "m", 9).submit(4, "m", 9).check("1@1 2@1 3@2 4@1");
 }
 

@@ -1,0 +1,82 @@
+//! Which endpoint is to be chosen, by the rules as they are written, over plain lists.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use leaseway::domain::dispatch::choose::{Balancing, Mode};
+use leaseway::domain::endpoint::EndpointFacts;
+use leaseway::domain::ids::EndpointId;
+use leaseway::domain::load::LoadReport;
+use leaseway::domain::time::Moment;
+
+/// What an observer knows who sees every report and every grant.
+pub struct Choices {
+    pub rules: Balancing,
+    pub reports: HashMap<EndpointId, (LoadReport, Moment)>,
+    turns: HashMap<EndpointId, u64>,
+    grants: u64,
+}
+
+impl Choices {
+    pub fn new(rules: Balancing) -> Self {
+        Self { rules, reports: HashMap::new(), turns: HashMap::new(), grants: 0 }
+    }
+
+    /// Takes note of a grant.
+    pub fn granted(&mut self, id: EndpointId) {
+        self.grants += 1;
+        self.turns.insert(id, self.grants);
+    }
+
+    /// Returns the one to be chosen of these endpoints with a free slot, each with its requests in flight.
+    pub fn expected(&self, now: Moment, candidates: &[(&EndpointFacts, usize)]) -> Option<EndpointId> {
+        let turn = |id: EndpointId| (self.turns.get(&id).copied().unwrap_or(0), id);
+        let fresh = |id: EndpointId| {
+            let (report, received) = self.reports.get(&id)?;
+            (now.since(*received) < self.rules.fresh_for).then_some(report)
+        };
+        let in_turn = candidates.iter().map(|(facts, _)| facts.id()).min_by_key(|id| turn(*id));
+        let over = |value: Option<f64>, limit: f64| value.unwrap_or(0.0) > limit;
+        let score = |facts: &EndpointFacts| {
+            let reported = fresh(facts.id()).and_then(|report| report.capability_score);
+            Reverse(facts.capability_score.or(reported).unwrap_or(0))
+        };
+        let cpu_busy = |report: &LoadReport| over(report.cpu_usage, self.rules.cpu_busy);
+        let busy = |facts: &EndpointFacts| match fresh(facts.id()) {
+            None => false,
+            Some(report) if report.gpu_usage.is_some() || report.vram_usage.is_some() => {
+                over(report.gpu_usage, self.rules.gpu_busy)
+                    || over(report.vram_usage, self.rules.vram_busy)
+                    || report.active_requests.unwrap_or(0) >= self.rules.active_busy
+            }
+            Some(report) => cpu_busy(report),
+        };
+        match self.rules.mode {
+            Mode::RoundRobin => in_turn,
+            Mode::Auto if candidates.iter().all(|(facts, _)| busy(facts)) => in_turn,
+            Mode::Auto => {
+                // Slots are 1 to 3, so that six times a part of them is a whole number.
+                let key = |(facts, in_flight): &&(&EndpointFacts, usize)| {
+                    (busy(facts), score(facts), in_flight * 6 / facts.max_concurrency as usize, turn(facts.id()))
+                };
+                candidates.iter().min_by_key(key).map(|(facts, _)| facts.id())
+            }
+            Mode::Metrics => {
+                let load = |facts: &EndpointFacts| {
+                    let report = fresh(facts.id())?;
+                    let active = f64::from(report.active_requests.unwrap_or(0));
+                    Some((report.cpu_usage? + report.memory_usage? + 10.0 * active, cpu_busy(report)))
+                };
+                if candidates.iter().all(|(facts, _)| load(facts).is_some_and(|(_, busy)| busy)) {
+                    return in_turn;
+                }
+                // Reported values are whole numbers here.
+                let key = |(facts, _): &&(&EndpointFacts, usize)| {
+                    let load = load(facts).map_or(u64::MAX, |(load, _)| load as u64);
+                    (load, score(facts), turn(facts.id()))
+                };
+                candidates.iter().min_by_key(key).map(|(facts, _)| facts.id())
+            }
+        }
+    }
+}
