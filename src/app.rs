@@ -96,6 +96,7 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     let neighbours = Neighbours {
         persistence: persistence.clone(),
         dispatcher: load_manager.clone().recipient(),
+        loads: load_manager.clone().recipient(),
         events: events.clone().recipient(),
         catalog: catalog.clone(),
     };

@@ -1,6 +1,7 @@
 //! The only reader of time.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 use tokio::time::Instant;
@@ -28,4 +29,17 @@ pub fn wall() -> DateTime<Utc> {
 /// Returns the time of day at a moment of the past, by today's clock.
 pub fn wall_at(moment: Moment) -> DateTime<Utc> {
     (Utc::now() - now().since(moment)).trunc_subsecs(3)
+}
+
+/// Measures how long something takes, to the nanosecond.
+pub struct Stopwatch(std::time::Instant);
+
+impl Stopwatch {
+    pub fn start() -> Self {
+        Self(std::time::Instant::now())
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
 }

@@ -6,12 +6,23 @@ use actix::Message;
 
 use crate::domain::endpoint::EndpointFacts;
 use crate::domain::ids::EndpointId;
+use crate::domain::load::LoadReport;
 use crate::domain::request::FinishedRequest;
+use crate::domain::time::Moment;
 
 /// A lease has ended.
 #[derive(Clone, Message)]
 #[rtype(result = "()")]
 pub struct RequestFinished(pub Arc<FinishedRequest>);
+
+/// An endpoint has reported its load.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct LoadReported {
+    pub endpoint: EndpointId,
+    pub report: LoadReport,
+    pub received: Moment,
+}
 
 /// Endpoints are new, changed or gone.
 #[derive(Message)]

@@ -4,27 +4,28 @@
 //! timer. Every handler answers within microseconds and awaits nothing.
 
 mod desk;
+mod reads;
 mod watchers;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, AsyncContext, Context, Handler, Message, MessageResult, Recipient, SpawnHandle};
+use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient, SpawnHandle};
 
 pub use self::desk::LeaseDesk;
+pub use self::reads::{LineReport, Load, ReadInFlight, ReadLine, ReadLoad, ReadSelections, SelectionReport};
 pub use self::watchers::QueueUpdates;
 use self::watchers::Watchers;
 use super::answer::{Answer, Caller};
 use super::event_hub::Publish;
-use super::facts::{EndpointsChanged, RequestFinished};
-use crate::clock;
-use crate::domain::dispatch::admission::Backpressure;
+use super::facts::{EndpointsChanged, LoadReported, RequestFinished};
+use crate::clock::{self, Stopwatch};
 use crate::domain::dispatch::choose::Balancing;
-use crate::domain::dispatch::{Decision, Dispatcher, Grant, ModelWait, QueueRules, RecentGrant, Running, Submitted};
+use crate::domain::dispatch::{Decision, Dispatcher, Grant, QueueRules, Submitted};
 use crate::domain::event::{Event, QueueDepth};
-use crate::domain::ids::{EndpointId, Ticket};
-use crate::domain::last_hour::{LastHour, Sums};
+use crate::domain::ids::Ticket;
+use crate::domain::last_hour::LastHour;
 use crate::domain::request::{FinishedRequest, LeaseRequest, Refusal};
 use crate::domain::time::Moment;
 use crate::lease::{EndLease, Lease};
@@ -51,6 +52,8 @@ pub struct LoadManager {
     /// Where leases report their end; set when the actor starts.
     report: Option<Arc<Recipient<EndLease>>>,
     timer: Option<(Moment, SpawnHandle)>,
+    /// Spent on granting leases.
+    selection_time: Duration,
     depth: QueueDepth,
     depth_told: bool,
     last_hour: LastHour,
@@ -69,6 +72,7 @@ impl LoadManager {
             events,
             report: None,
             timer: None,
+            selection_time: Duration::ZERO,
             depth: QueueDepth::default(),
             depth_told: true,
             last_hour: LastHour::default(),
@@ -179,9 +183,14 @@ impl Handler<AcquireLease> for LoadManager {
     fn handle(&mut self, message: AcquireLease, ctx: &mut Context<Self>) -> Answer<LeaseAnswer> {
         let AcquireLease { ticket, request, deadline, updates } = message;
         let mut decisions = Vec::new();
-        let submitted = self.dispatcher.submit(clock::now(), ticket, request, deadline, &mut decisions);
+        let now = clock::now();
+        let stopwatch = Stopwatch::start();
+        let submitted = self.dispatcher.submit(now, ticket, request, deadline, &mut decisions);
         let answer = match submitted {
-            Submitted::Granted(grant) => Answer::Now(Ok(self.lease(grant))),
+            Submitted::Granted(grant) => {
+                self.selection_time += stopwatch.elapsed();
+                Answer::Now(Ok(self.lease(grant)))
+            }
             Submitted::Refused(refusal) => {
                 self.last_hour.refused(clock::now(), &refusal);
                 Answer::Now(Err(refusal))
@@ -221,7 +230,12 @@ impl Handler<EndLease> for LoadManager {
 
     fn handle(&mut self, message: EndLease, ctx: &mut Context<Self>) {
         let mut decisions = Vec::new();
-        let ended = self.dispatcher.end(clock::now(), message.lease, message.outcome, &mut decisions);
+        let now = clock::now();
+        let stopwatch = Stopwatch::start();
+        let ended = self.dispatcher.end(now, message.lease, message.outcome, &mut decisions);
+        if !decisions.is_empty() {
+            self.selection_time += stopwatch.elapsed();
+        }
         if let Some(finished) = ended {
             self.tell_finished(finished);
         }
@@ -242,6 +256,15 @@ impl Handler<EndpointsChanged> for LoadManager {
             self.dispatcher.remove_endpoint(now, id, &mut decisions);
         }
         self.carry_out(decisions, ctx);
+    }
+}
+
+impl Handler<LoadReported> for LoadManager {
+    type Result = ();
+
+    fn handle(&mut self, message: LoadReported, _: &mut Context<Self>) {
+        let LoadReported { endpoint, report, received } = message;
+        self.dispatcher.report_load(endpoint, report, received);
     }
 }
 
@@ -299,74 +322,6 @@ impl Handler<Observe> for LoadManager {
 
     fn handle(&mut self, Observe(observer): Observe, _: &mut Context<Self>) {
         self.observers.push(observer);
-    }
-}
-
-/// Asks how many slots of each endpoint are in flight.
-#[derive(Message)]
-#[rtype(result = "HashMap<EndpointId, u32>")]
-pub struct ReadInFlight;
-
-impl Handler<ReadInFlight> for LoadManager {
-    type Result = MessageResult<ReadInFlight>;
-
-    fn handle(&mut self, _: ReadInFlight, _: &mut Context<Self>) -> Self::Result {
-        MessageResult(self.dispatcher.in_flight().collect())
-    }
-}
-
-/// What the line is like.
-#[derive(Clone, Copy, Debug)]
-pub struct Load {
-    pub waiting: usize,
-    pub max_waiting: usize,
-    pub active: usize,
-    pub backpressure: Backpressure,
-    pub last_hour: Sums,
-}
-
-/// Asks what the line is like.
-#[derive(Message)]
-#[rtype(result = "Load")]
-pub struct ReadLoad;
-
-impl Handler<ReadLoad> for LoadManager {
-    type Result = MessageResult<ReadLoad>;
-
-    fn handle(&mut self, _: ReadLoad, _: &mut Context<Self>) -> Self::Result {
-        MessageResult(Load {
-            waiting: self.dispatcher.waiting(),
-            max_waiting: self.dispatcher.max_waiting(),
-            active: self.dispatcher.active(),
-            backpressure: self.dispatcher.backpressure(),
-            last_hour: self.last_hour.read(clock::now()),
-        })
-    }
-}
-
-/// What waits and runs, and what was granted lately.
-#[derive(Debug)]
-pub struct LineReport {
-    pub by_model: Vec<ModelWait>,
-    pub running: Vec<Running>,
-    /// Newest first.
-    pub grants: Vec<RecentGrant>,
-}
-
-/// Asks what waits and runs.
-#[derive(Message)]
-#[rtype(result = "LineReport")]
-pub struct ReadLine;
-
-impl Handler<ReadLine> for LoadManager {
-    type Result = MessageResult<ReadLine>;
-
-    fn handle(&mut self, _: ReadLine, _: &mut Context<Self>) -> Self::Result {
-        MessageResult(LineReport {
-            by_model: self.dispatcher.waiting_by_model(),
-            running: self.dispatcher.running(clock::now()),
-            grants: self.dispatcher.recent_grants().cloned().collect(),
-        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::endpoint::CAPABILITY_SCORE;
@@ -13,8 +13,9 @@ const PERCENT: RangeInclusive<f64> = 0.0..=100.0;
 /// Temperatures a report may give, in degrees Celsius.
 const TEMPERATURE: RangeInclusive<f64> = -50.0..=200.0;
 
-/// A report as it was received. What was not said is `None`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+/// A report as it was received. What was not said is `None`; fields that are not known are left aside.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LoadReport {
     /// Percent, 0 to 100.
     pub cpu_usage: Option<f64>,

@@ -88,11 +88,16 @@ fn wrong(field: &str, value: &str, allowed: &str) -> ApiError {
     ApiError::InvalidRequest { message, param: Some(field.to_owned()) }
 }
 
-fn missing(field: &str) -> ApiError {
+/// Returns what is wrong with a body that lacks a field.
+pub fn missing(field: &str) -> ApiError {
     ApiError::InvalidRequest { message: format!("`{field}` is missing"), param: Some(field.to_owned()) }
 }
 
-fn endpoint_id(text: &str) -> Result<EndpointId, ApiError> {
+/// Reads an endpoint's id from a path.
+///
+/// # Errors
+/// If there can be no endpoint with this id.
+pub fn endpoint_id(text: &str) -> Result<EndpointId, ApiError> {
     Uuid::parse_str(text).map(EndpointId).map_err(|_| ApiError::UnknownEndpoint(text.to_owned()))
 }
 

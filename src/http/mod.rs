@@ -11,6 +11,7 @@ pub mod middleware;
 mod models;
 mod queue;
 mod queue_updates;
+mod reports;
 mod session;
 
 use std::sync::Arc;
@@ -69,6 +70,10 @@ pub fn routes(config: &mut ServiceConfig) {
         ))
         .service(at("/api/endpoints/{id}/sync", [web::post().to(endpoints::sync)]))
         .service(at("/api/endpoints/{id}/model-tps", [web::get().to(endpoints::model_tps)]))
+        .service(at("/api/endpoints/{id}/metrics", load_reports()))
+        .service(at("/api/nodes/{id}/metrics", load_reports()))
+        .service(at("/api/agents/{id}/metrics", load_reports()))
+        .service(at("/api/load-balancer/stats", [web::get().to(queue::selections)]))
         .service(at("/api/queue/stats", [web::get().to(queue::stats)]))
         .service(at("/api/queue/waiting", [web::get().to(queue::waiting)]))
         .service(at("/api/load-status", [web::get().to(queue::load_status)]))
@@ -77,6 +82,11 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(at("/health", [web::get().to(health::health), web::head().to(health::health)]))
         .service(at("/ready", [web::get().to(health::ready), web::head().to(health::ready)]))
         .default_service(web::to(unknown_path));
+}
+
+/// Load reports are taken under every name that agents know an endpoint by.
+fn load_reports() -> [Route; 2] {
+    [web::get().to(reports::list), web::post().to(reports::report)]
 }
 
 fn at<const N: usize>(path: &str, routes: [Route; N]) -> Resource {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::{Services, ask};
-use crate::actors::load_manager::{ReadLine, ReadLoad};
+use crate::actors::load_manager::{ReadLine, ReadLoad, ReadSelections};
 use crate::clock;
 use crate::domain::dispatch::{ModelWait, RecentGrant, Running};
 
@@ -20,6 +20,18 @@ pub async fn stats(services: web::Data<Services>) -> Result<HttpResponse, ApiErr
         "avg_process_time_ms": load.last_hour.avg_service_ms(),
         "timeout_count": load.last_hour.timeouts,
         "rejected_count": load.last_hour.rejected,
+    })))
+}
+
+pub async fn selections(services: web::Data<Services>) -> Result<HttpResponse, ApiError> {
+    let report = ask(&services.load_manager, ReadSelections).await?;
+    let total = report.selections.total;
+    Ok(HttpResponse::Ok().json(json!({
+        "mode": report.mode,
+        "total_selections": total,
+        "selections_by_endpoint": report.by_endpoint,
+        "selections_by_reason": report.selections.by_reason,
+        "avg_selection_time_us": report.time.as_secs_f64() * 1e6 / total.max(1) as f64,
     })))
 }
 

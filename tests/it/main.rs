@@ -2,6 +2,7 @@
 
 mod support;
 
+mod choosing;
 mod endpoints;
 mod fairness;
 mod inference;

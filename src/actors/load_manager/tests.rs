@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::*;
 use crate::domain::dispatch::admission::Admission;
 use crate::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
-use crate::domain::ids::{ClientId, ModelId};
+use crate::domain::ids::{ClientId, EndpointId, ModelId};
 use crate::domain::request::{ApiKind, Failure, Outcome};
 
 /// A neighbour that remembers what it is told.

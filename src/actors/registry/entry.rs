@@ -6,6 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 
+use super::reports::Reports;
 use crate::domain::endpoint::{
     EndpointDefinition, EndpointFacts, EndpointKind, EndpointSource, EndpointStatus, Target,
 };
@@ -25,6 +26,7 @@ pub struct Entry {
     /// All the models it lists, allowed or not.
     pub models: Vec<String>,
     pub target: Arc<Target>,
+    pub reports: Reports,
     /// A probe is on its way.
     pub probing: bool,
 }
@@ -42,6 +44,7 @@ impl Entry {
             source,
             registered_at,
             counters,
+            reports: Reports::default(),
             probing: false,
         }
     }

@@ -7,6 +7,7 @@ mod changes;
 mod entry;
 mod probing;
 mod reconcile;
+mod reports;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,8 +22,9 @@ pub use self::entry::EndpointView;
 use self::entry::Entry;
 pub use self::probing::SyncEndpoint;
 pub use self::reconcile::{Reconciled, reconcile};
+pub use self::reports::{ListReports, ReceivedReport, ReportLoad};
 use super::event_hub::Publish;
-use super::facts::{EndpointsChanged, RequestFinished};
+use super::facts::{EndpointsChanged, LoadReported, RequestFinished};
 use super::persistence::Persistence;
 use crate::config::HealthConfig;
 use crate::domain::event::Event;
@@ -43,6 +45,7 @@ pub type ModelCatalog = ArcSwap<BTreeMap<ModelId, i64>>;
 pub struct Neighbours {
     pub persistence: Addr<Persistence>,
     pub dispatcher: Recipient<EndpointsChanged>,
+    pub loads: Recipient<LoadReported>,
     pub events: Recipient<Publish>,
     pub catalog: Arc<ModelCatalog>,
 }

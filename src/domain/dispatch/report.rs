@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::choose::Mode;
 use super::decision::GrantReason;
 use super::{Dispatcher, Held, Selections};
 use crate::domain::endpoint::Target;
@@ -88,6 +89,11 @@ impl Dispatcher {
         let mut running: Vec<Running> = self.leases.values().map(running).collect();
         running.sort_by_key(|running| std::cmp::Reverse(running.elapsed));
         running
+    }
+
+    /// Returns how endpoints are chosen.
+    pub fn mode(&self) -> Mode {
+        self.slots.mode()
     }
 
     /// Returns how often a choice was made for each reason.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::choose::{Balancing, Candidate, Rank, Standing};
+use super::choose::{Balancing, Candidate, Mode, Rank, Standing};
 use super::decision::GrantReason;
 use super::model_set::{ModelNumbers, ModelSet};
 use crate::domain::endpoint::{EndpointFacts, EndpointStatus};
@@ -282,6 +282,11 @@ impl Slots {
         } else {
             Prospect::Unknown
         }
+    }
+
+    /// Returns how endpoints are chosen.
+    pub fn mode(&self) -> Mode {
+        self.balancing.mode
     }
 
     /// Returns how often each endpoint was chosen, by its name.
