@@ -1,0 +1,130 @@
+//! What choosing an endpoint costs: one grant and one release, with 10 to 100,000 endpoints, in each mode, with one model
+//! that all of them serve and with 50 models of which each serves five (10 with 10 endpoints).
+//!
+//! Every endpoint has two slots and has reported its load; half of all slots are taken, and a lease taken at random ends
+//! before each grant. `cargo bench --bench selection`.
+
+use std::collections::BTreeSet;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use leaseway::config;
+use leaseway::domain::dispatch::admission::Admission;
+use leaseway::domain::dispatch::choose::{Balancing, Mode};
+use leaseway::domain::dispatch::{Dispatcher, QueueRules, Submitted};
+use leaseway::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
+use leaseway::domain::ids::{ClientId, EndpointId, LeaseId, ModelId, Ticket};
+use leaseway::domain::load::LoadReport;
+use leaseway::domain::request::{ApiKind, LeaseRequest, Outcome};
+use leaseway::domain::time::Moment;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use uuid::Uuid;
+
+const SIZES: [usize; 5] = [10, 100, 1_000, 10_000, 100_000];
+const MODELS: usize = 50;
+const MODELS_PER_ENDPOINT: usize = 5;
+const OPERATIONS: u32 = 300_000;
+
+struct Fleet {
+    dispatcher: Dispatcher,
+    random: StdRng,
+    models: Vec<ModelId>,
+    held: Vec<LeaseId>,
+    now: Moment,
+}
+
+impl Fleet {
+    fn new(mode: Mode, endpoints: usize, models: usize) -> Self {
+        let models: Vec<ModelId> =
+            (0..models.min(endpoints)).map(|number| ModelId::from(format!("model-{number}").as_str())).collect();
+        let sets: Vec<Arc<BTreeSet<ModelId>>> = (0..models.len())
+            .map(|first| models.iter().cycle().skip(first).take(MODELS_PER_ENDPOINT.min(models.len())))
+            .map(|set| Arc::new(set.cloned().collect()))
+            .collect();
+        let admission = Admission { delay_threshold: 1.0, reject_threshold: 1.0, max_delay: Duration::ZERO };
+        let rules = QueueRules { max_waiting: 0, admission, warm_up: Duration::ZERO };
+        let balancing = config::load(None, &[]).expect("the defaults").0.balancer.balancing();
+        let mut fleet = Self {
+            dispatcher: Dispatcher::new(rules, Balancing { mode, ..balancing }),
+            random: StdRng::seed_from_u64(1),
+            models,
+            held: Vec::new(),
+            now: Moment::from_micros(1),
+        };
+        for number in 0..endpoints {
+            let id = EndpointId(Uuid::from_u128(fleet.random.random()));
+            let definition = EndpointDefinition::new(number.to_string(), format!("http://{number}"));
+            let facts = EndpointFacts {
+                target: Arc::new(Target::new(id, &definition)),
+                max_concurrency: 2,
+                capability_score: Some(fleet.random.random_range(0..=10_000)),
+                models: sets[number % sets.len()].clone(),
+                status: EndpointStatus::Online,
+            };
+            let report = LoadReport {
+                cpu_usage: Some(fleet.random.random_range(0.0..100.0)),
+                memory_usage: Some(fleet.random.random_range(0.0..100.0)),
+                active_requests: Some(fleet.random.random_range(0..10)),
+                ..LoadReport::default()
+            };
+            fleet.dispatcher.update_endpoint(fleet.now, facts, &mut Vec::new());
+            fleet.dispatcher.report_load(id, report, fleet.now);
+        }
+        while fleet.held.len() < endpoints {
+            fleet.grant();
+        }
+        fleet
+    }
+
+    /// Has a lease granted for a model taken at random; for another if all slots of that are taken.
+    fn grant(&mut self) {
+        loop {
+            let model = self.models[self.random.random_range(0..self.models.len())].clone();
+            let client = ClientId::Address([127, 0, 0, 1].into());
+            let request = LeaseRequest { model, api_kind: ApiKind::ChatCompletions, client };
+            let deadline = self.now.after(Duration::from_secs(1));
+            let submitted = self.dispatcher.submit(self.now, Ticket(0), request, deadline, &mut Vec::new());
+            if let Submitted::Granted(grant) = submitted {
+                self.held.push(grant.lease);
+                return;
+            }
+        }
+    }
+
+    fn release(&mut self) {
+        let lease = self.held.swap_remove(self.random.random_range(0..self.held.len()));
+        black_box(self.dispatcher.end(self.now, lease, Outcome::Abandoned, &mut Vec::new()));
+    }
+
+    /// Returns the mean time of a grant and a release, in microseconds.
+    fn measure(mut self) -> f64 {
+        for _ in 0..OPERATIONS / 10 {
+            self.release();
+            self.grant();
+        }
+        let started = Instant::now();
+        for _ in 0..OPERATIONS {
+            self.release();
+            self.grant();
+        }
+        let taken = started.elapsed();
+        taken.as_secs_f64() * 1e6 / f64::from(OPERATIONS)
+    }
+}
+
+fn main() {
+    println!("time of one grant and one release, in microseconds");
+    print!("{:<13} {:>6}", "mode", "models");
+    SIZES.iter().for_each(|size| print!(" {size:>9}"));
+    println!("  100,000 : 1,000");
+    for mode in [Mode::Auto, Mode::RoundRobin, Mode::Metrics] {
+        for models in [1, MODELS] {
+            let times = SIZES.map(|size| Fleet::new(mode, size, models).measure());
+            print!("{:<13} {models:>6}", mode.as_str());
+            times.iter().for_each(|time| print!(" {time:>9.2}"));
+            println!("  {:>15.2}", times[4] / times[2]);
+        }
+    }
+}
