@@ -101,7 +101,8 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
         catalog: catalog.clone(),
     };
     let prober = Prober::new(config.upstream.clone(), config.health.timeout);
-    let registry = Registry::new(known.endpoints, prober, config.health.clone(), neighbours).start();
+    let reports_fresh = config.balancer.metrics_fresh;
+    let registry = Registry::new(known.endpoints, prober, config.health.clone(), reports_fresh, neighbours).start();
     load_manager.do_send(Observe(registry.clone().recipient()));
     load_manager.do_send(Observe(tps.clone().recipient()));
     load_manager.do_send(Observe(history.clone().recipient()));
@@ -125,12 +126,12 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
         draining: draining.clone(),
     });
     let (rules, balancing) = (config.queue.rules(), config.balancer.balancing());
-    log::info!("Load balancer mode: {}", balancing.mode.as_str());
     let depth_events = events.clone();
     let beside_worker = move || mailbox.start(|| LoadManager::new(rules, balancing, depth_events.clone().recipient()));
     let (address, server) = serve(&config, services, beside_worker)?;
     let handle = server.handle();
     actix_web::rt::spawn(server);
+    log::info!("Load balancer mode: {}", balancing.mode.as_str());
     log::info!("listening address={address} endpoints={}", config.endpoints.len());
     Ok(Leaseway { address, server: handle, load_manager, history, persistence, events, draining })
 }

@@ -1,29 +1,35 @@
 //! `leaseway demo`: a working system on a machine without a GPU.
 //!
-//! Three simulated endpoints of different speed, real HTTP servers with real token streams, and a few clients that keep
-//! them lightly busy. Nothing is kept on disk.
+//! Three simulated endpoints of different speed, real HTTP servers with real token streams, an agent beside each that
+//! reports its load, and a few clients that keep them lightly busy. Nothing is kept on disk.
 
 mod engine;
 
+use std::error::Error;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::Method;
+
 use futures_util::StreamExt;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use self::engine::Engine;
+use self::engine::{Engine, Running};
 use crate::app::{self, Leaseway, StartError};
 use crate::config::{Config, UpstreamConfig};
 use crate::domain::endpoint::EndpointDefinition;
-use crate::upstream::client::build_client;
+use crate::upstream::client::{Client, build_client};
 
 const ENGINES: [Engine; 3] = [
     Engine { name: "demo-fast", models: &["demo-small"], slots: 4, tokens_per_second: 80 },
     Engine { name: "demo-medium", models: &["demo-small", "demo-large"], slots: 2, tokens_per_second: 40 },
     Engine { name: "demo-slow", models: &["demo-small"], slots: 1, tokens_per_second: 12 },
 ];
+
+/// How often the load of an engine is reported.
+const REPORT_INTERVAL: Duration = Duration::from_secs(3);
 
 /// The clients: the model each asks for and how long it rests between two requests.
 const CLIENTS: [(&str, Duration); 4] = [
@@ -40,8 +46,10 @@ const CLIENTS: [(&str, Duration); 4] = [
 pub fn start(mut config: Config) -> Result<Leaseway, StartError> {
     config.database.url = "sqlite://:memory:".to_owned();
     config.endpoints = Vec::new();
+    let mut engines = Vec::new();
     for engine in &ENGINES {
-        let address = engine.start()?;
+        let (address, running) = engine.start()?;
+        engines.push((engine.name, running));
         config.endpoints.push(EndpointDefinition {
             max_concurrency: engine.slots,
             ..EndpointDefinition::new(engine.name, format!("http://{address}"))
@@ -51,6 +59,9 @@ pub fn start(mut config: Config) -> Result<Leaseway, StartError> {
     let endpoints = config.endpoints.clone();
     let leaseway = app::start(config)?;
     introduce(leaseway.address, &endpoints);
+    for (name, running) in engines {
+        actix_web::rt::spawn(agent(leaseway.address, upstream.clone(), name, running));
+    }
     for (number, (model, rest)) in CLIENTS.into_iter().enumerate() {
         actix_web::rt::spawn(client(leaseway.address, upstream.clone(), number, model, rest));
     }
@@ -89,4 +100,24 @@ async fn client(address: SocketAddr, config: UpstreamConfig, number: usize, mode
         }
         sleep(rest).await;
     }
+}
+
+/// Reports an engine's load every few seconds, for as long as the process lives.
+async fn agent(address: SocketAddr, config: UpstreamConfig, name: &'static str, running: Arc<Running>) {
+    let client = build_client(&config, false);
+    loop {
+        if let Err(error) = report(&client, address, name, &running).await {
+            log::debug!("demo agent could not report endpoint={name} error={error}");
+        }
+        sleep(REPORT_INTERVAL).await;
+    }
+}
+
+/// Finds an endpoint's id by its name and reports its load.
+async fn report(client: &Client, address: SocketAddr, name: &str, running: &Running) -> Result<(), Box<dyn Error>> {
+    let endpoints: Vec<Value> = client.get(format!("http://{address}/api/endpoints")).send().await?.json().await?;
+    let endpoint = endpoints.iter().find(|endpoint| endpoint["name"] == name).ok_or("it is gone")?;
+    let id = endpoint["id"].as_str().ok_or("it has no id")?;
+    client.post(format!("http://{address}/api/endpoints/{id}/metrics")).send_json(&running.report()).await?;
+    Ok(())
 }

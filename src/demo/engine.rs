@@ -45,7 +45,8 @@ struct StreamOptions {
     include_usage: bool,
 }
 
-struct Running {
+/// A server that has been started.
+pub struct Running {
     models: &'static [&'static str],
     slots: u32,
     token_time: Duration,
@@ -62,11 +63,11 @@ impl Drop for Slot {
 }
 
 impl Engine {
-    /// Starts the server on a free port of the loopback interface.
+    /// Starts the server on a free port of the loopback interface, and returns its address.
     ///
     /// # Errors
     /// If there is none.
-    pub fn start(&self) -> Result<SocketAddr, StartError> {
+    pub fn start(&self) -> Result<(SocketAddr, Arc<Running>), StartError> {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let running = web::Data::new(Running {
             models: self.models,
@@ -74,9 +75,10 @@ impl Engine {
             token_time: Duration::from_secs(1) / self.tokens_per_second,
             active: AtomicU32::new(0),
         });
+        let shared = running.clone();
         let app = move || {
             App::new()
-                .app_data(running.clone())
+                .app_data(shared.clone())
                 .route("/v1/models", web::get().to(models))
                 .route("/v1/chat/completions", web::post().to(chat))
         };
@@ -84,7 +86,22 @@ impl Engine {
         let server = HttpServer::new(app).workers(1).disable_signals().bind(address).map_err(failed)?;
         let bound = server.addrs().first().copied().unwrap_or(address);
         actix_web::rt::spawn(server.run());
-        Ok(bound)
+        Ok((bound, running.into_inner()))
+    }
+}
+
+impl Running {
+    /// Returns a load report: a simulated machine is as loaded as its slots are taken.
+    pub fn report(&self) -> Value {
+        let active = self.active.load(Ordering::Relaxed);
+        let taken = f64::from(active) / f64::from(self.slots);
+        json!({
+            "cpu_usage": 5.0 + 20.0 * taken,
+            "memory_usage": 40.0,
+            "gpu_usage": 70.0 * taken,
+            "vram_usage": 60.0,
+            "active_requests": active,
+        })
     }
 }
 

@@ -33,6 +33,10 @@ pub struct LoadReport {
     pub gpu_temperature: Option<f64>,
     /// 0 to 10000, more is better.
     pub capability_score: Option<u32>,
+    /// Taken by loaded models.
+    pub vram_bytes: Option<u64>,
+    /// Models that are loaded, of a server that loads them as they are asked for.
+    pub loaded_models: Option<Vec<String>>,
     /// When the reporter made it, as it says; RFC 3339 text or a number.
     pub timestamp: Option<Value>,
 }

@@ -31,6 +31,7 @@ pub async fn list(services: web::Data<Services>, id: web::Path<String>) -> Answe
         Some(newest) => json!(newest),
         None => {
             let mut nothing = json!(LoadReport::default());
+            nothing["source"] = Value::Null;
             nothing["received_at"] = Value::Null;
             nothing
         }

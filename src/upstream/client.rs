@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use awc::{Client, Connector};
+pub use awc::Client;
+use awc::Connector;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::stream::EndpointConnector;

@@ -3,6 +3,7 @@
 mod answer;
 pub mod body;
 pub mod client;
+mod engine_load;
 pub mod forward;
 mod headers;
 mod json_meter;

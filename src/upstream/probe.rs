@@ -11,9 +11,11 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
 use super::client::build_client;
+use super::engine_load;
 use crate::config::UpstreamConfig;
 use crate::domain::endpoint::EndpointKind;
 use crate::domain::health::{ProbeAnswer, ProbeFailure};
+use crate::domain::load::LoadReport;
 
 /// The longest list of models that is read, in bytes.
 const BODY_MAX: usize = 4 * 1024 * 1024;
@@ -49,12 +51,33 @@ impl Prober {
     ///
     /// The future fails if the endpoint does not answer, or not as an inference server does.
     pub fn probe(&self, probe: Probe) -> impl Future<Output = Result<ProbeAnswer, ProbeFailure>> + 'static {
+        ask(self.asker(probe))
+    }
+
+    /// Asks an endpoint for its load; `None` if its kind has no page for that.
+    ///
+    /// The future gives `None` if there is no sensible answer.
+    pub fn load(&self, probe: Probe) -> Option<impl Future<Output = Option<LoadReport>> + 'static> {
+        let pages = probe.kind.map(engine_load::pages).filter(|pages| !pages.is_empty())?;
+        let asker = self.asker(probe);
+        Some(async move {
+            for (path, read) in pages {
+                let page = asker.get(path).await.ok().filter(|page| page.status.is_success());
+                if let Some(report) = page.and_then(|page| read(&page.body)) {
+                    return Some(report);
+                }
+            }
+            None
+        })
+    }
+
+    fn asker(&self, probe: Probe) -> Asker {
         let client = if probe.root_url.starts_with("https:") {
             self.https.get_or_init(|| build_client(&self.config, true)).clone()
         } else {
             self.http.clone()
         };
-        ask(Asker { client, timeout: self.timeout, probe })
+        Asker { client, timeout: self.timeout, probe }
     }
 }
 

@@ -271,3 +271,22 @@ async fn a_report_that_makes_no_sense_is_refused_with_the_fields_name_and_change
     assert_eq!(fleet.app.post(&path, &report).await.status, 404);
     fleet.app.finish().await;
 }
+
+#[actix_web::test]
+async fn engines_that_tell_their_load_are_asked_for_it_unless_they_report_themselves() {
+    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    let page = |running: u32| format!("vllm:num_requests_running{{engine=\"0\"}} {running}.0\n");
+    endpoint.page("/metrics", &page(7));
+    let body = json!({ "name": "a", "base_url": endpoint.url(), "kind": "vllm" });
+    let id = app.post("/api/endpoints", &body).await.json()["id"].as_str().expect("an id").to_owned();
+    let path = format!("/api/endpoints/{id}/metrics");
+    let sync = format!("/api/endpoints/{id}/sync");
+    let report = app.until(&path, "asked for its load", |report| report["active_requests"] == 7).await;
+    assert_eq!(report["source"], "pulled");
+    assert_eq!(app.post(&path, &load(1.0, 1.0, 2)).await.status, 204);
+    endpoint.page("/metrics", &page(9));
+    assert_eq!(app.post(&sync, &json!({})).await.status, 200);
+    let report = app.get(&path).await.json();
+    assert_eq!((&report["source"], &report["active_requests"]), (&json!("pushed"), &json!(2)));
+    app.finish().await;
+}

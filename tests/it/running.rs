@@ -10,7 +10,7 @@ use serde_json::json;
 use tempfile::tempdir;
 
 use crate::support::process::{Process, leaseway, run};
-use crate::support::{FakeEndpoint, RawClient, chat};
+use crate::support::{FakeEndpoint, RawClient, chat, soon};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -228,6 +228,15 @@ async fn the_demo_shows_a_working_system() {
     assert!(stream.contains("x-leaseway-endpoint: demo-") && stream.contains("\"content\":\"lease \""), "{stream}");
     let endpoints = RawClient::send(address, &get("/api/endpoints")).await.read_to_end().await;
     assert_eq!(endpoints.matches("\"status\":\"online\"").count(), 3, "{endpoints}");
+    let body = endpoints.split("\r\n\r\n").nth(1).expect("a body");
+    let endpoints: Vec<serde_json::Value> = serde_json::from_str(body).expect("a list");
+    for id in endpoints.iter().filter_map(|endpoint| endpoint["id"].as_str()) {
+        let path = format!("/api/endpoints/{id}/metrics");
+        let reported = async {
+            while RawClient::send(address, &get(&path)).await.read_to_end().await.contains("\"history\":[]") {}
+        };
+        soon("a report", reported).await;
+    }
     process.signal("TERM");
     assert!(process.wait().await.success());
     assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0, "nothing is kept");

@@ -22,7 +22,7 @@ pub use self::entry::EndpointView;
 use self::entry::Entry;
 pub use self::probing::SyncEndpoint;
 pub use self::reconcile::{Reconciled, reconcile};
-pub use self::reports::{ListReports, ReceivedReport, ReportLoad};
+pub use self::reports::{ListReports, ReceivedReport, ReportLoad, ReportSource};
 use super::event_hub::Publish;
 use super::facts::{EndpointsChanged, LoadReported, RequestFinished};
 use super::persistence::Persistence;
@@ -57,6 +57,8 @@ pub struct Registry {
     reserved: Vec<Reservation>,
     prober: Prober,
     health: HealthConfig,
+    /// How long a load report counts.
+    reports_fresh: Duration,
     neighbours: Neighbours,
 }
 
@@ -100,9 +102,15 @@ impl std::error::Error for RegistryError {}
 
 impl Registry {
     /// Creates a registry of endpoints that are in the database already.
-    pub fn new(stored: Vec<StoredEndpoint>, prober: Prober, health: HealthConfig, neighbours: Neighbours) -> Self {
+    pub fn new(
+        stored: Vec<StoredEndpoint>,
+        prober: Prober,
+        health: HealthConfig,
+        reports_fresh: Duration,
+        neighbours: Neighbours,
+    ) -> Self {
         let entries = stored.into_iter().map(|stored| (stored.id, Entry::new(stored))).collect();
-        Self { entries, reserved: Vec::new(), prober, health, neighbours }
+        Self { entries, reserved: Vec::new(), prober, health, reports_fresh, neighbours }
     }
 
     fn tell_dispatcher(&self, updated: Vec<EndpointId>, removed: Vec<EndpointId>) {

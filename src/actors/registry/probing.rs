@@ -42,13 +42,17 @@ impl Handler<SyncEndpoint> for Registry {
 }
 
 impl Registry {
-    /// Probes every endpoint for which it is time.
+    /// Probes every endpoint for which it is time, and asks the others for their load at least.
     pub(super) fn probe_due(&mut self, ctx: &mut Context<Self>) {
         let (now, interval) = (clock::now(), self.health.interval);
-        let due = |entry: &&Entry| entry.health.probe_due(now, entry.target.heard(), interval);
-        let ids: Vec<EndpointId> = self.entries.values().filter(due).map(|entry| entry.target.id).collect();
-        for id in ids {
-            self.probe(id, ctx);
+        let due = |entry: &Entry| entry.health.probe_due(now, entry.target.heard(), interval);
+        let due: Vec<(EndpointId, bool)> = self.entries.iter().map(|(id, entry)| (*id, due(entry))).collect();
+        for (id, is_due) in due {
+            if is_due {
+                self.probe(id, ctx);
+            } else {
+                self.ask_for_load(id, ctx);
+            }
         }
     }
 
@@ -70,11 +74,12 @@ impl Registry {
         entry.probing = true;
         let (target, sent) = (entry.target.clone(), clock::now());
         let probe = self.prober.probe(to_probe(entry));
-        ctx.spawn(probe.into_actor(self).map(move |probed, registry, _| {
+        ctx.spawn(probe.into_actor(self).map(move |probed, registry, ctx| {
             if let Some(entry) = registry.entries.get_mut(&id).filter(|entry| Arc::ptr_eq(&entry.target, &target)) {
                 entry.probing = false;
             }
             registry.probed(&target, sent, probed);
+            registry.ask_for_load(id, ctx);
         }));
     }
 
@@ -115,7 +120,8 @@ impl Registry {
     }
 }
 
-fn to_probe(entry: &Entry) -> Probe {
+/// Returns what to ask of an endpoint.
+pub fn to_probe(entry: &Entry) -> Probe {
     Probe {
         root_url: entry.target.root_url.clone(),
         api_key: entry.target.api_key.clone(),

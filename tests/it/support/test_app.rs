@@ -89,12 +89,16 @@ impl TestApp {
 
     /// Asks for an endpoint until it is so.
     pub async fn until_endpoint(&self, id: &str, what: &str, reached: impl Fn(&Value) -> bool) -> Value {
-        let path = format!("/api/endpoints/{id}");
+        self.until(&format!("/api/endpoints/{id}"), what, reached).await
+    }
+
+    /// Asks for a page until it is so.
+    pub async fn until(&self, path: &str, what: &str, reached: impl Fn(&Value) -> bool) -> Value {
         let asking = async {
             loop {
-                let endpoint = self.get(&path).await.json();
-                if reached(&endpoint) {
-                    return endpoint;
+                let page = self.get(path).await.json();
+                if reached(&page) {
+                    return page;
                 }
                 tokio::task::yield_now().await;
             }
