@@ -3,9 +3,9 @@
 //! Who tells whom (HTTP asks any of them):
 //!
 //! ```text
-//! Registry ── EndpointsChanged ─▶ LoadManager ── RequestFinished ─┬▶ Registry (counters)
-//!    │                                │                           ├▶ TpsTracker ── Publish ─▶ EventHub
-//!    │                                └── Publish ─▶ EventHub     └▶ HistoryRecorder ── WriteBatch ─▶ Persistence
+//! Registry ── EndpointsChanged, ─▶ LoadManager ── RequestFinished ─┬▶ Registry (counters)
+//!    │        LoadReported             │                           ├▶ TpsTracker ── Publish ─▶ EventHub
+//!    │                                 └── Publish ─▶ EventHub     └▶ HistoryRecorder ── WriteBatch ─▶ Persistence
 //!    ├── Publish ─▶ EventHub ── Broadcast ─▶ sessions
 //!    └── SaveEndpoints, SaveObservation ─▶ Persistence
 //! ```
@@ -20,5 +20,4 @@ pub mod history_recorder;
 pub mod load_manager;
 pub mod persistence;
 pub mod registry;
-
 pub mod tps_tracker;
