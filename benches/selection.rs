@@ -83,7 +83,7 @@ impl Fleet {
         loop {
             let model = self.models[self.random.random_range(0..self.models.len())].clone();
             let client = ClientId::Address([127, 0, 0, 1].into());
-            let request = LeaseRequest { model, api_kind: ApiKind::ChatCompletions, client };
+            let request = LeaseRequest { model, api_kind: ApiKind::ChatCompletions, client, tried: Vec::new() };
             let deadline = self.now.after(Duration::from_secs(1));
             let submitted = self.dispatcher.submit(self.now, Ticket(0), request, deadline, &mut Vec::new());
             if let Submitted::Granted(grant) = submitted {

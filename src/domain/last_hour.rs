@@ -74,7 +74,11 @@ impl LastHour {
         match refusal {
             Refusal::QueueTimeout { .. } => self.current(now).timeouts += 1,
             Refusal::QueueFull { .. } | Refusal::Overloaded { .. } => self.current(now).rejected += 1,
-            Refusal::ModelNotFound | Refusal::NoEndpointOnline | Refusal::WarmingUp | Refusal::Draining => {}
+            Refusal::ModelNotFound
+            | Refusal::NoEndpointOnline
+            | Refusal::WarmingUp
+            | Refusal::NothingUntried
+            | Refusal::Draining => {}
         }
     }
 

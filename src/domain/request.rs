@@ -43,6 +43,15 @@ pub struct LeaseRequest {
     pub model: ModelId,
     pub api_kind: ApiKind,
     pub client: ClientId,
+    /// Endpoints that have failed this request; it is not granted on them again.
+    pub tried: Vec<EndpointId>,
+}
+
+impl LeaseRequest {
+    /// Tells whether this is not the first attempt.
+    pub fn is_retry(&self) -> bool {
+        !self.tried.is_empty()
+    }
 }
 
 /// Why a request got no lease.
@@ -58,6 +67,8 @@ pub enum Refusal {
     QueueFull { estimated_wait: Option<Duration> },
     /// So many requests wait that newcomers are refused.
     Overloaded { estimated_wait: Option<Duration> },
+    /// A retry finds no endpoint that could serve it and has not failed it already.
+    NothingUntried,
     /// No slot became free in time.
     QueueTimeout { waited: Duration },
     /// Leaseway is stopping.

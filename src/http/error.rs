@@ -81,6 +81,7 @@ impl ApiError {
                 Refusal::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
                 Refusal::Overloaded { .. } => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
                 Refusal::QueueTimeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "queue_timeout"),
+                Refusal::NothingUntried => (StatusCode::BAD_GATEWAY, "upstream_error"),
                 Refusal::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
             },
             ApiError::Forward(ForwardError::NoAnswer { .. }) | ApiError::NotAStream { .. } => {
@@ -123,7 +124,7 @@ impl ApiError {
                 }
                 Refusal::NoEndpointOnline | Refusal::WarmingUp => Some(retry_after.no_endpoint),
                 Refusal::Draining => Some(RETRY_AFTER_DRAINING),
-                Refusal::ModelNotFound | Refusal::QueueTimeout { .. } => None,
+                Refusal::ModelNotFound | Refusal::NothingUntried | Refusal::QueueTimeout { .. } => None,
             },
             _ => None,
         }
@@ -181,6 +182,7 @@ impl fmt::Display for ApiError {
                 Refusal::WarmingUp => write!(f, "every endpoint with the model `{model}` is still loading"),
                 Refusal::QueueFull { .. } | Refusal::Overloaded { .. } => f.write_str("Request queue is full"),
                 Refusal::QueueTimeout { .. } => f.write_str("Queue wait timeout"),
+                Refusal::NothingUntried => write!(f, "no endpoint with the model `{model}` answered"),
                 Refusal::Draining => f.write_str("Leaseway is stopping"),
             },
             ApiError::Forward(error) => error.fmt(f),

@@ -77,7 +77,7 @@ impl Inference {
     pub async fn serve(self, updates: Option<QueueUpdates>) -> Result<Served, ApiError> {
         let Self { services, upstreams, request, api_kind, body } = self;
         let client = client::identify(&request, services.client_header.as_ref());
-        let asked = LeaseRequest { model: body.model.clone(), api_kind, client };
+        let asked = LeaseRequest { model: body.model.clone(), api_kind, client, tried: Vec::new() };
         let lease = services.desk.acquire(asked, updates).await.map_err(|refusal| ApiError::Refused {
             refusal,
             model: body.model.clone(),

@@ -34,7 +34,7 @@ struct World {
     now: Moment,
     ids: Vec<u128>,
     endpoints: BTreeMap<EndpointId, EndpointFacts>,
-    leases: HashMap<LeaseId, EndpointId>,
+    leases: HashMap<LeaseId, Held>,
     line: Line,
     delayed: Line,
     /// Those who wait for an endpoint that is loading.
@@ -48,12 +48,18 @@ struct World {
 #[derive(Clone, Debug)]
 struct Waiter {
     ticket: Ticket,
-    client: ClientId,
-    model: ModelId,
+    request: LeaseRequest,
     deadline: Moment,
     arrived: Moment,
     /// When its delay, or its wait for an endpoint that is loading, ends, if it is in one.
     until: Moment,
+}
+
+/// A lease, and what it was asked for with.
+struct Held {
+    endpoint: EndpointId,
+    request: LeaseRequest,
+    deadline: Moment,
 }
 
 /// The line as plain lists.
@@ -67,25 +73,33 @@ struct Line {
 
 impl Line {
     fn join(&mut self, waiter: Waiter) {
-        if !self.ring.contains(&waiter.client) {
-            self.ring.push(waiter.client.clone());
+        let client = &waiter.request.client;
+        if !self.ring.contains(client) {
+            self.ring.push(client.clone());
         }
-        self.waiters.push(waiter);
+        let first = self.waiters.iter().position(|other| other.request.client == *client);
+        match first {
+            Some(first) if waiter.request.is_retry() => self.waiters.insert(first, waiter),
+            _ => self.waiters.push(waiter),
+        }
     }
 
     fn leave(&mut self, ticket: Ticket) -> Option<Waiter> {
         let place = self.waiters.iter().position(|waiter| waiter.ticket == ticket)?;
         let waiter = self.waiters.remove(place);
-        if !self.waiters.iter().any(|other| other.client == waiter.client) {
-            self.ring.retain(|client| *client != waiter.client);
+        if !self.waiters.iter().any(|other| other.request.client == waiter.request.client) {
+            self.ring.retain(|client| *client != waiter.request.client);
         }
         Some(waiter)
     }
 
-    fn next_for(&self, models: &BTreeSet<ModelId>) -> Option<Ticket> {
+    fn next_for(&self, endpoint: &EndpointFacts) -> Option<Ticket> {
+        let suits = |request: &LeaseRequest| {
+            endpoint.models.contains(&request.model) && !request.tried.contains(&endpoint.id())
+        };
         self.ring.iter().find_map(|client| {
-            let mut own = self.waiters.iter().filter(|waiter| waiter.client == *client);
-            own.find(|waiter| models.contains(&waiter.model)).map(|waiter| waiter.ticket)
+            let mut own = self.waiters.iter().filter(|waiter| waiter.request.client == *client);
+            own.find(|waiter| suits(&waiter.request)).map(|waiter| waiter.ticket)
         })
     }
 
@@ -132,21 +146,20 @@ impl World {
     }
 
     fn in_flight(&self, id: EndpointId) -> usize {
-        self.leases.values().filter(|held| **held == id).count()
+        self.leases.values().filter(|held| held.endpoint == id).count()
     }
 
-    fn can_serve(&self, facts: &EndpointFacts, model: &ModelId) -> bool {
-        facts.status == EndpointStatus::Online
-            && facts.models.contains(model)
-            && self.in_flight(facts.id()) < facts.max_concurrency as usize
+    fn can_serve(&self, facts: &EndpointFacts, request: &LeaseRequest) -> bool {
+        serves(facts, request) && self.in_flight(facts.id()) < facts.max_concurrency as usize
     }
 
-    fn granted(&mut self, ticket: Ticket, model: &ModelId, grant: &Grant) {
+    fn granted(&mut self, ticket: Ticket, request: LeaseRequest, deadline: Moment, grant: &Grant) {
         assert!(self.answered.insert(ticket), "{ticket:?} is answered twice");
         let facts = self.endpoints.get(&grant.target.id).expect("granted on an endpoint that is gone");
-        assert!(self.can_serve(facts, model), "granted on {facts:?}, which cannot serve {model}");
+        assert!(self.can_serve(facts, &request), "granted on {facts:?}, which cannot serve {request:?}");
         assert!(!self.draining, "granted while draining");
-        assert!(self.leases.insert(grant.lease, grant.target.id).is_none(), "a lease id is used twice");
+        let held = Held { endpoint: grant.target.id, request, deadline };
+        assert!(self.leases.insert(grant.lease, held).is_none(), "a lease id is used twice");
         self.choices.granted(grant.target.id);
     }
 
@@ -172,38 +185,55 @@ impl World {
     }
 
     fn submit(&mut self, random: &mut StdRng) {
-        let ticket = Ticket(self.next_ticket);
-        self.next_ticket += 1;
         let model = ModelId::from(MODELS[random.random_range(0..MODELS.len())]);
         let client = ClientId::Named([random.random_range(0..CLIENTS)].into());
-        let request = LeaseRequest { model: model.clone(), api_kind: ApiKind::ChatCompletions, client: client.clone() };
+        let request = LeaseRequest { model, api_kind: ApiKind::ChatCompletions, client, tried: Vec::new() };
         let deadline = self.now.after(Duration::from_millis(random.random_range(0..3000)));
-        let capable = self.endpoints.values().filter(|facts| self.can_serve(facts, &model));
+        self.ask(request, deadline);
+    }
+
+    fn ask(&mut self, request: LeaseRequest, deadline: Moment) {
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        let capable = self.endpoints.values().filter(|facts| self.can_serve(facts, &request));
         let capable: Vec<(&EndpointFacts, usize)> = capable.map(|facts| (facts, self.in_flight(facts.id()))).collect();
         let chosen = self.choices.expected(self.now, &capable);
         let waiting = self.waiters().count();
         let admission = self.admission.decide(waiting, MAX_WAITING);
         let mut decisions = Vec::new();
-        let submitted = self.dispatcher.submit(self.now, ticket, request, deadline, &mut decisions);
+        let submitted = self.dispatcher.submit(self.now, ticket, request.clone(), deadline, &mut decisions);
         self.follow(decisions);
         match submitted {
             Submitted::Granted(grant) => {
                 assert_eq!(Some(grant.target.id), chosen, "{:?}", self.choices.reports);
-                self.granted(ticket, &model, &grant);
+                self.granted(ticket, request, deadline, &grant);
             }
             Submitted::Refused(refusal) => {
                 assert!(chosen.is_none() || self.draining, "{refusal:?} although an endpoint is free");
                 assert!(self.answered.insert(ticket));
+                if request.is_retry() {
+                    let untried = self.endpoints.values().any(|facts| serves(facts, &request));
+                    let expected = match untried {
+                        _ if self.draining => Refusal::Draining,
+                        false => Refusal::NothingUntried,
+                        true => Refusal::QueueTimeout { waited: Duration::ZERO },
+                    };
+                    assert_eq!(refusal, expected);
+                    return;
+                }
                 let full = matches!(refusal, Refusal::QueueFull { .. });
-                assert_eq!(full, waiting == MAX_WAITING && may_wait(&refusal));
+                assert_eq!(full, waiting >= MAX_WAITING && may_wait(&refusal));
                 let overloaded = matches!(refusal, Refusal::Overloaded { .. });
                 assert!(!overloaded || admission == AdmissionDecision::Reject);
             }
             Submitted::Waiting => {
                 assert!(chosen.is_none(), "waits although an endpoint is free");
-                let is_loading = self.is_loading(&model);
-                let waiter = |until| Waiter { ticket, client, model, deadline, arrived: self.now, until };
+                let is_loading = self.is_loading(&request.model);
+                let is_retry = request.is_retry();
+                let waiter = |until| Waiter { ticket, request, deadline, arrived: self.now, until };
                 match admission {
+                    _ if is_retry => self.line.join(waiter(self.now)),
+                    _ if waiting >= MAX_WAITING => panic!("waits although the line is full"),
                     AdmissionDecision::Reject => panic!("waits although it was to be refused"),
                     _ if is_loading => self.warming.join(waiter(self.now.after(WARM_UP))),
                     AdmissionDecision::Accept => self.line.join(waiter(self.now)),
@@ -217,15 +247,15 @@ impl World {
         for decision in decisions {
             match decision {
                 Decision::Grant(ticket, grant) => {
-                    let models = self.endpoints[&grant.target.id].models.clone();
-                    let next = self.line.next_for(&models).or_else(|| self.delayed.next_for(&models));
+                    let endpoint = &self.endpoints[&grant.target.id];
+                    let next = self.line.next_for(endpoint).or_else(|| self.delayed.next_for(endpoint));
                     assert_eq!(Some(ticket), next, "served out of turn");
-                    let waiter = self.line.leave(ticket).inspect(|waiter| self.line.pass_turn(&waiter.client));
+                    let waiter = self.line.leave(ticket).inspect(|waiter| self.line.pass_turn(&waiter.request.client));
                     let delayed =
-                        || self.delayed.leave(ticket).inspect(|waiter| self.delayed.pass_turn(&waiter.client));
+                        || self.delayed.leave(ticket).inspect(|waiter| self.delayed.pass_turn(&waiter.request.client));
                     let waiter = waiter.or_else(delayed).expect("granted to one who does not wait");
                     assert!(waiter.deadline > self.now, "granted after the deadline");
-                    self.granted(ticket, &waiter.model, &grant);
+                    self.granted(ticket, waiter.request, waiter.deadline, &grant);
                 }
                 Decision::Refuse(ticket, refusal) => {
                     let waiter = self.leave(ticket).expect("refused to one who does not wait");
@@ -258,8 +288,15 @@ impl World {
         let known = self.leases.remove(&lease);
         let mut decisions = Vec::new();
         let ended = self.dispatcher.end(self.now, lease, Outcome::Abandoned, &mut decisions);
-        assert_eq!(ended.map(|finished| finished.endpoint), known, "exactly the leases held can end");
+        let endpoint = known.as_ref().map(|held| held.endpoint);
+        assert_eq!(ended.map(|finished| finished.endpoint), endpoint, "exactly the leases held can end");
         self.follow(decisions);
+        if let Some(Held { endpoint, mut request, deadline }) = known
+            && random.random_bool(0.3)
+        {
+            request.tried.push(endpoint);
+            self.ask(request, deadline);
+        }
     }
 
     fn change_endpoint(&mut self, random: &mut StdRng) {
@@ -276,7 +313,10 @@ impl World {
             self.endpoints.insert(id, facts.clone());
             self.dispatcher.update_endpoint(self.now, facts, &mut decisions);
         }
+        let is_vain_retry = |decision: &Decision| matches!(decision, Decision::Refuse(_, Refusal::NothingUntried));
+        let (vain_retries, decisions): (Vec<_>, Vec<_>) = decisions.into_iter().partition(is_vain_retry);
         let (refusals, grants) = decisions.into_iter().partition(|decision| matches!(decision, Decision::Refuse(..)));
+        self.follow(vain_retries);
         self.rearrange(refusals);
         self.follow(grants);
     }
@@ -287,16 +327,16 @@ impl World {
             MODELS.into_iter().map(ModelId::from).filter(|model| self.is_loading(model)).collect();
         let mut waiters: Vec<Waiter> = self.waiters().cloned().collect();
         waiters.sort_unstable_by_key(|waiter| (waiter.arrived, waiter.ticket));
-        for Waiter { ticket, model, .. } in waiters {
+        for Waiter { ticket, request, .. } in waiters {
             let is_refused =
                 refusals.iter().position(|decision| matches!(decision, Decision::Refuse(other, _) if *other == ticket));
             let is_warming = self.warming.waiters.iter().any(|waiter| waiter.ticket == ticket);
             if let Some(at) = is_refused {
                 self.follow(vec![refusals.remove(at)]);
-            } else if is_warming && !is_loading.contains(&model) {
+            } else if is_warming && !is_loading.contains(&request.model) {
                 let waiter = self.leave(ticket).expect("it waits");
                 self.line.join(waiter);
-            } else if !is_warming && is_loading.contains(&model) {
+            } else if !is_warming && is_loading.contains(&request.model) {
                 let waiter = self.leave(ticket).expect("it waits");
                 self.warming.join(Waiter { until: self.now.after(WARM_UP), ..waiter });
             }
@@ -340,17 +380,28 @@ impl World {
         assert_eq!(self.dispatcher.waiting(), self.waiters().count());
         assert_eq!(self.dispatcher.active(), self.leases.len());
         for waiter in self.waiters() {
-            let free = self.endpoints.values().find(|facts| self.can_serve(facts, &waiter.model));
+            let free = self.endpoints.values().find(|facts| self.can_serve(facts, &waiter.request));
             assert!(free.is_none(), "{waiter:?} waits while {free:?} is free");
         }
     }
+}
+
+/// Tells whether an endpoint, free or not, can serve a request and has not failed it.
+fn serves(facts: &EndpointFacts, request: &LeaseRequest) -> bool {
+    facts.status == EndpointStatus::Online
+        && facts.models.contains(&request.model)
+        && !request.tried.contains(&facts.id())
 }
 
 /// Tells whether a request refused so could have waited if there had been room.
 fn may_wait(refusal: &Refusal) -> bool {
     match refusal {
         Refusal::QueueFull { .. } | Refusal::Overloaded { .. } | Refusal::QueueTimeout { .. } => true,
-        Refusal::ModelNotFound | Refusal::NoEndpointOnline | Refusal::WarmingUp | Refusal::Draining => false,
+        Refusal::ModelNotFound
+        | Refusal::NoEndpointOnline
+        | Refusal::WarmingUp
+        | Refusal::NothingUntried
+        | Refusal::Draining => false,
     }
 }
 

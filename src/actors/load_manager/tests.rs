@@ -79,6 +79,7 @@ fn request() -> LeaseRequest {
         model: ModelId::from("m"),
         api_kind: ApiKind::ChatCompletions,
         client: ClientId::Named((*b"c").into()),
+        tried: Vec::new(),
     }
 }
 

@@ -6,9 +6,10 @@
 //! - an endpoint never has more leases than slots, unless its slots were lowered under what was in flight;
 //! - every request is answered exactly once: granted, refused or cancelled;
 //! - every lease ends exactly once, and unknown ends are ignored;
-//! - the line is bounded and holds nothing expired;
-//! - nobody waits while an online endpoint that serves the model has a free slot, nor in vain;
-//! - clients are served round robin, the requests of one client for a model first come first served;
+//! - the line is bounded, but for retries, and holds nothing expired;
+//! - nobody waits while an online endpoint that serves the model, and has not failed the request, has a free slot, nor in
+//!   vain;
+//! - clients are served round robin, the requests of one client for a model first come first served, retries before others;
 //! - no lease is granted on an endpoint that is gone or not online.
 
 pub mod admission;
@@ -110,7 +111,7 @@ impl Dispatcher {
         self.slots.look(now);
         let submitted = if self.draining {
             Submitted::Refused(Refusal::Draining)
-        } else if let Some((endpoint, reason)) = self.slots.choose(&request.model) {
+        } else if let Some((endpoint, reason)) = self.slots.choose(&request) {
             Submitted::Granted(self.grant(now, endpoint, reason, request, None))
         } else {
             let queued = Queued { position: 1, estimated_wait: None };
@@ -228,11 +229,14 @@ impl Dispatcher {
     pub fn assert_invariants(&self) {
         self.slots.assert_consistent();
         self.rooms.assert_consistent();
-        assert!(self.waiting() <= self.rules.max_waiting, "the line is bounded");
+        let bounded = self.waiting() - self.rooms.retries();
+        assert!(bounded <= self.rules.max_waiting, "the line is bounded but for retries");
         assert!(!self.draining || self.waiting() == 0, "nobody waits while draining");
         assert!(self.rooms.misplaced(|model| self.slots.prospect(model)).is_empty(), "nobody waits in vain");
         for waiting in self.rooms.iter() {
-            assert!(self.slots.choose(&waiting.request.model).is_none(), "nobody waits while a capable slot is free");
+            let request = &waiting.request;
+            assert!(self.slots.choose(request).is_none(), "nobody waits while a capable slot is free");
+            assert!(!request.is_retry() || self.slots.has_untried(request), "no retry waits in vain");
         }
         let mut held: HashMap<EndpointId, u32> = HashMap::new();
         for lease in self.leases.values() {
@@ -275,8 +279,8 @@ impl Dispatcher {
     }
 
     fn next_for(&mut self, endpoint: EndpointId) -> Option<Waiting> {
-        let models = self.slots.free_models(endpoint)?.clone();
-        self.rooms.take_next(self.slots.numbers(), &models)
+        let slot = self.slots.free_slot(endpoint)?;
+        self.rooms.take_next(self.slots.numbers(), &slot)
     }
 
     /// Takes out the request of this ticket, if it waits.

@@ -12,8 +12,10 @@ const CAPACITY_MIN: usize = 4;
 /// Items in order, each with a set of models.
 #[derive(Debug)]
 pub struct ModelQueue<T> {
-    /// Place by place; `None` where an item has left.
+    /// Place by place; `None` where an item has left, or may yet be put before the others.
     items: Vec<Option<T>>,
+    /// Places before all items.
+    front: usize,
     /// Node 1 is the root, the children of `n` are `2n` and `2n + 1`, the leaves are the upper half.
     nodes: Vec<ModelSet>,
     len: usize,
@@ -21,7 +23,7 @@ pub struct ModelQueue<T> {
 
 impl<T> Default for ModelQueue<T> {
     fn default() -> Self {
-        Self { items: Vec::new(), nodes: Vec::new(), len: 0 }
+        Self { items: Vec::new(), front: 0, nodes: Vec::new(), len: 0 }
     }
 }
 
@@ -42,13 +44,25 @@ impl<T> ModelQueue<T> {
     /// Adds an item at the end and returns its place. If that renumbers the others, `moved` is told of each.
     pub fn push(&mut self, item: T, models: ModelSet, moved: impl FnMut(&T, usize)) -> usize {
         if self.items.len() == self.capacity() {
-            self.renumber(moved);
+            self.renumber(0, moved);
         }
         let place = self.items.len();
         self.items.push(Some(item));
         self.len += 1;
         self.set(place, models);
         place
+    }
+
+    /// Adds an item before all others and returns its place. If that renumbers the others, `moved` is told of each.
+    pub fn push_front(&mut self, item: T, models: ModelSet, moved: impl FnMut(&T, usize)) -> usize {
+        if self.front == 0 {
+            self.renumber(self.len.max(1), moved);
+        }
+        self.front -= 1;
+        self.items[self.front] = Some(item);
+        self.len += 1;
+        self.set(self.front, models);
+        self.front
     }
 
     /// Returns the item at a place that holds one.
@@ -95,6 +109,22 @@ impl<T> ModelQueue<T> {
         Some(node - capacity)
     }
 
+    /// Returns the place of the first item that has one of these models and is wanted. Takes a path of the tree for each that
+    /// is not.
+    pub fn first_wanted(&self, models: &ModelSet, mut wanted: impl FnMut(&T) -> bool) -> Option<usize> {
+        self.search(1, models, &mut wanted)
+    }
+
+    fn search(&self, node: usize, models: &ModelSet, wanted: &mut impl FnMut(&T) -> bool) -> Option<usize> {
+        if !self.nodes.get(node)?.meets(models) {
+            return None;
+        }
+        match node.checked_sub(self.capacity()) {
+            Some(place) => self.get(place).is_some_and(wanted).then_some(place),
+            None => self.search(2 * node, models, wanted).or_else(|| self.search(2 * node + 1, models, wanted)),
+        }
+    }
+
     /// Returns the items in order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.items.iter().flatten()
@@ -104,12 +134,14 @@ impl<T> ModelQueue<T> {
         self.nodes.len() / 2
     }
 
-    /// Closes the gaps and leaves room for at least as many pushes as there are items.
-    fn renumber(&mut self, mut moved: impl FnMut(&T, usize)) {
+    /// Closes the gaps, leaves `front` places before the items, and behind them room for at least as many pushes as there
+    /// are items.
+    fn renumber(&mut self, front: usize, mut moved: impl FnMut(&T, usize)) {
         let old_capacity = self.capacity();
-        let capacity = (2 * self.len).next_power_of_two().max(CAPACITY_MIN);
+        let capacity = (front + 2 * self.len).next_power_of_two().max(CAPACITY_MIN);
         let mut nodes = vec![ModelSet::default(); 2 * capacity];
         let mut items = Vec::with_capacity(capacity);
+        items.resize_with(front, || None);
         for (old_place, item) in std::mem::take(&mut self.items).into_iter().enumerate() {
             let Some(item) = item else { continue };
             let place = items.len();
@@ -121,7 +153,7 @@ impl<T> ModelQueue<T> {
             let (parents, children) = nodes.split_at_mut(2 * node);
             parents[node].set_union(&children[0], &children[1]);
         }
-        (self.items, self.nodes) = (items, nodes);
+        (self.items, self.front, self.nodes) = (items, front, nodes);
     }
 }
 
@@ -136,6 +168,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Action {
         Push(Vec<usize>),
+        PushFront(Vec<usize>),
         Remove(usize),
         Set(usize, Vec<usize>),
         First(Vec<usize>),
@@ -151,6 +184,7 @@ mod tests {
         let models = || proptest::collection::vec(0_usize..130, 1..4);
         prop_oneof![
             3 => models().prop_map(Action::Push),
+            1 => models().prop_map(Action::PushFront),
             2 => any::<usize>().prop_map(Action::Remove),
             1 => (any::<usize>(), models()).prop_map(|(place, models)| Action::Set(place, models)),
             3 => models().prop_map(Action::First),
@@ -170,6 +204,12 @@ mod tests {
                         places.insert(item, place);
                         list.push((item, set(&models)));
                     }
+                    Action::PushFront(models) => {
+                        let moved = |item: &usize, place| { places.insert(*item, place); };
+                        let place = queue.push_front(item, set(&models), moved);
+                        places.insert(item, place);
+                        list.insert(0, (item, set(&models)));
+                    }
                     Action::Remove(at) if !list.is_empty() => {
                         let (item, _) = list.remove(at % list.len());
                         prop_assert_eq!(queue.remove(places[&item]), Some(item));
@@ -184,6 +224,10 @@ mod tests {
                         let found = queue.first(&wanted).and_then(|place| queue.get(place).copied());
                         let expected = list.iter().find(|(_, models)| models.meets(&wanted)).map(|(item, _)| *item);
                         prop_assert_eq!(found, expected);
+                        let is_odd = |item: &usize| item % 2 == 1;
+                        let found = queue.first_wanted(&wanted, is_odd).and_then(|place| queue.get(place).copied());
+                        let mut odd = list.iter().filter(|(item, models)| is_odd(item) && models.meets(&wanted));
+                        prop_assert_eq!(found, odd.next().map(|(item, _)| *item));
                     }
                     Action::Remove(_) | Action::Set(..) => {}
                 }

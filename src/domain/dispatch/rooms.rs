@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::model_set::{ModelNumbers, ModelSet};
-use super::slots::Prospect;
+use super::model_set::ModelNumbers;
+use super::slots::{Prospect, Slot};
 use super::waiting::{Waiting, WaitingLine};
 use crate::domain::ids::{ModelId, Ticket};
 use crate::domain::request::LeaseRequest;
@@ -43,6 +43,11 @@ impl Rooms {
         self.all().iter().map(|(_, line)| line.len()).sum()
     }
 
+    /// Returns how many of them are retries.
+    pub fn retries(&self) -> usize {
+        self.all().iter().map(|(_, line)| line.retries()).sum()
+    }
+
     pub fn room(&self, room: Room) -> &WaitingLine {
         match room {
             Room::Line => &self.line,
@@ -72,9 +77,9 @@ impl Rooms {
         self.all().into_iter().find_map(|(room, line)| Some((room, line.get(ticket)?)))
     }
 
-    /// Takes out the request that is next for one of these models.
-    pub fn take_next(&mut self, numbers: &mut ModelNumbers, models: &ModelSet) -> Option<Waiting> {
-        self.line.take_next(numbers, models).or_else(|| self.delay.take_next(numbers, models))
+    /// Takes out the request that is next for a slot.
+    pub fn take_next(&mut self, numbers: &mut ModelNumbers, slot: &Slot) -> Option<Waiting> {
+        self.line.take_next(numbers, slot).or_else(|| self.delay.take_next(numbers, slot))
     }
 
     /// Returns a request whose time in its room is over.

@@ -12,6 +12,7 @@ use super::model_set::{ModelNumbers, ModelSet};
 use crate::domain::endpoint::{EndpointFacts, EndpointStatus};
 use crate::domain::ids::{EndpointId, ModelId};
 use crate::domain::load::LoadReport;
+use crate::domain::request::LeaseRequest;
 use crate::domain::time::Moment;
 
 type ModelNames = Arc<BTreeSet<ModelId>>;
@@ -103,6 +104,13 @@ impl Group {
             }
         }
     }
+}
+
+/// A free slot: whose it is and what it can serve.
+#[derive(Debug)]
+pub struct Slot {
+    pub endpoint: EndpointId,
+    pub models: ModelSet,
 }
 
 /// The table of endpoints and their slots.
@@ -197,15 +205,13 @@ impl Slots {
         }
     }
 
-    /// Returns the endpoint to grant `model` on, of those with a free slot, and why that one.
-    pub fn choose(&self, model: &ModelId) -> Option<(EndpointId, GrantReason)> {
-        let groups = || self.groups_by_model.get(model).into_iter().flatten().map(|group| &self.groups[group]);
-        let (mut free, mut strained) = (0, 0);
+    /// Returns the endpoint to grant a request on, of those with a free slot that have not failed it, and why that one.
+    pub fn choose(&self, request: &LeaseRequest) -> Option<(EndpointId, GrantReason)> {
+        let groups = || self.groups_of(&request.model);
+        let is_untried = |id: &EndpointId| !request.tried.contains(id);
         let (mut best, mut second) = (None, None);
         for group in groups() {
-            free += group.free.len();
-            strained += group.strained.len();
-            for place in group.free.iter().take(2) {
+            for place in group.free.iter().filter(|(_, _, id)| is_untried(id)).take(2) {
                 if best.is_none_or(|best| place < best) {
                     second = best.replace(place);
                 } else if second.is_none_or(|second| place < second) {
@@ -215,11 +221,25 @@ impl Slots {
         }
         let (rank, _, id) = best?;
         let Some((next_rank, ..)) = second else { return Some((*id, GrantReason::OnlyCandidate)) };
-        if strained == free {
-            let (_, id) = groups().filter_map(|group| group.strained.first()).min()?;
-            return Some((*id, GrantReason::RoundRobin));
+        let tried_and_calm = request.tried.iter().filter(|id| self.is_calm(**id, &request.model)).count();
+        let calm: usize = groups().map(|group| group.free.len() - group.strained.len()).sum();
+        if calm == tried_and_calm {
+            let strained = groups().filter_map(|group| group.strained.iter().find(|(_, id)| is_untried(id)));
+            return Some((strained.min()?.1, GrantReason::RoundRobin));
         }
         Some((*id, self.balancing.reason(rank, next_rank)))
+    }
+
+    /// Tells whether an endpoint has a free slot for the model and is not strained.
+    fn is_calm(&self, id: EndpointId, model: &ModelId) -> bool {
+        self.endpoints.get(&id).is_some_and(|endpoint| {
+            let serves = endpoint.group.is_some() && endpoint.facts.models.contains(model);
+            serves && endpoint.has_free_slot() && !endpoint.standing.is_strained
+        })
+    }
+
+    fn groups_of(&self, model: &ModelId) -> impl Iterator<Item = &Group> {
+        self.groups_by_model.get(model).into_iter().flatten().map(|group| &self.groups[group])
     }
 
     /// Takes a slot of an endpoint that has one free.
@@ -240,17 +260,18 @@ impl Slots {
         self.reposition(id, |endpoint| endpoint.in_flight -= 1);
     }
 
-    /// Returns the models of an online endpoint that has a free slot, `None` for any other.
-    pub fn free_models(&self, id: EndpointId) -> Option<&ModelSet> {
+    /// Returns a free slot of an online endpoint, `None` for any other.
+    pub fn free_slot(&self, id: EndpointId) -> Option<Slot> {
         let endpoint = self.endpoints.get(&id)?;
-        (endpoint.group.is_some() && endpoint.has_free_slot()).then_some(&endpoint.models)
+        let is_free = endpoint.group.is_some() && endpoint.has_free_slot();
+        is_free.then(|| Slot { endpoint: id, models: endpoint.models.clone() })
     }
 
     /// Returns how many slots could serve `model`, free or not, and all the models that compete for them, itself among them.
     pub fn competition(&self, model: &ModelId) -> (u64, ModelSet) {
         let mut models = self.numbers.get(model).map(ModelSet::of).unwrap_or_default();
         let mut slots = 0;
-        for group in self.groups_by_model.get(model).into_iter().flatten().map(|group| &self.groups[group]) {
+        for group in self.groups_of(model) {
             slots += group.slots;
             group.models.iter().filter_map(|model| self.numbers.get(model)).for_each(|number| models.insert(number));
         }
@@ -260,6 +281,16 @@ impl Slots {
     /// Tells whether a model is in this set.
     pub fn is_among(&self, model: &ModelId, models: &ModelSet) -> bool {
         self.numbers.get(model).is_some_and(|number| models.contains(number))
+    }
+
+    /// Tells whether an online endpoint, free or not, could serve a request and has not failed it.
+    pub fn has_untried(&self, request: &LeaseRequest) -> bool {
+        let serving: usize = self.groups_of(&request.model).map(|group| group.members).sum();
+        let serves = |id: &&EndpointId| {
+            let endpoint = self.endpoints.get(id);
+            endpoint.is_some_and(|endpoint| endpoint.group.is_some() && endpoint.facts.models.contains(&request.model))
+        };
+        serving > request.tried.iter().filter(serves).count()
     }
 
     /// Returns the numbers of the models, which the line shares.

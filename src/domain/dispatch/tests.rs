@@ -122,6 +122,7 @@ impl Story {
             model: ModelId::from(model),
             api_kind: ApiKind::ChatCompletions,
             client: ClientId::Named(client.as_bytes().into()),
+            tried: Vec::new(),
         };
         let deadline = self.now().after(Duration::from_secs(patience_secs));
         let submitted = self.dispatcher.submit(self.now(), Ticket(ticket), request, deadline, &mut self.decisions);

@@ -16,12 +16,27 @@ use crate::domain::time::Moment;
 impl Dispatcher {
     /// Has a request wait that finds no free slot, or returns why it may not.
     pub(super) fn wait(&mut self, now: Moment, waiting: Waiting) -> Option<Refusal> {
+        if waiting.request.is_retry() {
+            return self.wait_again(now, waiting);
+        }
         match self.slots.prospect(&waiting.request.model) {
             Prospect::Unknown => Some(Refusal::ModelNotFound),
             Prospect::NothingOnline => Some(Refusal::NoEndpointOnline),
             Prospect::Loading => self.wait_for_loading(now, waiting),
             Prospect::Possible => self.wait_for_slot(now, waiting),
         }
+    }
+
+    /// Has a retry wait, whose admission was decided when it first came.
+    fn wait_again(&mut self, now: Moment, waiting: Waiting) -> Option<Refusal> {
+        if !self.slots.has_untried(&waiting.request) {
+            return Some(Refusal::NothingUntried);
+        }
+        if waiting.deadline <= now {
+            return Some(Refusal::QueueTimeout { waited: Duration::ZERO });
+        }
+        self.join(Room::Line, waiting, Moment::NEVER);
+        None
     }
 
     fn wait_for_slot(&mut self, now: Moment, waiting: Waiting) -> Option<Refusal> {
@@ -112,7 +127,7 @@ impl Dispatcher {
             Room::Line | Room::Delay => self.rooms.room(Room::Line),
             Room::WarmUp => self.rooms.room(Room::WarmUp),
         };
-        let position = line.position_of_next(&request.client, &models);
+        let position = line.position_of_next(request, &models);
         Queued { position, estimated_wait: self.service_times.wait(&request.model, position, slots) }
     }
 
@@ -136,6 +151,7 @@ impl Dispatcher {
     pub(super) fn review(&mut self, now: Moment, decisions: &mut Vec<Decision>) {
         let misplaced: HashMap<ModelId, Prospect> =
             self.rooms.misplaced(|model| self.slots.prospect(model)).into_iter().collect();
+        self.refuse_vain_retries(decisions);
         if misplaced.is_empty() {
             return;
         }
@@ -154,6 +170,18 @@ impl Dispatcher {
         }
         // Without patience for loading the wait is over as soon as it begins.
         self.expire(now, decisions);
+    }
+
+    /// Refuses the retries that nobody is left for. They do not wait for an endpoint to be probed or to load.
+    fn refuse_vain_retries(&mut self, decisions: &mut Vec<Decision>) {
+        if self.rooms.retries() == 0 {
+            return;
+        }
+        let is_vain = |waiting: &Waiting| waiting.request.is_retry() && !self.slots.has_untried(&waiting.request);
+        for ticket in self.in_order_of_arrival(is_vain) {
+            self.leave(ticket);
+            decisions.push(Decision::Refuse(ticket, Refusal::NothingUntried));
+        }
     }
 
     /// Returns the tickets of the waiting requests that are `wanted`.

@@ -12,6 +12,7 @@ use slab::Slab;
 use super::decision::Queued;
 use super::model_queue::ModelQueue;
 use super::model_set::{ModelNumbers, ModelSet};
+use super::slots::Slot;
 use crate::domain::ids::{ClientId, ModelId, Ticket};
 use crate::domain::request::LeaseRequest;
 use crate::domain::time::Moment;
@@ -70,6 +71,8 @@ pub struct WaitingLine {
     by_end: BTreeSet<(Moment, Ticket)>,
     /// By the number of the model.
     demand: HashMap<usize, Demand>,
+    /// How many are retries.
+    retries: usize,
 }
 
 impl WaitingLine {
@@ -77,11 +80,17 @@ impl WaitingLine {
         self.entries.len()
     }
 
-    /// Returns the place, from 1, in the order of service that a request of this client would have if it joined now, among
-    /// the requests for these models.
-    pub fn position_of_next(&self, client: &ClientId, models: &ModelSet) -> usize {
+    /// Returns how many of the requests are retries.
+    pub fn retries(&self) -> usize {
+        self.retries
+    }
+
+    /// Returns the place, from 1, in the order of service that this request would have if it joined now, among the requests
+    /// for these models.
+    pub fn position_of_next(&self, request: &LeaseRequest, models: &ModelSet) -> usize {
         let counts = self.counts(models);
-        match self.keys.get(client) {
+        match self.keys.get(&request.client) {
+            Some(key) if request.is_retry() => self.position(*key, 1, &counts),
             Some(key) => self.position(*key, counts[*key] + 1, &counts),
             None => 1 + counts.iter().filter(|count| **count > 0).count(),
         }
@@ -121,7 +130,8 @@ impl WaitingLine {
         Some(self.position(key, before + 1, &self.counts(models)))
     }
 
-    /// Adds a request behind its client's others, and its client, if it is new, at the end of the ring.
+    /// Adds a request behind its client's others, or before them if it is a retry, and its client, if it is new, at the end of
+    /// the ring.
     pub fn join(&mut self, numbers: &mut ModelNumbers, waiting: Waiting, until: Moment) {
         let Waiting { ticket, ref request, .. } = waiting;
         let number = numbers.take(&request.model);
@@ -131,11 +141,18 @@ impl WaitingLine {
             let id = request.client.clone();
             clients.insert(Client { id, place: 0, queue: ModelQueue::default() })
         });
-        let place = clients[key].queue.push(ticket, ModelSet::of(number), |moved, place| {
+        let moved = |moved: &Ticket, place| {
             if let Some(entry) = entries.get_mut(moved) {
                 entry.place = place;
             }
-        });
+        };
+        let (queue, models) = (&mut clients[key].queue, ModelSet::of(number));
+        let place = if request.is_retry() {
+            self.retries += 1;
+            queue.push_front(ticket, models, moved)
+        } else {
+            queue.push(ticket, models, moved)
+        };
         if known.is_none() {
             self.keys.insert(request.client.clone(), key);
             self.enter_ring(key);
@@ -154,6 +171,7 @@ impl WaitingLine {
     pub fn leave(&mut self, numbers: &mut ModelNumbers, ticket: Ticket) -> Option<Waiting> {
         let Entry { waiting, until, number, client: key, place } = self.entries.remove(&ticket)?;
         numbers.give_back(&waiting.request.model);
+        self.retries -= usize::from(waiting.request.is_retry());
         self.by_end.remove(&(until, ticket));
         self.subtract(number, key);
         let client = &mut self.clients[key];
@@ -172,18 +190,30 @@ impl WaitingLine {
         Some(waiting)
     }
 
-    /// Takes out the request that is next for one of these models; its client goes to the end of the ring.
-    pub fn take_next(&mut self, numbers: &mut ModelNumbers, models: &ModelSet) -> Option<Waiting> {
-        let place = self.ring.first(models)?;
+    /// Takes out the request that is next for a slot of an endpoint with these models; its client goes to the end of the ring.
+    pub fn take_next(&mut self, numbers: &mut ModelNumbers, slot: &Slot) -> Option<Waiting> {
+        let (place, ticket) = self.next_for(slot)?;
         let key = *self.ring.get(place)?;
-        let queue = &self.clients[key].queue;
-        let ticket = *queue.get(queue.first(models)?)?;
         let waiting = self.leave(numbers, ticket);
         if self.clients.contains(key) {
             self.ring.remove(place);
             self.enter_ring(key);
         }
         waiting
+    }
+
+    /// Returns the place in the ring of the client that is next, and which of its requests.
+    fn next_for(&self, Slot { endpoint, models }: &Slot) -> Option<(usize, Ticket)> {
+        if self.retries == 0 {
+            let place = self.ring.first(models)?;
+            let queue = &self.clients[*self.ring.get(place)?].queue;
+            return Some((place, *queue.get(queue.first(models)?)?));
+        }
+        let untried = |ticket: &Ticket| !self.entries[ticket].waiting.request.tried.contains(endpoint);
+        let first = |key: &usize| self.clients[*key].queue.first_wanted(models, untried);
+        let place = self.ring.first_wanted(models, |key| first(key).is_some())?;
+        let key = self.ring.get(place)?;
+        Some((place, *self.clients[*key].queue.get(first(key)?)?))
     }
 
     /// Returns the request of this ticket, if it waits.
@@ -217,6 +247,7 @@ impl WaitingLine {
     /// # Panics
     /// If they do not.
     pub fn assert_consistent(&self) {
+        assert_eq!(self.retries, self.iter().filter(|waiting| waiting.request.is_retry()).count());
         assert_eq!(self.entries.len(), self.by_end.len());
         assert_eq!(self.entries.len(), self.demand.values().map(|demand| demand.total).sum::<usize>());
         assert_eq!(self.entries.len(), self.clients.iter().map(|(_, client)| client.queue.len()).sum::<usize>());
@@ -259,8 +290,10 @@ impl WaitingLine {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use uuid::Uuid;
 
     use super::*;
+    use crate::domain::ids::EndpointId;
     use crate::domain::request::ApiKind;
 
     const MODELS: [&str; 3] = ["a", "b", "c"];
@@ -288,10 +321,20 @@ mod tests {
                 if *joins {
                     scene.join(*client, *model);
                 } else {
-                    scene.line.take_next(&mut scene.numbers, &ModelSet::of(*model));
+                    scene.take_next(&ModelSet::of(*model));
                 }
             }
             scene
+        }
+
+        fn take_next(&mut self, models: &ModelSet) -> Option<Waiting> {
+            let slot = Slot { endpoint: EndpointId(Uuid::nil()), models: models.clone() };
+            self.line.take_next(&mut self.numbers, &slot)
+        }
+
+        fn request(client: ClientId, model: usize) -> LeaseRequest {
+            let (model, api_kind) = (ModelId::from(MODELS[model]), ApiKind::ChatCompletions);
+            LeaseRequest { model, api_kind, client, tried: Vec::new() }
         }
 
         fn join(&mut self, client: u8, model: usize) -> Ticket {
@@ -299,8 +342,7 @@ mod tests {
         }
 
         fn join_as(&mut self, client: ClientId, model: usize) -> Ticket {
-            let request =
-                LeaseRequest { model: ModelId::from(MODELS[model]), api_kind: ApiKind::ChatCompletions, client };
+            let request = Self::request(client, model);
             let ticket = Ticket(self.next_ticket);
             self.next_ticket += 1;
             let queued = Queued { position: 0, estimated_wait: None };
@@ -321,10 +363,10 @@ mod tests {
             let mut scene = Scene::after(&actions);
             let mut models = ModelSet::of(model);
             competing.into_iter().for_each(|model| models.insert(model));
-            let position = scene.line.position_of_next(&ClientId::Named([client].into()), &models);
+            let position = scene.line.position_of_next(&Scene::request(ClientId::Named([client].into()), model), &models);
             let ticket = scene.join(client, model);
             prop_assert_eq!(scene.line.position_of(ticket, &models), Some(position));
-            let mut served = std::iter::from_fn(|| scene.line.take_next(&mut scene.numbers, &models));
+            let mut served = std::iter::from_fn(|| scene.take_next(&models));
             prop_assert_eq!(served.position(|waiting| waiting.ticket == ticket), Some(position - 1));
         }
 
@@ -334,7 +376,7 @@ mod tests {
             let mut models = ModelSet::default();
             (0..MODELS.len()).for_each(|model| models.insert(model));
             let mut turns: Vec<ClientId> = Vec::new();
-            while let Some(waiting) = scene.line.take_next(&mut scene.numbers, &models) {
+            while let Some(waiting) = scene.take_next(&models) {
                 let client = waiting.request.client;
                 let since = turns.iter().rposition(|earlier| *earlier == client).map_or(0, |last| last + 1);
                 let others = &turns[since..];
@@ -353,7 +395,7 @@ mod tests {
         for number in 0..100_000_u32 {
             scene.join_as(ClientId::Named(number.to_be_bytes().into()), 0);
         }
-        while scene.line.take_next(&mut scene.numbers, &ModelSet::of(0)).is_some() {}
+        while scene.take_next(&ModelSet::of(0)).is_some() {}
         assert_eq!((scene.line.entries.capacity(), scene.line.clients.capacity()), (0, 0));
     }
 }
