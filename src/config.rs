@@ -86,6 +86,7 @@ pub struct UpstreamConfig {
     pub first_byte_timeout: Duration,
     #[serde(rename = "idle_timeout_secs", deserialize_with = "seconds")]
     pub idle_timeout: Duration,
+    pub max_attempts: usize,
     #[serde(rename = "pool_idle_timeout_secs", deserialize_with = "seconds")]
     pub pool_idle_timeout: Duration,
     #[serde(rename = "tcp_keepalive_secs", deserialize_with = "seconds")]

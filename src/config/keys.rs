@@ -95,7 +95,7 @@ pub const SECTIONS: &[(&str, &[Key])] = &[
             key("connect_timeout_secs", Rule::Whole(1, 3600)),
             key("first_byte_timeout_secs", Rule::Whole(1, 86_400)),
             key("idle_timeout_secs", Rule::Whole(1, 86_400)),
-            reserved("max_attempts", Rule::Whole(1, 100)),
+            key("max_attempts", Rule::Whole(1, 100)),
             key("pool_idle_timeout_secs", Rule::Whole(0, 3600)),
             key("tcp_keepalive_secs", Rule::Whole(1, 3600)),
         ],

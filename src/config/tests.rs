@@ -112,8 +112,11 @@ fn open_access_beyond_this_machine_must_be_asked_for() {
 
 #[test]
 fn reserved_keys_are_warned_of() {
-    let (_, warnings) = load_text("[upstream]\nmax_attempts = 2\n", &[]).expect("valid");
-    assert!(warnings[0].contains("upstream.max_attempts") && warnings[0].contains("no effect"), "{warnings:?}");
+    let (_, warnings) = load_text("[database]\nhistory_retention_days = 2\n", &[]).expect("valid");
+    assert!(
+        warnings[0].contains("database.history_retention_days") && warnings[0].contains("no effect"),
+        "{warnings:?}"
+    );
     let (config, warnings) = load_text("", &[("LOAD_BALANCER_MODE", "fastest")]).expect("valid");
     assert_eq!(config.balancer.mode, Mode::Auto);
     assert!(warnings[0].contains("LOAD_BALANCER_MODE=\"fastest\""), "{warnings:?}");

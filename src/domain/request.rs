@@ -92,6 +92,8 @@ pub enum Failure {
     Unreachable(String),
     /// The connection broke, or what came over it was not HTTP.
     ConnectionLost(String),
+    /// The endpoint closed the connection before it had taken in a long request, as one does that refuses it.
+    RequestCutOff,
     /// No byte of the body came in time.
     FirstByteTimeout,
     /// The body stopped coming in mid-answer.
@@ -103,13 +105,23 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Tells whether the endpoint is to blame; a 4xx other than 429 is the client's affair.
+    /// Tells whether the endpoint is to blame; a 4xx is the client's affair, or that of the endpoint's load.
     pub fn blames_endpoint(&self) -> bool {
         match self {
             Failure::Unreachable(_) | Failure::ConnectionLost(_) => true,
             Failure::FirstByteTimeout | Failure::IdleTimeout => true,
             Failure::Status(status) => *status >= 500,
-            Failure::ShutDown => false,
+            Failure::RequestCutOff | Failure::ShutDown => false,
+        }
+    }
+
+    /// Tells whether another endpoint may do better, if no byte of the answer has gone to the client. A first byte that did
+    /// not come in time is waited for only once: the client has waited long enough.
+    pub fn can_be_retried(&self) -> bool {
+        match self {
+            Failure::Unreachable(_) | Failure::ConnectionLost(_) => true,
+            Failure::Status(status) => *status == 429 || *status >= 500,
+            Failure::RequestCutOff | Failure::FirstByteTimeout | Failure::IdleTimeout | Failure::ShutDown => false,
         }
     }
 }
@@ -119,6 +131,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Unreachable(reason) => write!(f, "cannot be reached: {reason}"),
             Failure::ConnectionLost(reason) => write!(f, "connection lost: {reason}"),
+            Failure::RequestCutOff => f.write_str("closed the connection before it had taken in the request"),
             Failure::FirstByteTimeout => f.write_str("no first byte in time"),
             Failure::IdleTimeout => f.write_str("stopped sending in mid-answer"),
             Failure::Status(status) => write!(f, "answered {status}"),

@@ -10,8 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::actors::registry::RegistryError;
 use crate::domain::ids::ModelId;
-use crate::domain::request::Refusal;
-use crate::upstream::forward::ForwardError;
+use crate::domain::request::{Failure, Refusal};
 
 /// Why a request was not answered as asked.
 #[derive(Debug)]
@@ -29,7 +28,8 @@ pub enum ApiError {
         model: ModelId,
         retry_after: RetryAfter,
     },
-    Forward(ForwardError),
+    /// The endpoint of this name failed, and no other was tried after it.
+    AttemptFailed(String, Failure),
     /// The endpoint answered, but not with a stream, when a stream had begun for the client.
     NotAStream {
         endpoint: String,
@@ -84,12 +84,8 @@ impl ApiError {
                 Refusal::NothingUntried => (StatusCode::BAD_GATEWAY, "upstream_error"),
                 Refusal::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
             },
-            ApiError::Forward(ForwardError::NoAnswer { .. }) | ApiError::NotAStream { .. } => {
-                (StatusCode::BAD_GATEWAY, "upstream_error")
-            }
-            ApiError::Forward(ForwardError::FirstByteTimeout { .. }) => {
-                (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout")
-            }
+            ApiError::AttemptFailed(_, Failure::FirstByteTimeout) => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout"),
+            ApiError::AttemptFailed(..) | ApiError::NotAStream { .. } => (StatusCode::BAD_GATEWAY, "upstream_error"),
             ApiError::Registry(error) => match error {
                 RegistryError::NotFound(_) => (StatusCode::NOT_FOUND, "endpoint_not_found"),
                 RegistryError::NameTaken(_) | RegistryError::AddressTaken { .. } => {
@@ -185,7 +181,10 @@ impl fmt::Display for ApiError {
                 Refusal::NothingUntried => write!(f, "no endpoint with the model `{model}` answered"),
                 Refusal::Draining => f.write_str("Leaseway is stopping"),
             },
-            ApiError::Forward(error) => error.fmt(f),
+            ApiError::AttemptFailed(endpoint, Failure::FirstByteTimeout) => {
+                write!(f, "endpoint `{endpoint}` sent no byte of its answer in time")
+            }
+            ApiError::AttemptFailed(endpoint, _) => write!(f, "endpoint `{endpoint}` did not answer"),
             ApiError::NotAStream { endpoint, status } => {
                 write!(f, "endpoint `{endpoint}` answered {} and no stream", status.as_u16())
             }
@@ -211,7 +210,7 @@ impl ResponseError for ApiError {
         if let Some(seconds) = self.retry_after() {
             response.insert_header((header::RETRY_AFTER, seconds));
         }
-        if matches!(self, ApiError::Forward(ForwardError::FirstByteTimeout { .. })) {
+        if matches!(self, ApiError::AttemptFailed(_, Failure::FirstByteTimeout)) {
             let name = HeaderName::from_static("x-should-retry");
             response.insert_header((name, HeaderValue::from_static("false")));
         }
@@ -219,12 +218,6 @@ impl ResponseError for ApiError {
             response.force_close();
         }
         response.json(body)
-    }
-}
-
-impl From<ForwardError> for ApiError {
-    fn from(error: ForwardError) -> Self {
-        ApiError::Forward(error)
     }
 }
 

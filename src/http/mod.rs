@@ -12,6 +12,7 @@ mod models;
 mod queue;
 mod queue_updates;
 mod reports;
+mod serving;
 mod session;
 
 use std::sync::Arc;

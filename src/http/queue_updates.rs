@@ -3,10 +3,11 @@
 //!
 //! Only a request that has to wait is answered so; any other gets its ordinary answer, whatever it asks for.
 
+use std::error::Error;
 use std::pin::Pin;
 use std::time::Duration;
 
-use actix_web::body::{BodyStream, MessageBody, to_bytes_limited};
+use actix_web::body::{BodyStream, BoxBody, MessageBody, to_bytes_limited};
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
@@ -17,9 +18,8 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::error::ApiError;
-use super::inference::{Inference, Served, no_buffering};
+use super::serving::{Inference, Served, no_buffering};
 use crate::domain::dispatch::Queued;
-use crate::upstream::body::{CutOff, LeasedBody};
 
 /// How long a client hears nothing at most until its stream begins.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
@@ -41,16 +41,11 @@ pub fn are_wanted(request: &HttpRequest) -> bool {
 pub async fn answer(inference: Inference) -> Result<HttpResponse, ApiError> {
     let (sender, mut updates) = watch::channel(None);
     let mut serving: Serving = Box::pin(inference.serve(Some(sender)));
-    let waits = tokio::select! {
-        biased;
-        waits = async { updates.changed().await.is_ok() } => waits,
-        served = &mut serving => return Ok(served?.into_response()),
-    };
-    if !waits {
-        return Ok(serving.await?.into_response());
+    tokio::select! {
+        Ok(()) = updates.changed() => updates.mark_changed(),
+        served = &mut serving => return Ok(served?.into_response(true)),
     }
-    updates.mark_changed();
-    let body = Body { phase: Phase::Waiting(serving), updates, waits: true };
+    let body = Body { phase: Phase::Waiting(serving), updates };
     let mut response = HttpResponse::Ok();
     response.insert_header((header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")));
     response.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")));
@@ -62,20 +57,18 @@ pub async fn answer(inference: Inference) -> Result<HttpResponse, ApiError> {
 struct Body {
     phase: Phase,
     updates: watch::Receiver<Option<Queued>>,
-    /// It has no lease yet.
-    waits: bool,
 }
 
 enum Phase {
     Waiting(Serving),
-    Relaying(Box<LeasedBody>),
+    Relaying(BoxBody),
     /// What is left is an event that says why there is no stream.
     Failed(Bytes),
     Done,
 }
 
 impl Body {
-    async fn next(mut self) -> Option<(Result<Bytes, CutOff>, Self)> {
+    async fn next(mut self) -> Option<(Result<Bytes, Box<dyn Error>>, Self)> {
         loop {
             match &mut self.phase {
                 Phase::Waiting(serving) => {
@@ -85,9 +78,8 @@ impl Body {
                             self.phase = begin(served).await;
                             continue;
                         }
-                        changed = self.updates.changed(), if self.waits => {
-                            if changed.is_err() {
-                                self.waits = false;
+                        Ok(()) = self.updates.changed() => {
+                            if self.updates.borrow().is_none() {
                                 continue;
                             }
                         }
@@ -97,7 +89,7 @@ impl Body {
                     return Some((Ok(comment), self));
                 }
                 Phase::Relaying(body) => {
-                    let piece = poll_fn(|cx| Pin::new(body.as_mut()).poll_next(cx)).await?;
+                    let piece = poll_fn(|cx| Pin::new(&mut *body).poll_next(cx)).await?;
                     return Some((piece, self));
                 }
                 Phase::Failed(event) => {
@@ -110,10 +102,9 @@ impl Body {
         }
     }
 
-    /// Returns a comment, which SSE clients ignore: the place in the line, or that the endpoint is still at work.
+    /// Returns a comment, which SSE clients ignore: the place in the line, or that an endpoint is at work.
     fn comment(&mut self) -> Bytes {
-        let place = *self.updates.borrow_and_update();
-        match place.filter(|_| self.waits) {
+        match *self.updates.borrow_and_update() {
             Some(Queued { position, estimated_wait: Some(wait) }) => {
                 format!(": queued position={position} eta={}\n\n", wait.as_secs()).into()
             }
@@ -125,21 +116,21 @@ impl Body {
 
 /// Goes over to the endpoint's stream, or to the error that came in its place.
 async fn begin(served: Result<Served, ApiError>) -> Phase {
-    let Served { relayed, endpoint, .. } = match served {
+    let Served { status, headers, body, endpoint, .. } = match served {
         Ok(served) => served,
         Err(error) => return Phase::Failed(error.event()),
     };
-    let content_type = relayed.headers.get(header::CONTENT_TYPE);
+    let content_type = headers.get(header::CONTENT_TYPE);
     let is_stream = content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
-    if relayed.status.is_success() && is_stream {
-        return Phase::Relaying(Box::new(relayed.body));
+    if status.is_success() && is_stream {
+        return Phase::Relaying(body);
     }
-    let answer = to_bytes_limited(relayed.body, ERROR_MAX).await.ok().and_then(Result::ok).unwrap_or_default();
+    let answer = to_bytes_limited(body, ERROR_MAX).await.ok().and_then(Result::ok).unwrap_or_default();
     // The endpoint's own words, on one line, where an SDK would look for them.
     let told = serde_json::from_slice(&answer).ok().filter(|answer: &Value| answer.get("error").is_some());
     Phase::Failed(match told {
         Some(answer) => format!("data: {answer}\n\n").into(),
-        None => ApiError::NotAStream { endpoint: endpoint.name.clone(), status: relayed.status }.event(),
+        None => ApiError::NotAStream { endpoint: endpoint.name.clone(), status }.event(),
     })
 }
 
@@ -153,19 +144,18 @@ mod tests {
     async fn a_client_hears_something_every_fifteen_seconds_until_its_stream_begins() {
         pause();
         let (sender, updates) = watch::channel(Some(Queued { position: 2, estimated_wait: None }));
-        let mut body = Body { phase: Phase::Waiting(Box::pin(std::future::pending())), updates, waits: true };
+        let mut body = Body { phase: Phase::Waiting(Box::pin(std::future::pending())), updates };
         let started = Instant::now();
         let mut heard = Vec::new();
-        let mut sender = Some(sender);
         for round in 0..4 {
             if round == 2 {
-                sender = None;
+                // It has a lease.
+                sender.send_replace(None);
             }
             let (piece, rest) = body.next().await.expect("it goes on");
             heard.push((started.elapsed().as_secs(), String::from_utf8_lossy(&piece.expect("bytes")).into_owned()));
             body = rest;
         }
-        drop(sender);
         let place = ": queued position=2\n\n";
         let at_work = ": keep-alive\n\n";
         assert_eq!(

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use actix_web::http::{StatusCode, Version, header};
 use awc::ClientResponse;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::future::poll_fn;
 use futures_util::{Stream, StreamExt};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -93,6 +94,25 @@ impl AnswerReader {
                     Read::Bytes(_) | Read::End(_) => return Ok(false),
                 },
                 None => return Ok(false),
+            }
+        }
+    }
+
+    /// Reads the rest of a body of at most `limit` bytes; `None` if it is longer, and then nothing is lost of it.
+    ///
+    /// # Errors
+    /// If the connection breaks.
+    pub async fn read_rest(&mut self, limit: usize) -> Result<Option<Bytes>, Failure> {
+        let mut body = BytesMut::new();
+        loop {
+            match poll_fn(|cx| self.poll_read(cx)).await {
+                Read::Bytes(bytes) => body.extend_from_slice(&bytes),
+                Read::End(_) => return Ok(Some(body.freeze())),
+                Read::Broken(failure) => return Err(failure),
+            }
+            if body.len() > limit {
+                self.put_back(body.freeze());
+                return Ok(None);
             }
         }
     }

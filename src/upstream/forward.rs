@@ -1,14 +1,13 @@
 //! Sends a leased request to its endpoint and turns the answer into a body that carries the lease.
 
-use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix_http::error::ParseError;
 use actix_web::http::header::HeaderMap;
 use actix_web::http::{Method, StatusCode};
 use awc::error::{ConnectError, SendRequestError};
 use awc::{Client, SendClientRequest};
+use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::AnswerReader;
@@ -20,6 +19,9 @@ use super::stream::is_stale;
 use crate::domain::endpoint::Target;
 use crate::domain::request::{ApiKind, Failure, Outcome};
 use crate::lease::Lease;
+
+/// The longest answer that is held back, in bytes.
+const HELD_MAX: usize = 64 * 1024;
 
 /// What is sent to an endpoint.
 pub struct Forwarded<'a> {
@@ -37,48 +39,60 @@ pub struct Relayed {
     pub body: LeasedBody,
 }
 
-/// Why there is no answer to relay. Names the endpoint, never its address.
-#[derive(Debug, PartialEq, Eq)]
-pub enum ForwardError {
-    /// No HTTP answer came.
-    NoAnswer { endpoint: String },
-    /// The first byte of the body did not come in time.
-    FirstByteTimeout { endpoint: String, waited: Duration },
+/// An endpoint's answer that was not relayed, because another endpoint may do better.
+pub struct HeldAnswer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
 }
 
-impl fmt::Display for ForwardError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ForwardError::NoAnswer { endpoint } => write!(f, "endpoint `{endpoint}` did not answer"),
-            ForwardError::FirstByteTimeout { endpoint, waited } => {
-                write!(f, "endpoint `{endpoint}` sent no byte of its answer within {} s", waited.as_secs())
-            }
-        }
+impl HeldAnswer {
+    /// Tells whether the endpoint has too much to do, which is not the same as loading or failing.
+    pub fn is_busy(&self) -> bool {
+        let is_loading = || memchr::memmem::find(&self.body.to_ascii_lowercase(), b"loading").is_some();
+        self.status == StatusCode::TOO_MANY_REQUESTS
+            || (self.status == StatusCode::SERVICE_UNAVAILABLE && !is_loading())
     }
+}
+
+/// An attempt that came to nothing. Its lease has ended as failed.
+pub struct FailedAttempt {
+    pub endpoint: Arc<Target>,
+    pub failure: Failure,
+    /// What the endpoint answered, if it did.
+    pub answer: Option<HeldAnswer>,
 }
 
 /// Sends a request and waits for the first byte of the answer's body, or its end.
 ///
-/// The lease travels inside the answer's body. Dropping the future abandons the lease and closes the connection.
+/// The lease travels inside the answer's body. Dropping the future abandons the lease and closes the connection. If
+/// `is_last`, what the endpoint answers is relayed whatever it is; else an answer that another endpoint may better is a
+/// failure.
 ///
 /// # Errors
-/// If there is no answer; the lease has then ended as failed.
-pub async fn forward(upstreams: &Upstreams, lease: Lease, request: Forwarded<'_>) -> Result<Relayed, ForwardError> {
-    let waited = upstreams.config.first_byte_timeout;
-    let deadline = Instant::now() + waited;
-    let endpoint = lease.target().name.clone();
-    match timeout_at(deadline, exchange(upstreams, lease.target(), &request)).await {
-        Ok(Ok(answer)) => Ok(answer.relay(lease)),
-        Ok(Err(failure)) => {
-            log::debug!("request failed endpoint={endpoint} error=\"{failure}\"");
-            lease.end(Outcome::Failed(failure));
-            Err(ForwardError::NoAnswer { endpoint })
-        }
-        Err(_) => {
-            lease.end(Outcome::Failed(Failure::FirstByteTimeout));
-            Err(ForwardError::FirstByteTimeout { endpoint, waited })
-        }
-    }
+/// If there is nothing to relay.
+pub async fn forward(
+    upstreams: &Upstreams,
+    lease: Lease,
+    request: Forwarded<'_>,
+    is_last: bool,
+) -> Result<Relayed, FailedAttempt> {
+    let deadline = Instant::now() + upstreams.config.first_byte_timeout;
+    let endpoint = lease.target().clone();
+    let attempt = async {
+        let mut answer = exchange(upstreams, &endpoint, &request).await?;
+        let held = if is_last { None } else { answer.hold().await? };
+        Ok((answer, held))
+    };
+    let (failure, answer) = match timeout_at(deadline, attempt).await {
+        Ok(Ok((answer, None))) => return Ok(answer.relay(lease)),
+        Ok(Ok((_, Some(held)))) => (Failure::Status(held.status.as_u16()), Some(held)),
+        Ok(Err(failure)) => (failure, None),
+        Err(_) => (Failure::FirstByteTimeout, None),
+    };
+    log::debug!("attempt failed endpoint={} error=\"{failure}\"", endpoint.name);
+    lease.end(Outcome::Failed(failure.clone()));
+    Err(FailedAttempt { endpoint, failure, answer })
 }
 
 /// An answer whose first bytes, or end, have come.
@@ -119,7 +133,8 @@ async fn send(
         }
         response => response,
     };
-    let mut reader = AnswerReader::new(target.clone(), response.map_err(failure)?, upstreams.config.idle_timeout);
+    let response = response.map_err(|error| failure(error, request.body.is_long()))?;
+    let mut reader = AnswerReader::new(target.clone(), response, upstreams.config.idle_timeout);
     if let Some(reason) = reader.misread() {
         // awc has put the connection back already, with the rest of the answer still to come on it. Nothing has run since.
         upstreams.forget(target);
@@ -149,6 +164,17 @@ impl Answer {
         self.reader.response().status()
     }
 
+    /// Reads the answer to its end if another endpoint may do better; not one that is long, which no error is.
+    async fn hold(&mut self) -> Result<Option<HeldAnswer>, Failure> {
+        let status = self.status();
+        if !Failure::Status(status.as_u16()).can_be_retried() {
+            return Ok(None);
+        }
+        let body = if self.is_empty { Some(Bytes::new()) } else { self.reader.read_rest(HELD_MAX).await? };
+        let headers = headers::to_client(self.reader.response().headers());
+        Ok(body.map(|body| HeldAnswer { status, headers, body }))
+    }
+
     fn relay(self, lease: Lease) -> Relayed {
         let status = self.status();
         let headers = headers::to_client(self.reader.response().headers());
@@ -161,9 +187,11 @@ impl Answer {
     }
 }
 
-/// Sorts awc's errors: no connection, or one that broke before the answer.
-fn failure(error: SendRequestError) -> Failure {
+/// Sorts awc's errors: no connection, or one that broke before the answer. An endpoint that refuses a long request, 413 for
+/// example, may close the connection before it has all of it, and then awc does not see the answer.
+fn failure(error: SendRequestError, is_long: bool) -> Failure {
     match error {
+        SendRequestError::Send(_) if is_long => Failure::RequestCutOff,
         SendRequestError::Connect(ConnectError::Disconnected) => Failure::ConnectionLost("closed".to_owned()),
         SendRequestError::Connect(error) => Failure::Unreachable(error.to_string()),
         error => Failure::ConnectionLost(error.to_string()),

@@ -72,6 +72,11 @@ impl RequestBody {
         Ok(Self { model: ModelId::from(model.as_str()), stream, bytes, usage_option })
     }
 
+    /// Tells whether it takes more than one piece, so that an endpoint may refuse it before it has all of it.
+    pub fn is_long(&self) -> bool {
+        self.bytes.len() > PIECE_MAX
+    }
+
     /// Tells whether the client left it to Leaseway to ask for usage.
     pub fn can_ask_for_usage(&self) -> bool {
         self.usage_option.is_some()

@@ -10,6 +10,7 @@ use super::{AcquireLease, CancelWait, LoadManager, QueueUpdates};
 use crate::clock;
 use crate::domain::ids::Ticket;
 use crate::domain::request::{LeaseRequest, Refusal};
+use crate::domain::time::Moment;
 use crate::lease::Lease;
 
 /// Where HTTP asks for leases.
@@ -26,14 +27,23 @@ impl LeaseDesk {
         Self { manager, timeout, next_ticket: Arc::default() }
     }
 
+    /// Returns until when a request may wait that arrives now.
+    pub fn deadline(&self) -> Moment {
+        clock::now().after(self.timeout)
+    }
+
     /// Waits for a lease, and tells `updates` how the wait goes. Dropping the future gives the place in the line, or the
     /// lease, back.
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn acquire(&self, request: LeaseRequest, updates: Option<QueueUpdates>) -> Result<Lease, Refusal> {
+    pub async fn acquire(
+        &self,
+        request: LeaseRequest,
+        deadline: Moment,
+        updates: Option<QueueUpdates>,
+    ) -> Result<Lease, Refusal> {
         let ticket = Ticket(self.next_ticket.fetch_add(1, Ordering::Relaxed));
-        let deadline = clock::now().after(self.timeout);
         let mut place = Place { manager: &self.manager, ticket: Some(ticket) };
         let answer = self.manager.send(AcquireLease { ticket, request, deadline, updates }).await;
         place.ticket = None;

@@ -84,6 +84,10 @@ fn request() -> LeaseRequest {
 }
 
 impl Scene {
+    fn acquire(&self) -> impl Future<Output = LeaseAnswer> {
+        self.desk.acquire(request(), self.desk.deadline(), None)
+    }
+
     async fn in_flight(&self) -> u32 {
         self.manager.send(ReadInFlight).await.expect("alive").values().sum()
     }
@@ -97,19 +101,19 @@ impl Scene {
 #[actix::test]
 async fn a_lease_reports_its_end_exactly_once() {
     let scene = scene().await;
-    let lease = scene.desk.acquire(request(), None).await.expect("free");
+    let lease = scene.acquire().await.expect("free");
     assert_eq!(scene.in_flight().await, 1);
     lease.end(Outcome::Succeeded { tokens: None });
     assert_eq!(scene.in_flight().await, 0);
-    drop(scene.desk.acquire(request(), None).await.expect("free again"));
+    drop(scene.acquire().await.expect("free again"));
     assert_eq!(scene.outcomes().await, [Outcome::Succeeded { tokens: None }, Outcome::Abandoned]);
 }
 
 #[actix::test]
 async fn who_waits_too_long_is_refused_on_time() {
     let scene = scene().await;
-    let lease = scene.desk.acquire(request(), None).await.expect("free");
-    let mut waiting = Box::pin(scene.desk.acquire(request(), None));
+    let lease = scene.acquire().await.expect("free");
+    let mut waiting = Box::pin(scene.acquire());
     assert!(waiting.as_mut().now_or_never().is_none());
     assert_eq!(scene.in_flight().await, 1, "the request has arrived");
     advance(Duration::from_millis(4900)).await;
@@ -125,10 +129,10 @@ async fn who_waits_too_long_is_refused_on_time() {
 #[actix::test]
 async fn one_who_leaves_gives_back_whatever_it_has() {
     let scene = scene().await;
-    let lease = scene.desk.acquire(request(), None).await.expect("free");
-    let mut left_while_waiting = Box::pin(scene.desk.acquire(request(), None));
+    let lease = scene.acquire().await.expect("free");
+    let mut left_while_waiting = Box::pin(scene.acquire());
     assert!(left_while_waiting.as_mut().now_or_never().is_none());
-    let mut left_when_granted = Box::pin(scene.desk.acquire(request(), None));
+    let mut left_when_granted = Box::pin(scene.acquire());
     assert!(left_when_granted.as_mut().now_or_never().is_none());
     assert_eq!(scene.in_flight().await, 1, "both requests have arrived");
     drop(left_while_waiting);
@@ -142,13 +146,13 @@ async fn one_who_leaves_gives_back_whatever_it_has() {
 #[actix::test]
 async fn a_drain_refuses_waits_and_ends_what_is_left_after_its_grace() {
     let scene = scene().await;
-    let lease = scene.desk.acquire(request(), None).await.expect("free");
-    let mut waiting = Box::pin(scene.desk.acquire(request(), None));
+    let lease = scene.acquire().await.expect("free");
+    let mut waiting = Box::pin(scene.acquire());
     assert!(waiting.as_mut().now_or_never().is_none());
     let mut drain = Box::pin(scene.manager.send(Drain { grace: Duration::from_secs(30) }));
     assert!(drain.as_mut().now_or_never().is_none());
     assert_eq!(waiting.await.expect_err("draining"), Refusal::Draining);
-    assert_eq!(scene.desk.acquire(request(), None).await.expect_err("draining"), Refusal::Draining);
+    assert_eq!(scene.acquire().await.expect_err("draining"), Refusal::Draining);
     advance(Duration::from_secs(29)).await;
     assert!(drain.as_mut().now_or_never().is_none());
     advance(Duration::from_secs(2)).await;
@@ -160,7 +164,7 @@ async fn a_drain_refuses_waits_and_ends_what_is_left_after_its_grace() {
 #[actix::test]
 async fn a_drain_is_over_with_the_last_lease() {
     let scene = scene().await;
-    let lease = scene.desk.acquire(request(), None).await.expect("free");
+    let lease = scene.acquire().await.expect("free");
     let mut drain = Box::pin(scene.manager.send(Drain { grace: Duration::from_secs(30) }));
     assert!(drain.as_mut().now_or_never().is_none());
     lease.end(Outcome::Abandoned);

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use crate::domain::dispatch::{Dispatcher, Queued};
 use crate::domain::ids::Ticket;
 
-/// Where a waiting request hears of its place; `None` before it has one. Closed once it waits no more.
+/// Where a waiting request hears of its place; `None` while it has none.
 pub type QueueUpdates = watch::Sender<Option<Queued>>;
 
 /// How many are told at once: a position takes microseconds, of which LoadManager may spend no more than a few hundred.
@@ -35,8 +35,8 @@ impl Watchers {
         let more = !self.0.is_empty();
         for (ticket, updates) in told {
             let outlook = dispatcher.outlook(ticket);
+            updates.send_if_modified(|known| std::mem::replace(known, outlook) != outlook);
             if outlook.is_some() {
-                updates.send_if_modified(|known| std::mem::replace(known, outlook) != outlook);
                 self.0.push_back((ticket, updates));
             }
         }
