@@ -4,6 +4,7 @@ mod support;
 
 mod choosing;
 mod endpoints;
+mod failover;
 mod fairness;
 mod inference;
 mod leaving;

@@ -13,7 +13,7 @@ use leaseway::domain::dispatch::{Decision, Dispatcher, Grant, QueueRules, Submit
 use leaseway::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
 use leaseway::domain::ids::{ClientId, EndpointId, LeaseId, ModelId, Ticket};
 use leaseway::domain::load::LoadReport;
-use leaseway::domain::request::{ApiKind, LeaseRequest, Outcome, Refusal};
+use leaseway::domain::request::{ApiKind, Failure, LeaseRequest, Outcome, Refusal};
 use leaseway::domain::time::Moment;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -287,8 +287,18 @@ impl World {
         };
         let known = self.leases.remove(&lease);
         let mut decisions = Vec::new();
-        let ended = self.dispatcher.end(self.now, lease, Outcome::Abandoned, &mut decisions);
+        let outcome = match random.random_range(0..3) {
+            0 => Outcome::Abandoned,
+            1 => Outcome::Succeeded { tokens: None },
+            _ => Outcome::Failed(Failure::Status(500)),
+        };
+        let ended = self.dispatcher.end(self.now, lease, outcome.clone(), &mut decisions);
         let endpoint = known.as_ref().map(|held| held.endpoint);
+        match (outcome, endpoint) {
+            (Outcome::Succeeded { .. }, Some(endpoint)) => drop(self.choices.suspects.remove(&endpoint)),
+            (Outcome::Failed(_), Some(endpoint)) => drop(self.choices.suspects.insert(endpoint)),
+            _ => {}
+        }
         assert_eq!(ended.map(|finished| finished.endpoint), endpoint, "exactly the leases held can end");
         self.follow(decisions);
         if let Some(Held { endpoint, mut request, deadline }) = known
@@ -311,6 +321,7 @@ impl World {
         } else {
             let facts = random_facts(id, random);
             self.endpoints.insert(id, facts.clone());
+            self.choices.suspects.remove(&id);
             self.dispatcher.update_endpoint(self.now, facts, &mut decisions);
         }
         let is_vain_retry = |decision: &Decision| matches!(decision, Decision::Refuse(_, Refusal::NothingUntried));

@@ -29,6 +29,8 @@ pub struct Entry {
     pub reports: Reports,
     /// A probe is on its way.
     pub probing: bool,
+    /// The dispatcher ranks it last, because it has failed a request since its last good probe.
+    pub is_suspect: bool,
 }
 
 impl Entry {
@@ -46,6 +48,7 @@ impl Entry {
             counters,
             reports: Reports::default(),
             probing: false,
+            is_suspect: false,
         }
     }
 

@@ -184,6 +184,7 @@ impl Handler<RequestFinished> for Registry {
             && failure.blames_endpoint()
         {
             entry.health.last_error = Some(failure.to_string());
+            entry.is_suspect = true;
             self.probe(finished.endpoint, ctx);
         }
     }

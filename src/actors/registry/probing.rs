@@ -89,8 +89,10 @@ impl Registry {
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| Arc::ptr_eq(&entry.target, target)) else { return };
         let status_before = entry.health.status;
         let seen_before = (entry.models.clone(), entry.detected_kind);
+        let mut is_cleared = false;
         match probed {
             Ok(answer) => {
+                is_cleared = std::mem::take(&mut entry.is_suspect);
                 entry.health.answered(sent, clock::wall(), &answer);
                 if let Some(models) = answer.models {
                     entry.models = models;
@@ -102,6 +104,9 @@ impl Registry {
         let status = entry.health.status;
         let changed = status != status_before || seen_before != (entry.models.clone(), entry.detected_kind);
         if !changed {
+            if is_cleared {
+                self.tell_dispatcher(vec![id], Vec::new());
+            }
             return;
         }
         let observation = entry.observation();

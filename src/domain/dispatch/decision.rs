@@ -26,6 +26,8 @@ pub struct Grant {
 pub enum GrantReason {
     /// No other had a free slot for the model.
     OnlyCandidate,
+    /// The next best has just failed a request.
+    NotFailing,
     /// The next best is busy.
     NotBusy,
     /// The next best reports no load.

@@ -140,7 +140,7 @@ impl Dispatcher {
         self.expire(now, decisions);
         let held = self.leases.remove(&lease)?;
         let endpoint = held.target.id;
-        self.slots.release(endpoint);
+        self.slots.release(endpoint, &outcome);
         if let Outcome::Succeeded { .. } = outcome {
             self.service_times.record(&held.request.model, now.since(held.granted));
         }
@@ -186,10 +186,11 @@ impl Dispatcher {
     /// Ends every lease as cut off by shutdown.
     pub fn end_all(&mut self, now: Moment) -> Vec<FinishedRequest> {
         let held: Vec<Held> = self.leases.drain().map(|(_, held)| held).collect();
+        let outcome = Outcome::Failed(Failure::ShutDown);
         for lease in &held {
-            self.slots.release(lease.target.id);
+            self.slots.release(lease.target.id, &outcome);
         }
-        held.into_iter().map(|held| held.finished(now, Outcome::Failed(Failure::ShutDown))).collect()
+        held.into_iter().map(|held| held.finished(now, outcome.clone())).collect()
     }
 
     /// Returns when [`Dispatcher::expire`] next has something to do.

@@ -12,7 +12,7 @@ use super::model_set::{ModelNumbers, ModelSet};
 use crate::domain::endpoint::{EndpointFacts, EndpointStatus};
 use crate::domain::ids::{EndpointId, ModelId};
 use crate::domain::load::LoadReport;
-use crate::domain::request::LeaseRequest;
+use crate::domain::request::{LeaseRequest, Outcome};
 use crate::domain::time::Moment;
 
 type ModelNames = Arc<BTreeSet<ModelId>>;
@@ -43,6 +43,8 @@ struct Endpoint {
     /// How often it was chosen.
     selections: u64,
     report: Option<Reported>,
+    /// It has failed a request, and neither served one nor answered a probe since.
+    is_suspect: bool,
     /// Follows from all the above.
     standing: Standing,
     /// `None` while it is not online.
@@ -69,6 +71,7 @@ impl Endpoint {
             in_flight: self.in_flight,
             slots: self.facts.max_concurrency,
             report: fresh.map(|reported| &reported.report),
+            is_suspect: self.is_suspect,
         });
     }
 }
@@ -80,8 +83,8 @@ struct Group {
     slots: u64,
     /// Those with a free slot, the best first.
     free: BTreeSet<(Rank, u64, EndpointId)>,
-    /// Those of them that are strained, by turn.
-    strained: BTreeSet<(u64, EndpointId)>,
+    /// Those of them that are strained, by turn, suspects last.
+    strained: BTreeSet<(bool, u64, EndpointId)>,
 }
 
 impl Group {
@@ -90,7 +93,7 @@ impl Group {
         if endpoint.has_free_slot() {
             self.free.insert((endpoint.standing.rank, endpoint.turn, id));
             if endpoint.standing.is_strained {
-                self.strained.insert((endpoint.turn, id));
+                self.strained.insert((endpoint.is_suspect, endpoint.turn, id));
             }
         }
     }
@@ -100,7 +103,7 @@ impl Group {
         if endpoint.has_free_slot() {
             self.free.remove(&(endpoint.standing.rank, endpoint.turn, id));
             if endpoint.standing.is_strained {
-                self.strained.remove(&(endpoint.turn, id));
+                self.strained.remove(&(endpoint.is_suspect, endpoint.turn, id));
             }
         }
     }
@@ -153,10 +156,11 @@ impl Slots {
         }
     }
 
-    /// Adds an endpoint or replaces what is known of it; its slots in flight stay taken, its report counts on.
+    /// Adds an endpoint or replaces what is known of it, which ends any suspicion; its slots in flight stay taken, its report
+    /// counts on.
     pub fn update(&mut self, facts: EndpointFacts) {
         let endpoint = match self.take_out(facts.id()) {
-            Some(old) => Endpoint { facts, models: ModelSet::default(), group: None, ..old },
+            Some(old) => Endpoint { facts, models: ModelSet::default(), group: None, is_suspect: false, ..old },
             None => Endpoint {
                 facts,
                 models: ModelSet::default(),
@@ -164,6 +168,7 @@ impl Slots {
                 turn: 0,
                 selections: 0,
                 report: None,
+                is_suspect: false,
                 standing: Standing::default(),
                 group: None,
             },
@@ -224,8 +229,8 @@ impl Slots {
         let tried_and_calm = request.tried.iter().filter(|id| self.is_calm(**id, &request.model)).count();
         let calm: usize = groups().map(|group| group.free.len() - group.strained.len()).sum();
         if calm == tried_and_calm {
-            let strained = groups().filter_map(|group| group.strained.iter().find(|(_, id)| is_untried(id)));
-            return Some((strained.min()?.1, GrantReason::RoundRobin));
+            let strained = groups().filter_map(|group| group.strained.iter().find(|(.., id)| is_untried(id)));
+            return Some((strained.min()?.2, GrantReason::RoundRobin));
         }
         Some((*id, self.balancing.reason(rank, next_rank)))
     }
@@ -256,8 +261,15 @@ impl Slots {
     }
 
     /// Gives a slot back; without effect if the endpoint is gone.
-    pub fn release(&mut self, id: EndpointId) {
-        self.reposition(id, |endpoint| endpoint.in_flight -= 1);
+    pub fn release(&mut self, id: EndpointId, outcome: &Outcome) {
+        self.reposition(id, |endpoint| {
+            endpoint.in_flight -= 1;
+            match outcome {
+                Outcome::Succeeded { .. } => endpoint.is_suspect = false,
+                Outcome::Failed(failure) => endpoint.is_suspect |= failure.blames_endpoint(),
+                Outcome::Abandoned => {}
+            }
+        });
     }
 
     /// Returns a free slot of an online endpoint, `None` for any other.
@@ -345,7 +357,7 @@ impl Slots {
             let Standing { rank, is_strained } = endpoint.standing;
             let free = self.groups[&group].free.contains(&(rank, endpoint.turn, *id));
             assert_eq!(free, endpoint.has_free_slot(), "free endpoints are exactly those with a free slot");
-            let strained = self.groups[&group].strained.contains(&(endpoint.turn, *id));
+            let strained = self.groups[&group].strained.contains(&(endpoint.is_suspect, endpoint.turn, *id));
             assert_eq!(strained, free && is_strained, "strained endpoints are found by turn");
         }
         assert_eq!(members, self.groups.values().map(|group| group.members).sum::<usize>());

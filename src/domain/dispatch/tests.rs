@@ -135,11 +135,19 @@ impl Story {
         self
     }
 
-    fn end(mut self, ticket: u64) -> Self {
+    fn end(self, ticket: u64) -> Self {
+        self.end_as(ticket, Outcome::Abandoned)
+    }
+
+    fn end_as(mut self, ticket: u64, outcome: Outcome) -> Self {
         let lease = self.leases.get(&ticket).copied().unwrap_or(LeaseId(u64::MAX));
-        self.dispatcher.end(self.now(), lease, Outcome::Abandoned, &mut self.decisions);
+        self.dispatcher.end(self.now(), lease, outcome, &mut self.decisions);
         self.tell();
         self
+    }
+
+    fn fail(self, ticket: u64) -> Self {
+        self.end_as(ticket, Outcome::Failed(Failure::Status(500)))
     }
 
     fn cancel(mut self, ticket: u64) -> Self {
@@ -172,6 +180,23 @@ fn the_most_capable_is_chosen_as_long_as_it_has_a_slot() {
     let story = story.submit(1, "m", 9).submit(2, "m", 9).end(1).submit(3, "m", 9).end(2).end(3);
     let story = story.report(2, 99.0, 0.0, 0).submit(4, "m", 9).submit(5, "m", 9).submit(6, "m", 9);
     story.check("1@2 2@1 3@2 4@1 5@3 6@2");
+}
+
+#[test]
+fn who_has_just_failed_comes_last_until_it_serves_or_is_heard_of() {
+    for mode in [Mode::Auto, Mode::Metrics, Mode::RoundRobin] {
+        let story = || Story::choosing(mode).online(1, 1, &["m"]).online(2, 1, &["m"]).submit(1, "m", 9).fail(1);
+        story().submit(2, "m", 9).end(2).submit(3, "m", 9).end(3).check("1@1 2@2 3@2");
+        let served = story().submit(2, "m", 9).submit(3, "m", 9).end(2).end_as(3, Outcome::Succeeded { tokens: None });
+        served.submit(4, "m", 9).end(4).submit(5, "m", 9).check("1@1 2@2 3@1 4@2 5@1");
+        let heard = story().submit(2, "m", 9).end(2).online(1, 1, &["m"]);
+        heard.submit(3, "m", 9).check("1@1 2@2 3@1");
+        let busy = story().report(1, 90.0, 0.0, 0).report(2, 90.0, 0.0, 0);
+        busy.submit(2, "m", 9).end(2).submit(3, "m", 9).check("1@1 2@2 3@2");
+    }
+    let blameless = Story::choosing(Mode::RoundRobin).online(1, 1, &["m"]).online(2, 1, &["m"]).submit(1, "m", 9);
+    let blameless = blameless.end_as(1, Outcome::Failed(Failure::Status(400))).submit(2, "m", 9).end(2);
+    blameless.submit(3, "m", 9).check("1@1 2@2 3@1");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Which endpoint is to be chosen, by the rules as they are written, over plain lists.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use leaseway::domain::dispatch::choose::{Balancing, Mode};
 use leaseway::domain::endpoint::EndpointFacts;
@@ -13,13 +13,15 @@ use leaseway::domain::time::Moment;
 pub struct Choices {
     pub rules: Balancing,
     pub reports: HashMap<EndpointId, (LoadReport, Moment)>,
+    /// Those that have failed a request, and neither served one nor been heard of since.
+    pub suspects: HashSet<EndpointId>,
     turns: HashMap<EndpointId, u64>,
     grants: u64,
 }
 
 impl Choices {
     pub fn new(rules: Balancing) -> Self {
-        Self { rules, reports: HashMap::new(), turns: HashMap::new(), grants: 0 }
+        Self { rules, reports: HashMap::new(), suspects: HashSet::new(), turns: HashMap::new(), grants: 0 }
     }
 
     /// Takes note of a grant.
@@ -35,7 +37,9 @@ impl Choices {
             let (report, received) = self.reports.get(&id)?;
             (now.since(*received) < self.rules.fresh_for).then_some(report)
         };
-        let in_turn = candidates.iter().map(|(facts, _)| facts.id()).min_by_key(|id| turn(*id));
+        let suspect = |facts: &EndpointFacts| self.suspects.contains(&facts.id());
+        let in_turn = candidates.iter().min_by_key(|(facts, _)| (suspect(facts), turn(facts.id())));
+        let in_turn = in_turn.map(|(facts, _)| facts.id());
         let over = |value: Option<f64>, limit: f64| value.unwrap_or(0.0) > limit;
         let score = |facts: &EndpointFacts| {
             let reported = fresh(facts.id()).and_then(|report| report.capability_score);
@@ -57,7 +61,13 @@ impl Choices {
             Mode::Auto => {
                 // Slots are 1 to 3, so that six times a part of them is a whole number.
                 let key = |(facts, in_flight): &&(&EndpointFacts, usize)| {
-                    (busy(facts), score(facts), in_flight * 6 / facts.max_concurrency as usize, turn(facts.id()))
+                    (
+                        suspect(facts),
+                        busy(facts),
+                        score(facts),
+                        in_flight * 6 / facts.max_concurrency as usize,
+                        turn(facts.id()),
+                    )
                 };
                 candidates.iter().min_by_key(key).map(|(facts, _)| facts.id())
             }
@@ -73,7 +83,7 @@ impl Choices {
                 // Reported values are whole numbers here.
                 let key = |(facts, _): &&(&EndpointFacts, usize)| {
                     let load = load(facts).map_or(u64::MAX, |(load, _)| load as u64);
-                    (load, score(facts), turn(facts.id()))
+                    (suspect(facts), load, score(facts), turn(facts.id()))
                 };
                 candidates.iter().min_by_key(key).map(|(facts, _)| facts.id())
             }

@@ -19,6 +19,8 @@ pub enum Step {
     Gate,
     /// Closes the connection.
     Close,
+    /// Breaks the connection off, so that the peer sees a reset.
+    Reset,
 }
 
 /// A request as it arrived.
@@ -336,6 +338,10 @@ async fn answer_inference(
                 }
             }
             Step::Close => return false,
+            Step::Reset => {
+                writer.as_ref().set_zero_linger().expect("an option");
+                return false;
+            }
         }
     }
     true

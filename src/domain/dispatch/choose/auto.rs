@@ -56,7 +56,13 @@ mod tests {
     fn the_rank_is_busy_then_capability_then_slots() {
         let busy = report(99.0, None, None, 0);
         let calm = LoadReport { capability_score: Some(9000), ..report(1.0, None, None, 0) };
-        let candidate = |score, in_flight, report| Candidate { capability_score: score, in_flight, slots: 4, report };
+        let candidate = |score, in_flight, report| Candidate {
+            capability_score: score,
+            in_flight,
+            slots: 4,
+            report,
+            is_suspect: false,
+        };
         // Each before the next, and why.
         let ordered = [
             (candidate(Some(9850), 3, None), GrantReason::HighestCapability),

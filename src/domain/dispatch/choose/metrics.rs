@@ -40,7 +40,8 @@ mod tests {
         let reports = [(-0.0, -0.0, 0), (20.0, 30.0, 1), (20.1, 30.0, 1), (70.0, 50.0, 5), (90.0, 90.0, 0)]
             .map(|(cpu, memory, active)| report(cpu, memory, active));
         let half = LoadReport { cpu_usage: Some(1.0), ..LoadReport::default() };
-        let candidate = |score, report| Candidate { capability_score: score, in_flight: 0, slots: 1, report };
+        let candidate =
+            |score, report| Candidate { capability_score: score, in_flight: 0, slots: 1, report, is_suspect: false };
         let ordered = [
             (candidate(None, Some(&reports[0])), GrantReason::LowestScore),
             (candidate(Some(2), Some(&reports[1])), GrantReason::HighestCapability),

@@ -1,6 +1,6 @@
 //! How endpoints with a free slot are ranked: three modes, each a rule over what is known of one endpoint.
 //!
-//! Ranks are compared, and endpoints of equal rank take turns. An endpoint whose load is too high is *strained*; if all
+//! Ranks are compared, and endpoints of equal rank take turns. In every mode one that has just failed a request comes last. An endpoint whose load is too high is *strained*; if all
 //! that have a free slot are, ranking them would only follow noise, and they take turns whatever their rank.
 
 mod auto;
@@ -80,6 +80,8 @@ pub struct Candidate<'a> {
     pub slots: u32,
     /// Its newest report, if that is fresh.
     pub report: Option<&'a LoadReport>,
+    /// It has failed a request, and neither served one nor answered a probe since.
+    pub is_suspect: bool,
 }
 
 impl Candidate<'_> {
@@ -98,6 +100,7 @@ impl Candidate<'_> {
 /// Where an endpoint stands; the least is chosen. Fields that a mode does not use are equal for all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rank {
+    is_suspect: bool,
     last_resort: bool,
     /// Bits of a number that is not negative, which are ordered as the numbers are.
     load: u64,
@@ -115,16 +118,20 @@ pub struct Standing {
 impl Balancing {
     /// Ranks one endpoint.
     pub fn judge(&self, candidate: &Candidate<'_>) -> Standing {
-        match self.mode {
+        let mut standing = match self.mode {
             Mode::Auto => auto::judge(self, candidate),
             Mode::RoundRobin => round_robin::judge(),
             Mode::Metrics => metrics::judge(self, candidate),
-        }
+        };
+        standing.rank.is_suspect = candidate.is_suspect;
+        standing
     }
 
     /// Tells why the first of two was chosen, whose ranks these are and whose turn it was if they are equal.
     pub fn reason(&self, chosen: &Rank, next: &Rank) -> GrantReason {
-        if chosen.last_resort != next.last_resort {
+        if chosen.is_suspect != next.is_suspect {
+            GrantReason::NotFailing
+        } else if chosen.last_resort != next.last_resort {
             match self.mode {
                 Mode::Auto | Mode::RoundRobin => GrantReason::NotBusy,
                 Mode::Metrics => GrantReason::Reported,
