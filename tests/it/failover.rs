@@ -5,7 +5,7 @@ use std::time::Duration;
 use leaseway::config::Config;
 use serde_json::json;
 
-use crate::support::fake_endpoint::{DONE, LOADING, STREAM_HEAD, json_answer};
+use crate::support::fake_endpoint::{DONE, LOADING, STREAM_HEAD, chunk, content, json_answer};
 use crate::support::{FakeEndpoint, RawClient, Step, TestApp, chat};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -171,7 +171,7 @@ async fn after_the_first_byte_nothing_is_tried_again() {
     let (bad, good) = (FakeEndpoint::start(&["m"]).await, FakeEndpoint::start(&["m"]).await);
     register(&app, "bad", &bad, 2).await;
     register(&app, "good", &good, 1).await;
-    bad.script(|_| vec![Step::Send(STREAM_HEAD.to_owned()), Step::Send("3\r\nabc\r\n".to_owned()), Step::Close]);
+    bad.script(|_| vec![Step::Send(STREAM_HEAD.to_owned()), Step::Send(chunk(&content("abc"))), Step::Close]);
     let text = RawClient::post(app.address, CHAT, &chat("m", true)).await.read_to_end().await;
     assert!(text.contains("abc") && text.contains("data: {\"error\":{") && !text.contains(DONE), "{text}");
     assert_eq!(good.counts().arrived, 0);
