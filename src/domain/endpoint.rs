@@ -75,6 +75,8 @@ pub enum EndpointStatus {
     Online,
     /// Answers that it is still loading its model. It gets no lease, but has not failed.
     Loading,
+    /// Gets no lease because the operator wants it so; its running requests finish.
+    Draining,
     /// Does not answer.
     Offline,
     /// Answers, but not as an inference server does.
@@ -87,6 +89,7 @@ impl EndpointStatus {
             EndpointStatus::Pending => "pending",
             EndpointStatus::Online => "online",
             EndpointStatus::Loading => "loading",
+            EndpointStatus::Draining => "draining",
             EndpointStatus::Offline => "offline",
             EndpointStatus::Error => "error",
         }

@@ -9,8 +9,8 @@ use super::error::ApiError;
 use super::{Services, ask, body};
 use crate::actors::load_manager::ReadInFlight;
 use crate::actors::registry::{
-    EndpointChange, EndpointView, ListEndpoints, ReadEndpoint, RegisterEndpoint, RemoveEndpoint, SyncEndpoint,
-    UpdateEndpoint,
+    EndpointChange, EndpointView, ListEndpoints, ReadEndpoint, RegisterEndpoint, RemoveEndpoint, SetDraining,
+    SyncEndpoint, UpdateEndpoint,
 };
 use crate::actors::tps_tracker::ReadSpeeds;
 use crate::domain::endpoint::{
@@ -147,6 +147,20 @@ pub async fn remove(services: web::Data<Services>, id: web::Path<String>) -> Ans
 pub async fn sync(services: web::Data<Services>, id: web::Path<String>) -> Answer {
     let view = ask(&services.registry, SyncEndpoint(endpoint_id(&id)?)).await??;
     show(&services, view).await
+}
+
+pub async fn drain(services: web::Data<Services>, id: web::Path<String>) -> Answer {
+    set_draining(&services, &id, true).await
+}
+
+pub async fn resume(services: web::Data<Services>, id: web::Path<String>) -> Answer {
+    set_draining(&services, &id, false).await
+}
+
+async fn set_draining(services: &Services, id: &str, draining: bool) -> Answer {
+    let endpoint = endpoint_id(id)?;
+    let view = ask(&services.registry, SetDraining { endpoint, draining }).await??;
+    show(services, view).await
 }
 
 pub async fn model_tps(services: web::Data<Services>, id: web::Path<String>) -> Answer {

@@ -70,6 +70,8 @@ pub fn routes(config: &mut ServiceConfig) {
             [web::get().to(endpoints::read), web::put().to(endpoints::update), web::delete().to(endpoints::remove)],
         ))
         .service(at("/api/endpoints/{id}/sync", [web::post().to(endpoints::sync)]))
+        .service(at("/api/endpoints/{id}/drain", [web::post().to(endpoints::drain)]))
+        .service(at("/api/endpoints/{id}/resume", [web::post().to(endpoints::resume)]))
         .service(at("/api/endpoints/{id}/model-tps", [web::get().to(endpoints::model_tps)]))
         .service(at("/api/endpoints/{id}/metrics", load_reports()))
         .service(at("/api/nodes/{id}/metrics", load_reports()))

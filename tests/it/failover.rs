@@ -275,3 +275,37 @@ async fn a_retry_that_nobody_is_left_for_is_answered_at_once() {
     viewer.until_depth(0, 0).await;
     app.finish().await;
 }
+
+#[actix_web::test]
+async fn an_endpoint_that_is_draining_finishes_its_requests_and_gets_no_more() {
+    let app = TestApp::start().await;
+    let (first, second) = (FakeEndpoint::start(&["m", "n"]).await, FakeEndpoint::start(&["m"]).await);
+    let id = register(&app, "first", &first, 2).await;
+    register(&app, "second", &second, 1).await;
+    let post = async |what: &str| app.post(&format!("/api/endpoints/{id}/{what}"), &json!({})).await;
+    first.hold();
+    let mut running = RawClient::post(app.address, CHAT, &chat("m", false)).await;
+    first.until("it arrives", |counts| counts.in_flight == 1).await;
+    let mut viewer = app.viewer().await;
+    let mut waiting = RawClient::post(app.address, CHAT, &chat("n", false)).await;
+    viewer.until_depth(1, 1).await;
+    let answer = post("drain").await;
+    assert_eq!((answer.status.as_u16(), &answer.json()["status"]), (200, &json!("draining")));
+    let changed = viewer.until("EndpointStatusChanged", |data| data["new_status"] == "draining").await;
+    assert_eq!(changed["old_status"], "online");
+    assert!(waiting.read_until("no_endpoint_online").await.starts_with("HTTP/1.1 503 "));
+    assert_eq!(app.post(CHAT, &chat("n", false)).await.error(), (503, "no_endpoint_online".to_owned()));
+    for _ in 0..2 {
+        assert_eq!(app.post(CHAT, &chat("m", false)).await.header("x-leaseway-endpoint"), Some("second"));
+    }
+    // A good probe does not end it.
+    assert_eq!(post("sync").await.json()["status"], "draining");
+    assert_eq!(app.get("/v1/models").await.json()["data"].as_array().map(Vec::len), Some(1));
+    first.release(3);
+    assert!(running.read_until("Hello").await.starts_with("HTTP/1.1 200 "));
+    assert_eq!(post("resume").await.json()["status"], "online");
+    assert_eq!(app.post(CHAT, &chat("n", false)).await.header("x-leaseway-endpoint"), Some("first"));
+    let unknown = app.post("/api/endpoints/00000000-0000-0000-0000-000000000000/drain", &json!({})).await;
+    assert_eq!(unknown.error(), (404, "endpoint_not_found".to_owned()));
+    app.finish().await;
+}

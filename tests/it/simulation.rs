@@ -420,11 +420,12 @@ fn random_facts(id: EndpointId, random: &mut StdRng) -> EndpointFacts {
     let definition = EndpointDefinition::new(id.to_string(), format!("http://{id}"));
     let models = MODELS[..3].iter().filter(|_| random.random_bool(0.6)).map(|model| ModelId::from(*model));
     let models: BTreeSet<ModelId> = models.collect();
-    let status = match random.random_range(0..10) {
+    let status = match random.random_range(0..12) {
         0 => EndpointStatus::Offline,
         1 => EndpointStatus::Error,
         2 => EndpointStatus::Pending,
         3 => EndpointStatus::Loading,
+        4 => EndpointStatus::Draining,
         _ => EndpointStatus::Online,
     };
     EndpointFacts {

@@ -27,6 +27,8 @@ pub struct Entry {
     pub models: Vec<String>,
     pub target: Arc<Target>,
     pub reports: Reports,
+    /// The operator wants no new leases on it; until resumed, or the end of the process.
+    pub is_draining: bool,
     /// A probe is on its way.
     pub probing: bool,
     /// The dispatcher ranks it last, because it has failed a request since its last good probe.
@@ -47,6 +49,7 @@ impl Entry {
             registered_at,
             counters,
             reports: Reports::default(),
+            is_draining: false,
             probing: false,
             is_suspect: false,
         }
@@ -68,8 +71,13 @@ impl Entry {
         }
     }
 
+    /// Returns how it is doing. One that is draining is not shown as anything else, but probed all the same.
+    pub fn status(&self) -> EndpointStatus {
+        if self.is_draining { EndpointStatus::Draining } else { self.health.status }
+    }
+
     pub fn is_online(&self) -> bool {
-        self.health.status == EndpointStatus::Online
+        self.status() == EndpointStatus::Online
     }
 
     /// Returns its kind, `None` while not known.
@@ -91,7 +99,7 @@ impl Entry {
             max_concurrency: self.definition.max_concurrency,
             capability_score: self.definition.capability_score,
             models: Arc::new(self.served_models()),
-            status: self.health.status,
+            status: self.status(),
         }
     }
 
@@ -124,7 +132,7 @@ impl Entry {
             name: self.definition.name.clone(),
             base_url: self.definition.base_url.clone(),
             kind: self.kind(),
-            status: self.health.status,
+            status: self.status(),
             source: self.source,
             max_concurrency: self.definition.max_concurrency,
             capability_score: self.definition.capability_score,

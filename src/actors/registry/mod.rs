@@ -4,6 +4,7 @@
 //! reserved. Probes run beside the mailbox, any number at a time, one per endpoint.
 
 mod changes;
+mod draining;
 mod entry;
 mod probing;
 mod reconcile;
@@ -18,6 +19,7 @@ use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult,
 use arc_swap::ArcSwap;
 
 pub use self::changes::{EndpointChange, RegisterEndpoint, RemoveEndpoint, UpdateEndpoint};
+pub use self::draining::SetDraining;
 pub use self::entry::EndpointView;
 use self::entry::Entry;
 pub use self::probing::SyncEndpoint;

@@ -83,11 +83,24 @@ impl Registry {
         }));
     }
 
+    /// Tells everybody of an endpoint that has changed, and whose status was `before`.
+    pub(super) fn tell_change(&self, id: EndpointId, before: EndpointStatus) {
+        let Some(entry) = self.entries.get(&id) else { return };
+        if entry.status() != before {
+            log_status(entry, before);
+            let (old_status, new_status) = (before, entry.status());
+            self.publish(Event::EndpointStatusChanged { endpoint_id: id, old_status, new_status });
+        }
+        // The catalogue first: who has been granted a lease may ask for the model list next.
+        self.publish_catalog();
+        self.tell_dispatcher(vec![id], Vec::new());
+    }
+
     /// Takes over what a probe found; one of a definition that has changed since counts for nothing.
     fn probed(&mut self, target: &Arc<Target>, sent: Moment, probed: Probed) {
         let id = target.id;
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| Arc::ptr_eq(&entry.target, target)) else { return };
-        let status_before = entry.health.status;
+        let status_before = entry.status();
         let seen_before = (entry.models.clone(), entry.detected_kind);
         let mut is_cleared = false;
         match probed {
@@ -101,7 +114,7 @@ impl Registry {
             }
             Err(failure) => entry.health.failed(sent, target.heard(), failure, self.health.failures_to_offline),
         }
-        let status = entry.health.status;
+        let status = entry.status();
         let changed = status != status_before || seen_before != (entry.models.clone(), entry.detected_kind);
         if !changed {
             if is_cleared {
@@ -110,17 +123,7 @@ impl Registry {
             return;
         }
         let observation = entry.observation();
-        if status != status_before {
-            log_status(entry, status_before);
-            self.publish(Event::EndpointStatusChanged {
-                endpoint_id: id,
-                old_status: status_before,
-                new_status: status,
-            });
-        }
-        // The catalogue first: who has been granted a lease may ask for the model list next.
-        self.publish_catalog();
-        self.tell_dispatcher(vec![id], Vec::new());
+        self.tell_change(id, status_before);
         self.neighbours.persistence.do_send(SaveObservation { id, observation });
     }
 }
@@ -137,8 +140,8 @@ pub fn to_probe(entry: &Entry) -> Probe {
 }
 
 fn log_status(entry: &Entry, before: EndpointStatus) {
-    let (endpoint, status) = (&entry.definition.name, entry.health.status);
-    match &entry.health.last_error {
+    let (endpoint, status) = (&entry.definition.name, entry.status());
+    match entry.health.last_error.as_ref().filter(|_| !entry.is_draining) {
         None => log::info!("endpoint is {status}, was {before} endpoint={endpoint} models={}", entry.models.len()),
         Some(error) => log::warn!("endpoint is {status}, was {before} endpoint={endpoint} error=\"{error}\""),
     }

@@ -388,7 +388,7 @@ impl Slots {
                     group.add_free(&endpoint);
                 }
             }
-            EndpointStatus::Offline | EndpointStatus::Error => {}
+            EndpointStatus::Draining | EndpointStatus::Offline | EndpointStatus::Error => {}
         }
         self.endpoints.insert(id, endpoint);
     }
