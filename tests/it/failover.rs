@@ -309,3 +309,20 @@ async fn an_endpoint_that_is_draining_finishes_its_requests_and_gets_no_more() {
     assert_eq!(unknown.error(), (404, "endpoint_not_found".to_owned()));
     app.finish().await;
 }
+
+#[actix_web::test]
+async fn a_long_request_that_is_not_taken_in_is_neither_tried_again_nor_blamed_on_the_endpoint() {
+    let app = without_fast_probes(|_| {}).await;
+    let (picky, good) = (FakeEndpoint::start(&["m"]).await, FakeEndpoint::start(&["m"]).await);
+    let id = register(&app, "picky", &picky, 2).await;
+    register(&app, "good", &good, 1).await;
+    picky.refuse_bodies_above(1 << 20);
+    let long = json!({ "model": "m", "input": "x".repeat(16 << 20) });
+    let answer = app.post(CHAT, &long).await;
+    // Whether the answer is seen before the reset is a matter of chance.
+    assert!([413, 502].contains(&answer.status.as_u16()), "{}", answer.text());
+    assert_eq!(good.counts().arrived, 0, "tried again");
+    let view = app.until_endpoint(&id, "failed", |view| view["failed_requests"] == 1).await;
+    assert_eq!(view["last_error"], json!(null));
+    app.finish().await;
+}

@@ -1,6 +1,7 @@
 //! An inference server over raw sockets that does what the test tells it, step by step.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
@@ -60,6 +61,8 @@ struct Shared {
     pages: Mutex<Vec<(String, u16, String)>>,
     received: Mutex<Vec<Received>>,
     gate: Semaphore,
+    /// The longest body that is read to its end.
+    body_max: AtomicUsize,
     counts: watch::Sender<Counts>,
 }
 
@@ -88,6 +91,7 @@ impl FakeEndpoint {
             pages: Mutex::new(vec![("/v1/models".to_owned(), 200, model_list(models))]),
             received: Mutex::default(),
             gate: Semaphore::new(0),
+            body_max: AtomicUsize::new(usize::MAX),
             counts: watch::Sender::default(),
         });
         let accepting = actix_web::rt::spawn(accept(listener, shared.clone()));
@@ -123,6 +127,11 @@ impl FakeEndpoint {
     /// From now on lists these models.
     pub fn list_models(&self, models: &[&str]) {
         self.page("/v1/models", &model_list(models));
+    }
+
+    /// From now on answers 413 to a longer body and closes the connection without reading it.
+    pub fn refuse_bodies_above(&self, bytes: usize) {
+        self.shared.body_max.store(bytes, Ordering::Relaxed);
     }
 
     /// Lets `count` requests, or steps, pass the gate.
@@ -216,7 +225,7 @@ async fn serve(socket: TcpStream, shared: Arc<Shared>) {
     socket.set_nodelay(true).expect("an option");
     let (mut reader, mut writer) = socket.into_split();
     let mut buffer = Vec::new();
-    while let Some(received) = read_request(&mut reader, &mut buffer).await {
+    while let Some(received) = read_request(&mut reader, &mut writer, &mut buffer, &shared).await {
         let alive = match received.method.as_str() {
             "GET" => answer_page(&received, &shared, &mut writer).await,
             _ => answer_inference(received, &shared, &mut reader, &mut writer).await,
@@ -227,7 +236,12 @@ async fn serve(socket: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-async fn read_request(reader: &mut OwnedReadHalf, buffer: &mut Vec<u8>) -> Option<Received> {
+async fn read_request(
+    reader: &mut OwnedReadHalf,
+    writer: &mut OwnedWriteHalf,
+    buffer: &mut Vec<u8>,
+    shared: &Shared,
+) -> Option<Received> {
     let head_end = loop {
         if let Some(at) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
             break at + 4;
@@ -248,6 +262,10 @@ async fn read_request(reader: &mut OwnedReadHalf, buffer: &mut Vec<u8>) -> Optio
         .iter()
         .find(|(name, _)| name == "content-length")
         .map_or(0, |(_, value)| value.parse().expect("a length"));
+    if length > shared.body_max.load(Ordering::Relaxed) {
+        let _ = writer.write_all(b"HTTP/1.1 413 X\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await;
+        return None;
+    }
     while buffer.len() < head_end + length {
         if reader.read_buf(buffer).await.ok()? == 0 {
             return None;
