@@ -21,7 +21,7 @@ use crate::actors::event_hub::{CloseViewers, EventHub};
 use crate::actors::history_recorder::{Flush, HistoryRecorder};
 use crate::actors::load_manager::{Drain, LeaseDesk, LoadManager, Observe};
 use crate::actors::persistence::{Checkpoint, Persistence};
-use crate::actors::registry::{ModelCatalog, Neighbours, Registry, reconcile};
+use crate::actors::registry::{ApplyFile, ModelCatalog, Neighbours, Registry, reconcile};
 use crate::actors::tps_tracker::TpsTracker;
 use crate::clock;
 use crate::config::{Config, UpstreamConfig};
@@ -70,7 +70,10 @@ impl From<StoreError> for StartError {
 pub struct Leaseway {
     /// Where it listens.
     pub address: SocketAddr,
+    /// The settings it was started with.
+    config: Config,
     server: ServerHandle,
+    registry: Addr<Registry>,
     load_manager: Addr<LoadManager>,
     history: Addr<HistoryRecorder>,
     persistence: Addr<Persistence>,
@@ -111,7 +114,7 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     let services = web::Data::new(Services {
         desk: LeaseDesk::new(load_manager.clone(), config.queue.timeout),
         load_manager: load_manager.clone(),
-        registry,
+        registry: registry.clone(),
         tps,
         history: history.clone(),
         persistence: persistence.clone(),
@@ -133,7 +136,7 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     actix_web::rt::spawn(server);
     log::info!("Load balancer mode: {}", balancing.mode.as_str());
     log::info!("listening address={address} endpoints={}", config.endpoints.len());
-    Ok(Leaseway { address, server: handle, load_manager, history, persistence, events, draining })
+    Ok(Leaseway { address, config, server: handle, registry, load_manager, history, persistence, events, draining })
 }
 
 /// The mailbox of an actor that is yet to start.
@@ -206,6 +209,24 @@ fn guard_against_silence(stream: &TcpStream, config: &UpstreamConfig) {
 }
 
 impl Leaseway {
+    /// Applies the endpoints of settings that were read again. What else has changed waits for the next start.
+    pub fn reload(&self, config: Config) -> impl Future<Output = ()> + 'static {
+        let waiting = self.config.sections_changed(&config);
+        if !waiting.is_empty() {
+            log::warn!("changes take effect at the next start sections={}", waiting.join(","));
+        }
+        let applied = self.registry.send(ApplyFile(config.endpoints));
+        async {
+            match applied.await {
+                Ok(Ok((changed, removed))) => {
+                    log::info!("config file applied endpoints_changed={changed} endpoints_removed={removed}");
+                }
+                Ok(Err(error)) => log::error!("config file not applied: {error}"),
+                Err(_) => log::error!("config file not applied: a part of Leaseway gives no answer"),
+            }
+        }
+    }
+
     /// Stops in order: refuses those who wait and who come, lets running requests finish within `grace`, takes leave of
     /// viewers, writes every statistic, and only then stops listening.
     pub async fn stop(self, grace: Duration) {

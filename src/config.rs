@@ -21,7 +21,7 @@ use crate::domain::endpoint::EndpointDefinition;
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
 
 /// The settings, one struct per component.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Config {
     pub server: ServerConfig,
     pub database: DatabaseConfig,
@@ -34,7 +34,7 @@ pub struct Config {
     pub endpoints: Vec<EndpointDefinition>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct ServerConfig {
     pub bind: SocketAddr,
     workers: usize,
@@ -43,14 +43,14 @@ pub struct ServerConfig {
     pub shutdown_grace: Duration,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct DatabaseConfig {
     pub url: String,
     #[serde(rename = "flush_interval_ms", deserialize_with = "milliseconds")]
     pub flush_interval: Duration,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct BalancerConfig {
     pub mode: Mode,
     #[serde(rename = "ranking_cache_ms", deserialize_with = "milliseconds")]
@@ -63,7 +63,7 @@ pub struct BalancerConfig {
     pub metrics_fresh: Duration,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct QueueConfig {
     pub max_waiting: usize,
     #[serde(rename = "timeout_secs", deserialize_with = "seconds")]
@@ -78,7 +78,7 @@ pub struct QueueConfig {
     pub client_header: Option<String>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct UpstreamConfig {
     #[serde(rename = "connect_timeout_secs", deserialize_with = "seconds")]
     pub connect_timeout: Duration,
@@ -93,7 +93,7 @@ pub struct UpstreamConfig {
     pub tcp_keepalive: Duration,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct HealthConfig {
     #[serde(rename = "interval_secs", deserialize_with = "seconds")]
     pub interval: Duration,
@@ -102,9 +102,25 @@ pub struct HealthConfig {
     pub failures_to_offline: u32,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct TpsConfig {
     pub ema_alpha: f64,
+}
+
+impl Config {
+    /// Returns the names of the sections, endpoints aside, that differ in another's settings.
+    pub fn sections_changed(&self, other: &Config) -> Vec<&'static str> {
+        let sections = [
+            ("server", self.server == other.server),
+            ("database", self.database == other.database),
+            ("balancer", self.balancer == other.balancer),
+            ("queue", self.queue == other.queue),
+            ("upstream", self.upstream == other.upstream),
+            ("health", self.health == other.health),
+            ("tps", self.tps == other.tps),
+        ];
+        sections.into_iter().filter(|(_, is_same)| !is_same).map(|(name, _)| name).collect()
+    }
 }
 
 /// One mistake in the settings.

@@ -1,6 +1,6 @@
 //! Command line → settings → logging → run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -44,8 +44,10 @@ struct ServeArguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command.unwrap_or(Command::Serve(arguments.serve)) {
-        Command::Serve(serve) => with_config(serve.config, |config| run(config, app::start)),
-        Command::Demo => with_config(None, |config| run(config, demo::start)),
+        Command::Serve(ServeArguments { config: file }) => {
+            with_config(file.clone(), |config| run(config, file, app::start))
+        }
+        Command::Demo => with_config(None, |config| run(config, None, demo::start)),
         Command::CheckConfig { file } => with_config(Some(file.clone()), |_| {
             println!("{}: no mistakes", file.display());
             ExitCode::SUCCESS
@@ -74,12 +76,12 @@ fn report(errors: &[ConfigError]) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Starts Leaseway and serves until a signal asks it to stop.
-fn run(config: Config, start: fn(Config) -> Result<Leaseway, StartError>) -> ExitCode {
+/// Starts Leaseway and serves until a signal asks it to stop. `SIGHUP` has it read `file` again.
+fn run(config: Config, file: Option<PathBuf>, start: fn(Config) -> Result<Leaseway, StartError>) -> ExitCode {
     actix::System::new().block_on(async {
         let grace = config.server.shutdown_grace;
         // Before anything can be asked to stop that has started.
-        let mut signals = match stop_signals() {
+        let mut signals = match signals() {
             Ok(signals) => signals,
             Err(error) => {
                 log::error!("signals cannot be received: {error}");
@@ -94,10 +96,13 @@ fn run(config: Config, start: fn(Config) -> Result<Leaseway, StartError>) -> Exi
                 std::process::exit(1)
             }
         };
-        signals.recv().await;
+        while signals.recv().await == Some(Wish::Reload) {
+            reload(&leaseway, file.as_deref());
+        }
+        let second_stop = async { while signals.recv().await == Some(Wish::Reload) {} };
         tokio::select! {
             () = leaseway.stop(grace) => ExitCode::SUCCESS,
-            _ = signals.recv() => {
+            () = second_stop => {
                 log::warn!("second signal, stopping at once");
                 std::process::exit(1)
             }
@@ -105,19 +110,39 @@ fn run(config: Config, start: fn(Config) -> Result<Leaseway, StartError>) -> Exi
     })
 }
 
-/// Receives `SIGTERM` and `SIGINT`. `SIGHUP`, which others read their settings at, does not end the process.
-fn stop_signals() -> std::io::Result<mpsc::Receiver<()>> {
-    let (sender, receiver) = mpsc::channel(2);
-    let mut hangups = signal(SignalKind::hangup())?;
-    actix::spawn(async move {
-        while hangups.recv().await.is_some() {
-            log::warn!("SIGHUP has no effect: the config file is read at start only");
+/// Reads the config file again. A file with a mistake changes nothing.
+fn reload(leaseway: &Leaseway, file: Option<&Path>) {
+    let Some(file) = file else {
+        return log::warn!("SIGHUP has no effect: there is no config file");
+    };
+    match config::load(Some(file), &config::environment()) {
+        Ok((config, warnings)) => {
+            warnings.iter().for_each(|warning| log::warn!("{warning}"));
+            actix::spawn(leaseway.reload(config));
         }
-    });
-    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        Err(errors) => errors.iter().for_each(|error| log::error!("config file not applied: {error}")),
+    }
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Stop,
+    Reload,
+}
+
+/// Receives `SIGTERM`, `SIGINT` and `SIGHUP`.
+fn signals() -> std::io::Result<mpsc::Receiver<Wish>> {
+    let (sender, receiver) = mpsc::channel(2);
+    let kinds = [
+        (SignalKind::terminate(), Wish::Stop),
+        (SignalKind::interrupt(), Wish::Stop),
+        (SignalKind::hangup(), Wish::Reload),
+    ];
+    for (kind, wish) in kinds {
         let mut signals = signal(kind)?;
         let sender = sender.clone();
-        actix::spawn(async move { while signals.recv().await.is_some() && sender.send(()).await.is_ok() {} });
+        actix::spawn(async move { while signals.recv().await.is_some() && sender.send(wish).await.is_ok() {} });
     }
     Ok(receiver)
 }

@@ -42,6 +42,50 @@ async fn it_starts_without_a_config_file_and_without_an_endpoint() {
 }
 
 #[actix_web::test]
+async fn a_hangup_has_the_endpoints_of_the_file_read_again() {
+    let folder = tempdir().expect("a folder");
+    let fakes =
+        [FakeEndpoint::start(&["a"]).await, FakeEndpoint::start(&["b"]).await, FakeEndpoint::start(&["c"]).await];
+    let endpoint = |name: &str, fake: &FakeEndpoint, slots: u32| {
+        format!("[[endpoints]]\nname = \"{name}\"\nbase_url = \"{}\"\nmax_concurrency = {slots}\n", fake.url())
+    };
+    let file = folder.path().join("leaseway.toml");
+    fs::write(&file, endpoint("a", &fakes[0], 1) + &endpoint("b", &fakes[1], 1)).expect("written");
+    let mut command = leaseway(folder.path(), &["serve", "--config", "leaseway.toml"]);
+    command.env("LEASEWAY_SERVER__BIND", "127.0.0.1:0");
+    let mut process = Process::start(command);
+    let address = process.address().await;
+    process.line("endpoint is online, was pending endpoint=a").await;
+    fakes[0].hold();
+    let mut running = RawClient::post(address, CHAT, &chat("a", true)).await;
+    fakes[0].until("it runs", |counts| counts.in_flight == 1).await;
+
+    let changed = endpoint("a", &fakes[0], 5) + &endpoint("c", &fakes[2], 1) + "[queue]\nmax_waiting = 7\n";
+    fs::write(&file, changed).expect("written");
+    process.signal("HUP");
+    process.line("config file applied endpoints_changed=2 endpoints_removed=1").await;
+    process.line("changes take effect at the next start sections=queue").await;
+    process.line("endpoint is online, was pending endpoint=c").await;
+    let names_and_slots = async || {
+        let answer = RawClient::send(address, &get("/api/endpoints")).await.read_to_end().await;
+        let body = answer.split("\r\n\r\n").nth(1).expect("a body").to_owned();
+        let list: Vec<serde_json::Value> = serde_json::from_str(&body).expect("a list");
+        let shown = list.iter().map(|endpoint| format!("{} {}", endpoint["name"], endpoint["max_concurrency"]));
+        shown.collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!(names_and_slots().await, "\"a\" 5, \"c\" 1");
+
+    fs::write(&file, "[[endpoints]]\nname = \"a\"\nbase_url = \"ftp://x\"\n").expect("written");
+    process.signal("HUP");
+    process.line("config file not applied: leaseway.toml:3: ").await;
+    assert_eq!(names_and_slots().await, "\"a\" 5, \"c\" 1", "a bad file changes nothing");
+    fakes[0].release(1);
+    running.read_until("[DONE]").await;
+    process.signal("TERM");
+    assert!(process.wait().await.success());
+}
+
+#[actix_web::test]
 async fn mistakes_in_the_config_file_are_listed_with_their_lines() {
     let folder = tempdir().expect("a folder");
     let text = "[queue]\nmax_waitng = 5\ntimeout_secs = \"x\"\n[tps]\nema_alpha = 7\n[[endpoints]]\nname = \"a\"\nbase_url = \"ftp://x\"\n";

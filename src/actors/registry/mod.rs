@@ -6,6 +6,7 @@
 mod changes;
 mod draining;
 mod entry;
+mod file;
 mod probing;
 mod reconcile;
 mod reports;
@@ -22,6 +23,7 @@ pub use self::changes::{EndpointChange, RegisterEndpoint, RemoveEndpoint, Update
 pub use self::draining::SetDraining;
 pub use self::entry::EndpointView;
 use self::entry::Entry;
+pub use self::file::ApplyFile;
 pub use self::probing::SyncEndpoint;
 pub use self::reconcile::{Reconciled, reconcile};
 pub use self::reports::{ListReports, ReceivedReport, ReportLoad, ReportSource};

@@ -9,7 +9,7 @@ use crate::domain::endpoint::{EndpointDefinition, EndpointSource};
 use crate::domain::ids::EndpointId;
 use crate::store::endpoints::{Counters, Observation, StoredEndpoint};
 
-/// The endpoints to start with, and what has to change in the database for it.
+/// The endpoints to go on with, and what has to change in the database for it.
 pub struct Reconciled {
     pub endpoints: Vec<StoredEndpoint>,
     pub saved: Vec<StoredEndpoint>,
@@ -39,11 +39,7 @@ pub fn reconcile(
         };
         let matched = by_name.or_else(|| left.iter().position(same_address));
         let endpoint = match matched.map(|at| left.remove(at)) {
-            // The database has no keys of the file's endpoints.
-            Some(known)
-                if known.source == EndpointSource::File
-                    && known.definition == (EndpointDefinition { api_key: None, ..definition.clone() }) =>
-            {
+            Some(known) if known.source == EndpointSource::File && is_same(&known.definition, &definition) => {
                 StoredEndpoint { definition, ..known }
             }
             known => {
@@ -63,6 +59,12 @@ pub fn reconcile(
         }
     }
     reconciled
+}
+
+/// Tells whether the database would have the same definition; it has no keys of the file's endpoints.
+fn is_same(known: &EndpointDefinition, definition: &EndpointDefinition) -> bool {
+    let keyless = |definition: &EndpointDefinition| EndpointDefinition { api_key: None, ..definition.clone() };
+    keyless(known) == keyless(definition)
 }
 
 fn adopt(

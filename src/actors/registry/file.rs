@@ -1,0 +1,81 @@
+//! The config file's endpoints, when it is read again.
+
+use actix::{ActorFutureExt, Context, Handler, Message, ResponseActFuture, WrapFuture};
+use uuid::Uuid;
+
+use super::entry::Entry;
+use super::reconcile::{Reconciled, reconcile};
+use super::{Registry, RegistryError, Reservation};
+use crate::actors::persistence::SaveEndpoints;
+use crate::clock;
+use crate::domain::endpoint::EndpointDefinition;
+use crate::domain::event::Event;
+use crate::domain::ids::EndpointId;
+use crate::store::StoreError;
+
+/// Applies the endpoints of the config file as at a start; answered once the change is saved, with how many were added or
+/// changed, and removed. If it cannot be saved, nothing changes.
+#[derive(Message)]
+#[rtype(result = "Result<(usize, usize), RegistryError>")]
+pub struct ApplyFile(pub Vec<EndpointDefinition>);
+
+impl Handler<ApplyFile> for Registry {
+    type Result = ResponseActFuture<Self, Result<(usize, usize), RegistryError>>;
+
+    fn handle(&mut self, ApplyFile(file): ApplyFile, _: &mut Context<Self>) -> Self::Result {
+        if let Some(reservation) = self.reserved.first() {
+            let error = RegistryError::BeingChanged(reservation.name.clone());
+            return async move { Err(error) }.into_actor(self).boxed_local();
+        }
+        let stored = self.entries.values().map(Entry::stored).collect();
+        let known = reconcile(stored, file, clock::wall(), Uuid::new_v4);
+        // Nobody else changes an endpoint meanwhile.
+        self.reserved.extend(known.endpoints.iter().map(|endpoint| Reservation {
+            id: endpoint.id,
+            name: endpoint.definition.name.clone(),
+            root_url: endpoint.definition.root_url(),
+        }));
+        let persistence = self.neighbours.persistence.clone();
+        let save = SaveEndpoints { saved: known.saved.clone(), removed: known.removed.clone() };
+        let save = async move {
+            let stopping = Err(StoreError::Query("Leaseway is stopping".to_owned()));
+            persistence.send(save).await.unwrap_or(stopping).map_err(RegistryError::Store)
+        };
+        let apply = move |saved: Result<(), RegistryError>, registry: &mut Self, ctx: &mut Context<Self>| {
+            registry
+                .reserved
+                .retain(|reservation| known.endpoints.iter().all(|endpoint| endpoint.id != reservation.id));
+            saved.map(|()| registry.apply(known, ctx))
+        };
+        save.into_actor(self).map(apply).boxed_local()
+    }
+}
+
+impl Registry {
+    fn apply(&mut self, known: Reconciled, ctx: &mut Context<Self>) -> (usize, usize) {
+        let mut updated: Vec<EndpointId> = Vec::new();
+        for endpoint in known.endpoints {
+            let (id, name) = (endpoint.id, endpoint.definition.name.clone());
+            match self.entries.get_mut(&id) {
+                Some(entry) if entry.definition == endpoint.definition && entry.source == endpoint.source => continue,
+                Some(entry) => entry.redefine(endpoint.definition, endpoint.source),
+                None => {
+                    self.entries.insert(id, Entry::new(endpoint));
+                    self.publish(Event::EndpointRegistered { endpoint_id: id, name });
+                }
+            }
+            updated.push(id);
+        }
+        for id in &known.removed {
+            self.entries.remove(id);
+            self.publish(Event::EndpointRemoved { endpoint_id: *id });
+        }
+        let counts = (updated.len(), known.removed.len());
+        self.tell_dispatcher(updated.clone(), known.removed);
+        self.publish_catalog();
+        for id in updated {
+            self.probe(id, ctx);
+        }
+        counts
+    }
+}
