@@ -19,7 +19,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use uuid::Uuid;
 
-use self::choices::Choices;
+use self::choices::{Breaker, Choices};
 
 const ENDPOINTS: u128 = 6;
 const MODELS: [&str; 4] = ["a", "b", "c", "unknown"];
@@ -93,10 +93,7 @@ impl Line {
         Some(waiter)
     }
 
-    fn next_for(&self, endpoint: &EndpointFacts) -> Option<Ticket> {
-        let suits = |request: &LeaseRequest| {
-            endpoint.models.contains(&request.model) && !request.tried.contains(&endpoint.id())
-        };
+    fn next_for(&self, suits: impl Fn(&LeaseRequest) -> bool) -> Option<Ticket> {
         self.ring.iter().find_map(|client| {
             let mut own = self.waiters.iter().filter(|waiter| waiter.request.client == *client);
             own.find(|waiter| suits(&waiter.request)).map(|waiter| waiter.ticket)
@@ -150,7 +147,22 @@ impl World {
     }
 
     fn can_serve(&self, facts: &EndpointFacts, request: &LeaseRequest) -> bool {
-        serves(facts, request) && self.in_flight(facts.id()) < facts.max_concurrency as usize
+        serves(facts, request)
+            && self.in_flight(facts.id()) < facts.max_concurrency as usize
+            && self.may_get(facts, &request.model)
+    }
+
+    /// Tells whether an endpoint is not skipped because of its failures, or the model has no other.
+    fn may_get(&self, facts: &EndpointFacts, model: &ModelId) -> bool {
+        let id = facts.id();
+        !self.choices.is_skipped(self.now, id, self.in_flight(id)) || self.is_last_resort(model)
+    }
+
+    /// Tells whether every online endpoint with the model has failed so often that it would be skipped.
+    fn is_last_resort(&self, model: &ModelId) -> bool {
+        let is_closed = |id: &EndpointId| self.choices.breakers.get(id).is_none_or(Breaker::is_closed);
+        let online = |facts: &&EndpointFacts| facts.status == EndpointStatus::Online && facts.models.contains(model);
+        !self.endpoints.values().filter(online).any(|facts| is_closed(&facts.id()))
     }
 
     fn granted(&mut self, ticket: Ticket, request: LeaseRequest, deadline: Moment, grant: &Grant) {
@@ -197,7 +209,7 @@ impl World {
         self.next_ticket += 1;
         let capable = self.endpoints.values().filter(|facts| self.can_serve(facts, &request));
         let capable: Vec<(&EndpointFacts, usize)> = capable.map(|facts| (facts, self.in_flight(facts.id()))).collect();
-        let chosen = self.choices.expected(self.now, &capable);
+        let chosen = self.choices.expected(self.now, &capable, self.is_last_resort(&request.model));
         let waiting = self.waiters().count();
         let admission = self.admission.decide(waiting, MAX_WAITING);
         let mut decisions = Vec::new();
@@ -248,7 +260,8 @@ impl World {
             match decision {
                 Decision::Grant(ticket, grant) => {
                     let endpoint = &self.endpoints[&grant.target.id];
-                    let next = self.line.next_for(endpoint).or_else(|| self.delayed.next_for(endpoint));
+                    let suits = |request: &LeaseRequest| self.can_serve(endpoint, request);
+                    let next = self.line.next_for(suits).or_else(|| self.delayed.next_for(suits));
                     assert_eq!(Some(ticket), next, "served out of turn");
                     let waiter = self.line.leave(ticket).inspect(|waiter| self.line.pass_turn(&waiter.request.client));
                     let delayed =
@@ -295,8 +308,17 @@ impl World {
         let ended = self.dispatcher.end(self.now, lease, outcome.clone(), &mut decisions);
         let endpoint = known.as_ref().map(|held| held.endpoint);
         match (outcome, endpoint) {
-            (Outcome::Succeeded { .. }, Some(endpoint)) => drop(self.choices.suspects.remove(&endpoint)),
-            (Outcome::Failed(_), Some(endpoint)) => drop(self.choices.suspects.insert(endpoint)),
+            (Outcome::Succeeded { .. }, Some(endpoint)) => {
+                self.choices.suspects.remove(&endpoint);
+                self.choices.breakers.remove(&endpoint);
+            }
+            (Outcome::Failed(_), Some(endpoint)) => {
+                self.choices.suspects.insert(endpoint);
+                let online = self.endpoints.get(&endpoint);
+                if online.is_some_and(|facts| facts.status == EndpointStatus::Online) {
+                    self.choices.breakers.entry(endpoint).or_default().failed(self.now);
+                }
+            }
             _ => {}
         }
         assert_eq!(ended.map(|finished| finished.endpoint), endpoint, "exactly the leases held can end");
@@ -320,7 +342,10 @@ impl World {
             self.dispatcher.remove_endpoint(self.now, id, &mut decisions);
         } else {
             let facts = random_facts(id, random);
-            self.endpoints.insert(id, facts.clone());
+            let old = self.endpoints.insert(id, facts.clone());
+            if old.is_none_or(|old| old.status != EndpointStatus::Online) {
+                self.choices.breakers.remove(&id);
+            }
             self.choices.suspects.remove(&id);
             self.dispatcher.update_endpoint(self.now, facts, &mut decisions);
         }
@@ -372,7 +397,8 @@ impl World {
         self.now = self.now.after(Duration::from_millis(random.random_range(0..400)));
         let mut decisions = Vec::new();
         self.dispatcher.expire(self.now, &mut decisions);
-        self.follow(decisions);
+        let (refusals, grants) = decisions.into_iter().partition(|decision| matches!(decision, Decision::Refuse(..)));
+        self.follow(refusals);
         assert!(self.waiters().all(|waiter| waiter.deadline > self.now), "the line holds something expired");
         assert!(self.warming.waiters.iter().all(|waiter| waiter.until > self.now), "waits too long for loading");
         let mut due: Vec<(Moment, Ticket)> =
@@ -383,7 +409,13 @@ impl World {
             let waiter = self.delayed.leave(ticket).expect("it is delayed");
             self.line.join(waiter);
         }
-        assert!(self.dispatcher.next_due().is_none_or(|due| due > self.now));
+        self.follow(grants);
+        let online = self.endpoints.values().filter(|facts| facts.status == EndpointStatus::Online);
+        let breakers = online.filter_map(|facts| self.choices.breakers.get(&facts.id()));
+        let next_trial = breakers.filter_map(|breaker| breaker.trial(self.now)).min();
+        let next_due = self.dispatcher.next_due();
+        assert!(next_due.is_none_or(|due| due > self.now));
+        assert!(next_trial.is_none_or(|trial| next_due.is_some_and(|due| due <= trial)), "a trial is missed");
     }
 
     fn check(&self) {

@@ -10,9 +10,11 @@
 //! - nobody waits while an online endpoint that serves the model, and has not failed the request, has a free slot, nor in
 //!   vain;
 //! - clients are served round robin, the requests of one client for a model first come first served, retries before others;
-//! - no lease is granted on an endpoint that is gone or not online.
+//! - no lease is granted on an endpoint that is gone or not online, nor on one that is skipped after failures, unless the
+//!   model has no other.
 
 pub mod admission;
+mod breaker;
 pub mod choose;
 mod decision;
 mod estimate;
@@ -140,11 +142,14 @@ impl Dispatcher {
         self.expire(now, decisions);
         let held = self.leases.remove(&lease)?;
         let endpoint = held.target.id;
-        self.slots.release(endpoint, &outcome);
+        self.slots.release(now, endpoint, &outcome);
         if let Outcome::Succeeded { .. } = outcome {
             self.service_times.record(&held.request.model, now.since(held.granted));
         }
         self.serve_line(now, endpoint, decisions);
+        if let Outcome::Failed(_) = outcome {
+            self.serve_tripped(now, decisions);
+        }
         self.debug_assert_invariants();
         Some(held.finished(now, outcome))
     }
@@ -156,6 +161,7 @@ impl Dispatcher {
         self.slots.update(facts);
         self.review(now, decisions);
         self.serve_line(now, id, decisions);
+        self.serve_tripped(now, decisions);
         self.debug_assert_invariants();
     }
 
@@ -170,6 +176,7 @@ impl Dispatcher {
         self.expire(now, decisions);
         self.slots.remove(id);
         self.review(now, decisions);
+        self.serve_tripped(now, decisions);
         self.debug_assert_invariants();
     }
 
@@ -188,14 +195,14 @@ impl Dispatcher {
         let held: Vec<Held> = self.leases.drain().map(|(_, held)| held).collect();
         let outcome = Outcome::Failed(Failure::ShutDown);
         for lease in &held {
-            self.slots.release(lease.target.id, &outcome);
+            self.slots.release(now, lease.target.id, &outcome);
         }
         held.into_iter().map(|held| held.finished(now, outcome.clone())).collect()
     }
 
     /// Returns when [`Dispatcher::expire`] next has something to do.
     pub fn next_due(&self) -> Option<Moment> {
-        self.rooms.next_due()
+        [self.rooms.next_due(), self.slots.next_trial()].into_iter().flatten().min()
     }
 
     /// Returns how many requests wait, in the line or before it.
@@ -276,6 +283,13 @@ impl Dispatcher {
             let waited = (now.since(waiting.arrived), waiting.queued);
             let grant = self.grant(now, endpoint, GrantReason::OnlyCandidate, waiting.request, Some(waited));
             decisions.push(Decision::Grant(waiting.ticket, grant));
+        }
+    }
+
+    /// Grants the free slots of endpoints that are skipped, where a model has no other any more, or that are to be tried.
+    fn serve_tripped(&mut self, now: Moment, decisions: &mut Vec<Decision>) {
+        for id in self.slots.tripped() {
+            self.serve_line(now, id, decisions);
         }
     }
 

@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::breaker::Breaker;
 use super::choose::{Balancing, Candidate, Mode, Rank, Standing};
 use super::decision::GrantReason;
 use super::model_set::{ModelNumbers, ModelSet};
@@ -45,6 +46,7 @@ struct Endpoint {
     report: Option<Reported>,
     /// It has failed a request, and neither served one nor answered a probe since.
     is_suspect: bool,
+    breaker: Breaker,
     /// Follows from all the above.
     standing: Standing,
     /// `None` while it is not online.
@@ -52,7 +54,8 @@ struct Endpoint {
 }
 
 struct Reported {
-    report: LoadReport,
+    /// Elsewhere, so that the table of endpoints stays small.
+    report: Box<LoadReport>,
     /// When it stops to count.
     until: Moment,
     /// It counted when that was last looked at.
@@ -64,13 +67,17 @@ impl Endpoint {
         self.in_flight < self.facts.max_concurrency
     }
 
+    fn is_skipped(&self) -> bool {
+        self.breaker.skips(self.in_flight)
+    }
+
     fn judge(&mut self, balancing: &Balancing) {
         let fresh = self.report.as_ref().filter(|reported| reported.is_fresh);
         self.standing = balancing.judge(&Candidate {
             capability_score: self.facts.capability_score,
             in_flight: self.in_flight,
             slots: self.facts.max_concurrency,
-            report: fresh.map(|reported| &reported.report),
+            report: fresh.map(|reported| reported.report.as_ref()),
             is_suspect: self.is_suspect,
         });
     }
@@ -81,31 +88,57 @@ struct Group {
     members: usize,
     /// Of all members, free or not.
     slots: u64,
+    /// Members whose breaker is closed.
+    closed: usize,
     /// Those with a free slot, the best first.
     free: BTreeSet<(Rank, u64, EndpointId)>,
+    /// Those with a free slot that are skipped, the best first; not among the free.
+    skipped: BTreeSet<(Rank, u64, EndpointId)>,
     /// Those of them that are strained, by turn, suspects last.
     strained: BTreeSet<(bool, u64, EndpointId)>,
 }
 
 impl Group {
-    fn add_free(&mut self, endpoint: &Endpoint) {
-        let id = endpoint.facts.id();
-        if endpoint.has_free_slot() {
-            self.free.insert((endpoint.standing.rank, endpoint.turn, id));
-            if endpoint.standing.is_strained {
-                self.strained.insert((endpoint.is_suspect, endpoint.turn, id));
-            }
+    /// Takes up what follows from an endpoint's state.
+    fn add(&mut self, endpoint: &Endpoint) {
+        let (place, strained) = endpoint.places();
+        self.closed += usize::from(endpoint.breaker.is_closed());
+        if !endpoint.has_free_slot() {
+            return;
+        }
+        if endpoint.is_skipped() {
+            self.skipped.insert(place);
+            return;
+        }
+        self.free.insert(place);
+        if endpoint.standing.is_strained {
+            self.strained.insert(strained);
         }
     }
 
-    fn remove_free(&mut self, endpoint: &Endpoint) {
-        let id = endpoint.facts.id();
-        if endpoint.has_free_slot() {
-            self.free.remove(&(endpoint.standing.rank, endpoint.turn, id));
-            if endpoint.standing.is_strained {
-                self.strained.remove(&(endpoint.is_suspect, endpoint.turn, id));
-            }
+    /// Forgets what follows from an endpoint's state, which must be as it was when it was added.
+    fn take_out(&mut self, endpoint: &Endpoint) {
+        let (place, strained) = endpoint.places();
+        self.closed -= usize::from(endpoint.breaker.is_closed());
+        if !endpoint.has_free_slot() {
+            return;
         }
+        if endpoint.is_skipped() {
+            self.skipped.remove(&place);
+            return;
+        }
+        self.free.remove(&place);
+        if endpoint.standing.is_strained {
+            self.strained.remove(&strained);
+        }
+    }
+}
+
+impl Endpoint {
+    /// Returns its places among the free of its group, and among the strained.
+    fn places(&self) -> ((Rank, u64, EndpointId), (bool, u64, EndpointId)) {
+        let id = self.facts.id();
+        ((self.standing.rank, self.turn, id), (self.is_suspect, self.turn, id))
     }
 }
 
@@ -131,6 +164,8 @@ pub struct Slots {
     report_ends: BTreeSet<(Moment, EndpointId)>,
     /// When that was last looked at.
     looked: Moment,
+    /// Online endpoints whose breaker is not closed.
+    tripped: BTreeSet<EndpointId>,
     numbers: ModelNumbers,
     next_group: u64,
     next_turn: u64,
@@ -150,6 +185,7 @@ impl Slots {
             loading: HashSet::new(),
             report_ends: BTreeSet::new(),
             looked: Moment::default(),
+            tripped: BTreeSet::new(),
             numbers: ModelNumbers::default(),
             next_group: 0,
             next_turn: 0,
@@ -160,7 +196,11 @@ impl Slots {
     /// counts on.
     pub fn update(&mut self, facts: EndpointFacts) {
         let endpoint = match self.take_out(facts.id()) {
-            Some(old) => Endpoint { facts, models: ModelSet::default(), group: None, is_suspect: false, ..old },
+            Some(old) => {
+                // One that comes back starts afresh.
+                let breaker = if old.group.is_some() { old.breaker } else { Breaker::default() };
+                Endpoint { facts, models: ModelSet::default(), group: None, is_suspect: false, breaker, ..old }
+            }
             None => Endpoint {
                 facts,
                 models: ModelSet::default(),
@@ -169,6 +209,7 @@ impl Slots {
                 selections: 0,
                 report: None,
                 is_suspect: false,
+                breaker: Breaker::default(),
                 standing: Standing::default(),
                 group: None,
             },
@@ -191,7 +232,7 @@ impl Slots {
             self.report_ends.remove(&(old.until, id));
         }
         self.report_ends.insert((until, id));
-        self.reposition(id, |endpoint| endpoint.report = Some(Reported { report, until, is_fresh: true }));
+        self.reposition(id, |endpoint| endpoint.report = Some(Reported { report: Box::new(report), until, is_fresh: true }));
     }
 
     /// Looks which reports have grown too old to count, if that is due again.
@@ -213,10 +254,12 @@ impl Slots {
     /// Returns the endpoint to grant a request on, of those with a free slot that have not failed it, and why that one.
     pub fn choose(&self, request: &LeaseRequest) -> Option<(EndpointId, GrantReason)> {
         let groups = || self.groups_of(&request.model);
-        let is_untried = |id: &EndpointId| !request.tried.contains(id);
+        let is_untried = |place: &&(Rank, u64, EndpointId)| !request.tried.contains(&place.2);
+        let none_closed = groups().all(|group| group.closed == 0);
         let (mut best, mut second) = (None, None);
         for group in groups() {
-            for place in group.free.iter().filter(|(_, _, id)| is_untried(id)).take(2) {
+            let sets = [Some(&group.free), none_closed.then_some(&group.skipped)];
+            for place in sets.into_iter().flatten().flat_map(|set| set.iter().filter(is_untried).take(2)) {
                 if best.is_none_or(|best| place < best) {
                     second = best.replace(place);
                 } else if second.is_none_or(|second| place < second) {
@@ -228,8 +271,9 @@ impl Slots {
         let Some((next_rank, ..)) = second else { return Some((*id, GrantReason::OnlyCandidate)) };
         let tried_and_calm = request.tried.iter().filter(|id| self.is_calm(**id, &request.model)).count();
         let calm: usize = groups().map(|group| group.free.len() - group.strained.len()).sum();
-        if calm == tried_and_calm {
-            let strained = groups().filter_map(|group| group.strained.iter().find(|(.., id)| is_untried(id)));
+        if calm == tried_and_calm && !none_closed {
+            let strained =
+                groups().filter_map(|group| group.strained.iter().find(|(.., id)| !request.tried.contains(id)));
             return Some((strained.min()?.2, GrantReason::RoundRobin));
         }
         Some((*id, self.balancing.reason(rank, next_rank)))
@@ -239,7 +283,7 @@ impl Slots {
     fn is_calm(&self, id: EndpointId, model: &ModelId) -> bool {
         self.endpoints.get(&id).is_some_and(|endpoint| {
             let serves = endpoint.group.is_some() && endpoint.facts.models.contains(model);
-            serves && endpoint.has_free_slot() && !endpoint.standing.is_strained
+            serves && endpoint.has_free_slot() && !endpoint.is_skipped() && !endpoint.standing.is_strained
         })
     }
 
@@ -261,9 +305,10 @@ impl Slots {
     }
 
     /// Gives a slot back; without effect if the endpoint is gone.
-    pub fn release(&mut self, id: EndpointId, outcome: &Outcome) {
+    pub fn release(&mut self, now: Moment, id: EndpointId, outcome: &Outcome) {
         self.reposition(id, |endpoint| {
             endpoint.in_flight -= 1;
+            endpoint.breaker = endpoint.breaker.ended(now, outcome);
             match outcome {
                 Outcome::Succeeded { .. } => endpoint.is_suspect = false,
                 Outcome::Failed(failure) => endpoint.is_suspect |= failure.blames_endpoint(),
@@ -272,11 +317,42 @@ impl Slots {
         });
     }
 
-    /// Returns a free slot of an online endpoint, `None` for any other.
+    /// Returns a free slot of an online endpoint, `None` for any other. One that is skipped serves only models for which every
+    /// endpoint's breaker is open.
     pub fn free_slot(&self, id: EndpointId) -> Option<Slot> {
         let endpoint = self.endpoints.get(&id)?;
-        let is_free = endpoint.group.is_some() && endpoint.has_free_slot();
-        is_free.then(|| Slot { endpoint: id, models: endpoint.models.clone() })
+        if endpoint.group.is_none() || !endpoint.has_free_slot() {
+            return None;
+        }
+        if !endpoint.is_skipped() {
+            return Some(Slot { endpoint: id, models: endpoint.models.clone() });
+        }
+        let mut models = ModelSet::default();
+        let served = endpoint.facts.models.iter().filter(|model| self.groups_of(model).all(|group| group.closed == 0));
+        served.filter_map(|model| self.numbers.get(model)).for_each(|number| models.insert(number));
+        Some(Slot { endpoint: id, models })
+    }
+
+    /// Returns the online endpoints whose breaker is not closed.
+    pub fn tripped(&self) -> Vec<EndpointId> {
+        self.tripped.iter().copied().collect()
+    }
+
+    /// Returns when the next breaker is to be tried.
+    pub fn next_trial(&self) -> Option<Moment> {
+        let breakers = self.tripped.iter().map(|id| self.endpoints[id].breaker);
+        let ends = breakers.filter_map(|breaker| match breaker {
+            Breaker::Open { until, .. } => Some(until),
+            Breaker::Closed { .. } | Breaker::Trial { .. } => None,
+        });
+        ends.min()
+    }
+
+    /// Has the breakers be tried whose time has come.
+    pub fn begin_trials(&mut self, now: Moment) {
+        for id in self.tripped() {
+            self.reposition(id, |endpoint| endpoint.breaker = endpoint.breaker.waited(now));
+        }
     }
 
     /// Returns how many slots could serve `model`, free or not, and all the models that compete for them, itself among them.
@@ -356,7 +432,9 @@ impl Slots {
             members += 1;
             let Standing { rank, is_strained } = endpoint.standing;
             let free = self.groups[&group].free.contains(&(rank, endpoint.turn, *id));
-            assert_eq!(free, endpoint.has_free_slot(), "free endpoints are exactly those with a free slot");
+            let is_free = endpoint.has_free_slot() && !endpoint.is_skipped();
+            assert_eq!(free, is_free, "free endpoints are exactly those with a free slot");
+            assert_eq!(self.tripped.contains(id), !endpoint.breaker.is_closed());
             let strained = self.groups[&group].strained.contains(&(endpoint.is_suspect, endpoint.turn, *id));
             assert_eq!(strained, free && is_strained, "strained endpoints are found by turn");
         }
@@ -385,7 +463,10 @@ impl Slots {
                 if let Some(group) = self.groups.get_mut(&group_id) {
                     group.members += 1;
                     group.slots += u64::from(endpoint.facts.max_concurrency);
-                    group.add_free(&endpoint);
+                    group.add(&endpoint);
+                }
+                if !endpoint.breaker.is_closed() {
+                    self.tripped.insert(id);
                 }
             }
             EndpointStatus::Draining | EndpointStatus::Offline | EndpointStatus::Error => {}
@@ -397,6 +478,7 @@ impl Slots {
         let endpoint = self.endpoints.remove(&id)?;
         self.pending.remove(&id);
         self.loading.remove(&id);
+        self.tripped.remove(&id);
         for model in endpoint.facts.models.iter() {
             self.numbers.give_back(model);
             if let Some(count) = self.known.get_mut(model) {
@@ -421,7 +503,15 @@ impl Slots {
         self.group_of.insert(models.clone(), group_id);
         self.groups.insert(
             group_id,
-            Group { models: models.clone(), members: 0, slots: 0, free: BTreeSet::new(), strained: BTreeSet::new() },
+            Group {
+                models: models.clone(),
+                members: 0,
+                slots: 0,
+                closed: 0,
+                free: BTreeSet::new(),
+                skipped: BTreeSet::new(),
+                strained: BTreeSet::new(),
+            },
         );
         for model in models.iter() {
             self.groups_by_model.entry(model.clone()).or_default().insert(group_id);
@@ -431,7 +521,7 @@ impl Slots {
 
     fn leave_group(&mut self, group_id: GroupId, endpoint: &Endpoint) {
         let Some(group) = self.groups.get_mut(&group_id) else { return };
-        group.remove_free(endpoint);
+        group.take_out(endpoint);
         group.members -= 1;
         group.slots -= u64::from(endpoint.facts.max_concurrency);
         if group.members > 0 {
@@ -455,12 +545,17 @@ impl Slots {
         let Some(endpoint) = self.endpoints.get_mut(&id) else { return };
         let mut group = endpoint.group.and_then(|group| self.groups.get_mut(&group));
         if let Some(group) = &mut group {
-            group.remove_free(endpoint);
+            group.take_out(endpoint);
         }
         change(endpoint);
         endpoint.judge(&self.balancing);
         if let Some(group) = group {
-            group.add_free(endpoint);
+            group.add(endpoint);
+            if endpoint.breaker.is_closed() {
+                self.tripped.remove(&id);
+            } else {
+                self.tripped.insert(id);
+            }
         }
     }
 }

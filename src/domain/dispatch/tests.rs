@@ -200,6 +200,28 @@ fn who_has_just_failed_comes_last_until_it_serves_or_is_heard_of() {
 }
 
 #[test]
+fn who_fails_again_and_again_is_skipped_for_a_while_then_tried_with_one_request() {
+    let mut story = Story::choosing(Mode::RoundRobin).online(1, 9, &["m"]).online(2, 2, &["m"]);
+    for ticket in 1..=5 {
+        story = story.submit(ticket, "m", 9);
+    }
+    // 1, 3 and 5 were granted on endpoint 1, which has slots left; the other is full.
+    let story = story.fail(1).fail(3).fail(5).submit(6, "m", 9).end(2).submit(7, "m", 9).submit(8, "m", 9);
+    let tried = story.wait(1).end_as(7, Outcome::Succeeded { tokens: None });
+    tried.submit(9, "m", 9).check("1@1 2@2 3@1 4@2 5@1 6@2 7@1 8@1 9@1");
+}
+
+#[test]
+fn the_only_endpoint_of_a_model_is_never_skipped() {
+    let mut story = Story::choosing(Mode::Auto).online(1, 1, &["m", "n"]).online(2, 1, &["n"]);
+    for ticket in 1..=9 {
+        story = story.submit(ticket, "m", 9).fail(ticket);
+    }
+    let story = story.submit(10, "n", 9).submit(11, "n", 9).submit(12, "m", 9);
+    story.fail(12).end(10).check("1@1 2@1 3@1 4@1 5@1 6@1 7@1 8@1 9@1 10@2 12@1 11@2");
+}
+
+#[test]
 fn when_all_are_busy_they_take_turns_whatever_their_score() {
     let mut story = Story::choosing(Mode::Auto).scored(1, 9000).scored(2, 5).online(3, 1, &["m"]);
     for id in 1..=3 {

@@ -131,7 +131,8 @@ impl Dispatcher {
         Queued { position, estimated_wait: self.service_times.wait(&request.model, position, slots) }
     }
 
-    /// Refuses every waiting request whose deadline, or warm-up wait, is over, and lets those join the line whose delay is.
+    /// Refuses every waiting request whose deadline, or warm-up wait, is over, lets those join the line whose delay is, and
+    /// has endpoints be tried that were skipped for long enough.
     pub fn expire(&mut self, now: Moment, decisions: &mut Vec<Decision>) {
         while let Some((room, ticket)) = self.rooms.due(now) {
             let Some(waiting) = self.leave(ticket) else { return };
@@ -144,6 +145,10 @@ impl Dispatcher {
                 Room::Line | Room::Delay => Some(Refusal::QueueTimeout { waited: now.since(waiting.arrived) }),
             };
             decisions.extend(refusal.map(|refusal| Decision::Refuse(ticket, refusal)));
+        }
+        if self.slots.next_trial().is_some_and(|trial| trial <= now) {
+            self.slots.begin_trials(now);
+            self.serve_tripped(now, decisions);
         }
     }
 

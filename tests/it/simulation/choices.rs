@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use leaseway::domain::dispatch::choose::{Balancing, Mode};
 use leaseway::domain::endpoint::EndpointFacts;
@@ -15,13 +16,62 @@ pub struct Choices {
     pub reports: HashMap<EndpointId, (LoadReport, Moment)>,
     /// Those that have failed a request, and neither served one nor been heard of since.
     pub suspects: HashSet<EndpointId>,
+    pub breakers: HashMap<EndpointId, Breaker>,
     turns: HashMap<EndpointId, u64>,
     grants: u64,
 }
 
+/// How an endpoint has failed of late.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Breaker {
+    /// Failures in a row while it got requests as ever.
+    failures: u32,
+    /// How long it was skipped last, in seconds; 0 while it was not.
+    skipped_secs: u64,
+    /// Until when it is skipped.
+    until: Moment,
+}
+
+impl Breaker {
+    pub fn is_closed(&self) -> bool {
+        self.skipped_secs == 0
+    }
+
+    pub fn is_skipped(&self, now: Moment, in_flight: usize) -> bool {
+        !self.is_closed() && (now < self.until || in_flight > 0)
+    }
+
+    /// Returns when it is to be tried, if that is yet to come.
+    pub fn trial(&self, now: Moment) -> Option<Moment> {
+        (!self.is_closed() && now < self.until).then_some(self.until)
+    }
+
+    pub fn failed(&mut self, now: Moment) {
+        if self.is_closed() {
+            self.failures += 1;
+            if self.failures < 3 {
+                return;
+            }
+            self.skipped_secs = 1;
+        } else if now < self.until {
+            return;
+        } else {
+            self.skipped_secs = (self.skipped_secs * 2).min(60);
+        }
+        self.until = now.after(Duration::from_secs(self.skipped_secs));
+    }
+}
+
 impl Choices {
     pub fn new(rules: Balancing) -> Self {
-        Self { rules, reports: HashMap::new(), suspects: HashSet::new(), turns: HashMap::new(), grants: 0 }
+        Self {
+            rules,
+            reports: HashMap::new(),
+            suspects: HashSet::new(),
+            breakers: HashMap::new(),
+            turns: HashMap::new(),
+            grants: 0,
+        }
     }
 
     /// Takes note of a grant.
@@ -30,8 +80,19 @@ impl Choices {
         self.turns.insert(id, self.grants);
     }
 
-    /// Returns the one to be chosen of these endpoints with a free slot, each with its requests in flight.
-    pub fn expected(&self, now: Moment, candidates: &[(&EndpointFacts, usize)]) -> Option<EndpointId> {
+    /// Tells whether an endpoint with so many requests in flight is skipped.
+    pub fn is_skipped(&self, now: Moment, id: EndpointId, in_flight: usize) -> bool {
+        self.breakers.get(&id).is_some_and(|breaker| breaker.is_skipped(now, in_flight))
+    }
+
+    /// Returns the one to be chosen of these endpoints with a free slot, each with its requests in flight; `last_resort` if
+    /// every endpoint of the model has failed so often that it would be skipped.
+    pub fn expected(
+        &self,
+        now: Moment,
+        candidates: &[(&EndpointFacts, usize)],
+        last_resort: bool,
+    ) -> Option<EndpointId> {
         let turn = |id: EndpointId| (self.turns.get(&id).copied().unwrap_or(0), id);
         let fresh = |id: EndpointId| {
             let (report, received) = self.reports.get(&id)?;
@@ -57,7 +118,7 @@ impl Choices {
         };
         match self.rules.mode {
             Mode::RoundRobin => in_turn,
-            Mode::Auto if candidates.iter().all(|(facts, _)| busy(facts)) => in_turn,
+            Mode::Auto if candidates.iter().all(|(facts, _)| busy(facts)) && !last_resort => in_turn,
             Mode::Auto => {
                 // Slots are 1 to 3, so that six times a part of them is a whole number.
                 let key = |(facts, in_flight): &&(&EndpointFacts, usize)| {
@@ -77,7 +138,7 @@ impl Choices {
                     let active = f64::from(report.active_requests.unwrap_or(0));
                     Some((report.cpu_usage? + report.memory_usage? + 10.0 * active, cpu_busy(report)))
                 };
-                if candidates.iter().all(|(facts, _)| load(facts).is_some_and(|(_, busy)| busy)) {
+                if candidates.iter().all(|(facts, _)| load(facts).is_some_and(|(_, busy)| busy)) && !last_resort {
                     return in_turn;
                 }
                 // Reported values are whole numbers here.
