@@ -26,9 +26,11 @@ mod slots;
 mod wait;
 mod waiting;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+use foldhash::{HashMap, HashMapExt};
 
 use self::admission::{Admission, Backpressure};
 use self::choose::Balancing;
@@ -40,9 +42,9 @@ use self::rooms::Rooms;
 use self::slots::Slots;
 use self::waiting::Waiting;
 use super::endpoint::{EndpointFacts, Target};
-use super::ids::{EndpointId, LeaseId, Ticket};
+use super::ids::{EndpointId, LeaseId, ModelId, Ticket};
 use super::load::LoadReport;
-use super::request::{Failure, FinishedRequest, LeaseRequest, Outcome, Refusal};
+use super::request::{ApiKind, Failure, FinishedRequest, LeaseRequest, Outcome, Refusal};
 use super::time::Moment;
 
 /// How many may wait, how they are slowed down before the line is full, and what they may wait for.
@@ -63,7 +65,8 @@ pub struct Selections {
 
 struct Held {
     target: Arc<Target>,
-    request: LeaseRequest,
+    model: ModelId,
+    api_kind: ApiKind,
     granted: Moment,
     waited: Duration,
 }
@@ -144,7 +147,7 @@ impl Dispatcher {
         let endpoint = held.target.id;
         self.slots.release(now, endpoint, &outcome);
         if let Outcome::Succeeded { .. } = outcome {
-            self.service_times.record(&held.request.model, now.since(held.granted));
+            self.service_times.record(&held.model, now.since(held.granted));
         }
         self.serve_line(now, endpoint, decisions);
         if let Outcome::Failed(_) = outcome {
@@ -272,7 +275,10 @@ impl Dispatcher {
         self.selections.total += 1;
         *self.selections.by_reason.entry(reason).or_default() += 1;
         self.recent_grants.add(RecentGrant { target: target.clone(), model, reason, granted, waited });
-        self.leases.insert(lease, Held { target: target.clone(), request, granted, waited });
+        self.leases.insert(
+            lease,
+            Held { target: target.clone(), model: request.model, api_kind: request.api_kind, granted, waited },
+        );
         Grant { lease, target, waited, queued }
     }
 
@@ -314,8 +320,8 @@ impl Held {
     fn finished(self, now: Moment, outcome: Outcome) -> FinishedRequest {
         FinishedRequest {
             endpoint: self.target.id,
-            model: self.request.model,
-            api_kind: self.request.api_kind,
+            model: self.model,
+            api_kind: self.api_kind,
             outcome,
             duration: now.since(self.granted),
             waited: self.waited,

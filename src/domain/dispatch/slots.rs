@@ -3,8 +3,10 @@
 //! Endpoints that serve the same set of models form a group. Within a group those with a free slot are kept ordered by
 //! rank and turn, so that choosing looks at two endpoints per group and a grant or a release touches one group only.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 
 use super::breaker::Breaker;
 use super::choose::{Balancing, Candidate, Mode, Rank, Standing};
@@ -232,7 +234,9 @@ impl Slots {
             self.report_ends.remove(&(old.until, id));
         }
         self.report_ends.insert((until, id));
-        self.reposition(id, |endpoint| endpoint.report = Some(Reported { report: Box::new(report), until, is_fresh: true }));
+        self.reposition(id, |endpoint| {
+            endpoint.report = Some(Reported { report: Box::new(report), until, is_fresh: true })
+        });
     }
 
     /// Looks which reports have grown too old to count, if that is due again.
