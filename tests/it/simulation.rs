@@ -160,9 +160,12 @@ impl World {
 
     /// Tells whether every online endpoint with the model has failed so often that it would be skipped.
     fn is_last_resort(&self, model: &ModelId) -> bool {
-        let is_closed = |id: &EndpointId| self.choices.breakers.get(id).is_none_or(Breaker::is_closed);
         let online = |facts: &&EndpointFacts| facts.status == EndpointStatus::Online && facts.models.contains(model);
-        !self.endpoints.values().filter(online).any(|facts| is_closed(&facts.id()))
+        !self.endpoints.values().filter(online).any(|facts| self.is_closed(facts))
+    }
+
+    fn is_closed(&self, facts: &EndpointFacts) -> bool {
+        self.choices.breakers.get(&facts.id()).is_none_or(Breaker::is_closed)
     }
 
     fn granted(&mut self, ticket: Ticket, request: LeaseRequest, deadline: Moment, grant: &Grant) {
@@ -224,7 +227,10 @@ impl World {
                 assert!(chosen.is_none() || self.draining, "{refusal:?} although an endpoint is free");
                 assert!(self.answered.insert(ticket));
                 if request.is_retry() {
-                    let untried = self.endpoints.values().any(|facts| serves(facts, &request));
+                    let last_resort = self.is_last_resort(&request.model);
+                    let counts =
+                        |facts: &EndpointFacts| serves(facts, &request) && (last_resort || self.is_closed(facts));
+                    let untried = self.endpoints.values().any(counts);
                     let expected = match untried {
                         _ if self.draining => Refusal::Draining,
                         false => Refusal::NothingUntried,

@@ -145,13 +145,14 @@ impl Dispatcher {
         self.expire(now, decisions);
         let held = self.leases.remove(&lease)?;
         let endpoint = held.target.id;
-        self.slots.release(now, endpoint, &outcome);
+        let has_turned = self.slots.release(now, endpoint, &outcome);
         if let Outcome::Succeeded { .. } = outcome {
             self.service_times.record(&held.model, now.since(held.granted));
         }
         self.serve_line(now, endpoint, decisions);
-        if let Outcome::Failed(_) = outcome {
+        if has_turned {
             self.serve_tripped(now, decisions);
+            self.refuse_vain_retries(decisions);
         }
         self.debug_assert_invariants();
         Some(held.finished(now, outcome))

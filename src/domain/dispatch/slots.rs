@@ -308,17 +308,21 @@ impl Slots {
         &self.endpoints[&id].facts
     }
 
-    /// Gives a slot back; without effect if the endpoint is gone.
-    pub fn release(&mut self, now: Moment, id: EndpointId, outcome: &Outcome) {
+    /// Gives a slot back; without effect if the endpoint is gone. Returns whether its breaker has opened or closed.
+    pub fn release(&mut self, now: Moment, id: EndpointId, outcome: &Outcome) -> bool {
+        let mut has_turned = false;
         self.reposition(id, |endpoint| {
             endpoint.in_flight -= 1;
+            let was_closed = endpoint.breaker.is_closed();
             endpoint.breaker = endpoint.breaker.ended(now, outcome);
+            has_turned = was_closed != endpoint.breaker.is_closed();
             match outcome {
                 Outcome::Succeeded { .. } => endpoint.is_suspect = false,
                 Outcome::Failed(failure) => endpoint.is_suspect |= failure.blames_endpoint(),
                 Outcome::Abandoned => {}
             }
         });
+        has_turned
     }
 
     /// Returns a free slot of an online endpoint, `None` for any other. One that is skipped serves only models for which every
@@ -375,14 +379,18 @@ impl Slots {
         self.numbers.get(model).is_some_and(|number| models.contains(number))
     }
 
-    /// Tells whether an online endpoint, free or not, could serve a request and has not failed it.
+    /// Tells whether an online endpoint that is not skipped, free or not, could serve a request and has not failed it.
     pub fn has_untried(&self, request: &LeaseRequest) -> bool {
-        let serving: usize = self.groups_of(&request.model).map(|group| group.members).sum();
-        let serves = |id: &&EndpointId| {
-            let endpoint = self.endpoints.get(id);
-            endpoint.is_some_and(|endpoint| endpoint.group.is_some() && endpoint.facts.models.contains(&request.model))
+        let groups = || self.groups_of(&request.model);
+        let none_closed = groups().all(|group| group.closed == 0);
+        let serving: usize = groups().map(|group| if none_closed { group.members } else { group.closed }).sum();
+        let is_among = |id: &&EndpointId| {
+            self.endpoints.get(id).is_some_and(|endpoint| {
+                let serves = endpoint.group.is_some() && endpoint.facts.models.contains(&request.model);
+                serves && (none_closed || endpoint.breaker.is_closed())
+            })
         };
-        serving > request.tried.iter().filter(serves).count()
+        serving > request.tried.iter().filter(is_among).count()
     }
 
     /// Returns the numbers of the models, which the line shares.

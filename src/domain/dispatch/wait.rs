@@ -177,8 +177,8 @@ impl Dispatcher {
         self.expire(now, decisions);
     }
 
-    /// Refuses the retries that nobody is left for. They do not wait for an endpoint to be probed or to load.
-    fn refuse_vain_retries(&mut self, decisions: &mut Vec<Decision>) {
+    /// Refuses the retries that nobody is left for. They do not wait for an endpoint to be probed, to load or to be tried.
+    pub(super) fn refuse_vain_retries(&mut self, decisions: &mut Vec<Decision>) {
         if self.rooms.retries() == 0 {
             return;
         }
