@@ -22,7 +22,7 @@
 //! # Flow of one request
 //!
 //! ```text
-//! client ─▶ http::inference ── AcquireLease{request, deadline} ─▶ LoadManager (Dispatcher) ─▶ Lease | Refusal
+//! client ─▶ http::serving ──── AcquireLease{request, deadline} ─▶ LoadManager (Dispatcher) ─▶ Lease | Refusal
 //!              │ Lease                                              ▲ EndpointsChanged (Registry)
 //!              ▼                                                    │
 //!         upstream::forward ─▶ endpoint ─▶ LeasedBody (owns the lease, counts tokens) ─▶ client
@@ -31,6 +31,9 @@
 //!                                                                                                          ├▶ HistoryRecorder
 //!                                                                                                          └▶ Registry
 //! ```
+//!
+//! An attempt that its endpoint fails before the first byte ends its lease as failed; then the request asks for another lease,
+//! with that endpoint left out. Never are there two leases for one request.
 //!
 //! One message out, one back; no lock, no database. Cleaning up is done by `Drop`: a future that is dropped while it waits
 //! takes its request out of the line, a body that is dropped abandons its lease and closes the connection to the
