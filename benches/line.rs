@@ -57,7 +57,7 @@ impl Line {
                 models: Arc::new(served.iter().cloned().collect::<BTreeSet<_>>()),
                 status: EndpointStatus::Online,
             };
-            line.dispatcher.update_endpoint(line.now, facts, &mut Vec::new());
+            line.dispatcher.change_endpoints(line.now, vec![facts], Vec::new(), &mut Vec::new());
         }
         let mut held = Vec::new();
         while held.len() < MODELS / models_per_endpoint {

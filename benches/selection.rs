@@ -69,7 +69,7 @@ impl Fleet {
                 active_requests: Some(fleet.random.random_range(0..10)),
                 ..LoadReport::default()
             };
-            fleet.dispatcher.update_endpoint(fleet.now, facts, &mut Vec::new());
+            fleet.dispatcher.change_endpoints(fleet.now, vec![facts], Vec::new(), &mut Vec::new());
             fleet.dispatcher.report_load(id, report, fleet.now);
         }
         while fleet.held.len() < endpoints {

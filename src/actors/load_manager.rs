@@ -142,7 +142,12 @@ impl LoadManager {
     }
 
     fn note_updates(&mut self, ctx: &mut Context<Self>) {
-        if !self.updates_due && !self.watchers.is_empty() {
+        self.watchers.note_change();
+        self.arm_updates(ctx);
+    }
+
+    fn arm_updates(&mut self, ctx: &mut Context<Self>) {
+        if !self.updates_due && self.watchers.has_untold() {
             self.updates_due = true;
             ctx.notify_later(UpdatesDue, UPDATES_INTERVAL);
         }
@@ -248,13 +253,7 @@ impl Handler<EndpointsChanged> for LoadManager {
 
     fn handle(&mut self, changed: EndpointsChanged, ctx: &mut Context<Self>) {
         let mut decisions = Vec::new();
-        let now = clock::now();
-        for facts in changed.updated {
-            self.dispatcher.update_endpoint(now, facts, &mut decisions);
-        }
-        for id in changed.removed {
-            self.dispatcher.remove_endpoint(now, id, &mut decisions);
-        }
+        self.dispatcher.change_endpoints(clock::now(), changed.updated, changed.removed, &mut decisions);
         self.carry_out(decisions, ctx);
     }
 }
@@ -306,9 +305,8 @@ impl Handler<UpdatesDue> for LoadManager {
 
     fn handle(&mut self, _: UpdatesDue, ctx: &mut Context<Self>) {
         self.updates_due = false;
-        if self.watchers.tell(&self.dispatcher) {
-            self.note_updates(ctx);
-        }
+        self.watchers.tell(&self.dispatcher);
+        self.arm_updates(ctx);
     }
 }
 

@@ -105,7 +105,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Tells whether the endpoint is to blame; a 4xx is the client's affair, or that of the endpoint's load.
+    /// Tells whether the endpoint is to blame; a 4xx is the client's affair, a 429 that of the endpoint's load.
     pub fn blames_endpoint(&self) -> bool {
         match self {
             Failure::Unreachable(_) | Failure::ConnectionLost(_) => true,

@@ -107,6 +107,10 @@ impl Failures {
     ) -> Result<Served, ApiError> {
         let last = match (refusal, self.last) {
             (Refusal::NothingUntried, Some(last)) => last,
+            (Refusal::QueueTimeout { waited }, _) => {
+                let before = queued.map_or(Duration::ZERO, |(_, before)| before);
+                return Err(refused(Refusal::QueueTimeout { waited: before + waited }));
+            }
             (refusal, _) => return Err(refused(refusal)),
         };
         if !self.some_not_busy {

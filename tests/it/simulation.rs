@@ -58,6 +58,7 @@ struct Waiter {
 /// A lease, and what it was asked for with.
 struct Held {
     endpoint: EndpointId,
+    target: Arc<Target>,
     request: LeaseRequest,
     deadline: Moment,
 }
@@ -155,7 +156,7 @@ impl World {
     /// Tells whether an endpoint is not skipped because of its failures, or the model has no other.
     fn may_get(&self, facts: &EndpointFacts, model: &ModelId) -> bool {
         let id = facts.id();
-        !self.choices.is_skipped(self.now, id, self.in_flight(id)) || self.is_last_resort(model)
+        !self.choices.is_skipped(self.now, id) || self.is_last_resort(model)
     }
 
     /// Tells whether every online endpoint with the model has failed so often that it would be skipped.
@@ -173,9 +174,9 @@ impl World {
         let facts = self.endpoints.get(&grant.target.id).expect("granted on an endpoint that is gone");
         assert!(self.can_serve(facts, &request), "granted on {facts:?}, which cannot serve {request:?}");
         assert!(!self.draining, "granted while draining");
-        let held = Held { endpoint: grant.target.id, request, deadline };
+        let held = Held { endpoint: grant.target.id, target: grant.target.clone(), request, deadline };
         assert!(self.leases.insert(grant.lease, held).is_none(), "a lease id is used twice");
-        self.choices.granted(grant.target.id);
+        self.choices.granted(self.now, grant.target.id, grant.lease);
     }
 
     fn waiters(&self) -> impl Iterator<Item = &Waiter> {
@@ -313,23 +314,16 @@ impl World {
         };
         let ended = self.dispatcher.end(self.now, lease, outcome.clone(), &mut decisions);
         let endpoint = known.as_ref().map(|held| held.endpoint);
-        match (outcome, endpoint) {
-            (Outcome::Succeeded { .. }, Some(endpoint)) => {
-                self.choices.suspects.remove(&endpoint);
-                self.choices.breakers.remove(&endpoint);
+        if let Some(held) = &known {
+            let current = self.endpoints.get(&held.endpoint);
+            if current.is_some_and(|facts| Arc::ptr_eq(&facts.target, &held.target)) {
+                let is_online = current.is_some_and(|facts| facts.status == EndpointStatus::Online);
+                self.choices.ended(self.now, held.endpoint, lease, &outcome, is_online);
             }
-            (Outcome::Failed(_), Some(endpoint)) => {
-                self.choices.suspects.insert(endpoint);
-                let online = self.endpoints.get(&endpoint);
-                if online.is_some_and(|facts| facts.status == EndpointStatus::Online) {
-                    self.choices.breakers.entry(endpoint).or_default().failed(self.now);
-                }
-            }
-            _ => {}
         }
         assert_eq!(ended.map(|finished| finished.endpoint), endpoint, "exactly the leases held can end");
         self.follow(decisions);
-        if let Some(Held { endpoint, mut request, deadline }) = known
+        if let Some(Held { endpoint, mut request, deadline, .. }) = known
             && random.random_bool(0.3)
         {
             request.tried.push(endpoint);
@@ -345,15 +339,21 @@ impl World {
             // Its id is never used again.
             self.ids[place] += ENDPOINTS;
             self.endpoints.remove(&id);
-            self.dispatcher.remove_endpoint(self.now, id, &mut decisions);
+            self.dispatcher.change_endpoints(self.now, Vec::new(), vec![id], &mut decisions);
         } else {
-            let facts = random_facts(id, random);
-            let old = self.endpoints.insert(id, facts.clone());
-            if old.is_none_or(|old| old.status != EndpointStatus::Online) {
+            let mut facts = random_facts(id, random);
+            let old = self.endpoints.get(&id);
+            if let Some(old) = old.filter(|_| random.random_bool(0.8)) {
+                facts.target = old.target.clone();
+            }
+            let goes_on =
+                |old: &EndpointFacts| old.status == EndpointStatus::Online && Arc::ptr_eq(&old.target, &facts.target);
+            if !old.is_some_and(goes_on) {
                 self.choices.breakers.remove(&id);
             }
+            self.endpoints.insert(id, facts.clone());
             self.choices.suspects.remove(&id);
-            self.dispatcher.update_endpoint(self.now, facts, &mut decisions);
+            self.dispatcher.change_endpoints(self.now, vec![facts], Vec::new(), &mut decisions);
         }
         let is_vain_retry = |decision: &Decision| matches!(decision, Decision::Refuse(_, Refusal::NothingUntried));
         let (vain_retries, decisions): (Vec<_>, Vec<_>) = decisions.into_iter().partition(is_vain_retry);

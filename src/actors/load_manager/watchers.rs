@@ -15,31 +15,42 @@ const TOLD_AT_ONCE: usize = 100;
 
 /// Those who wait and want to hear of it, the longest untold first.
 #[derive(Default)]
-pub struct Watchers(VecDeque<(Ticket, QueueUpdates)>);
+pub struct Watchers {
+    watchers: VecDeque<(Ticket, QueueUpdates)>,
+    /// How many of them have not been told since something has changed.
+    untold: usize,
+}
 
 impl Watchers {
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// Tells a request that has begun to wait, and remembers it.
     pub fn add(&mut self, dispatcher: &Dispatcher, ticket: Ticket, updates: QueueUpdates) {
         updates.send_replace(dispatcher.outlook(ticket));
-        self.0.push_back((ticket, updates));
+        self.watchers.push_back((ticket, updates));
     }
 
-    /// Tells the next few what has changed and forgets who waits no more. Returns whether there are more to tell.
-    pub fn tell(&mut self, dispatcher: &Dispatcher) -> bool {
-        let count = self.0.len().min(TOLD_AT_ONCE);
-        let told: Vec<_> = self.0.drain(..count).collect();
-        let more = !self.0.is_empty();
-        for (ticket, updates) in told {
+    /// Learns that places may have changed.
+    pub fn note_change(&mut self) {
+        self.untold = self.watchers.len();
+    }
+
+    pub fn has_untold(&self) -> bool {
+        self.untold > 0
+    }
+
+    /// Tells the next few what has changed and forgets who waits no more.
+    pub fn tell(&mut self, dispatcher: &Dispatcher) {
+        for _ in 0..self.untold.min(TOLD_AT_ONCE) {
+            let Some((ticket, updates)) = self.watchers.pop_front() else { break };
+            self.untold -= 1;
             let outlook = dispatcher.outlook(ticket);
-            updates.send_if_modified(|known| std::mem::replace(known, outlook) != outlook);
-            if outlook.is_some() {
-                self.0.push_back((ticket, updates));
+            let goes_on = outlook.is_some();
+            // A retry waits under another ticket, and is told the same way.
+            if goes_on || !self.watchers.iter().any(|(_, other)| other.same_channel(&updates)) {
+                updates.send_if_modified(|known| std::mem::replace(known, outlook) != outlook);
+            }
+            if goes_on {
+                self.watchers.push_back((ticket, updates));
             }
         }
-        more
     }
 }

@@ -7,8 +7,8 @@
 //! - every request is answered exactly once: granted, refused or cancelled;
 //! - every lease ends exactly once, and unknown ends are ignored;
 //! - the line is bounded, but for retries, and holds nothing expired;
-//! - nobody waits while an online endpoint that serves the model, and has not failed the request, has a free slot, nor in
-//!   vain;
+//! - nobody waits while an online endpoint that serves the model, is not skipped and has not failed the request has a free
+//!   slot, nor in vain;
 //! - clients are served round robin, the requests of one client for a model first come first served, retries before others;
 //! - no lease is granted on an endpoint that is gone or not online, nor on one that is skipped after failures, unless the
 //!   model has no other.
@@ -73,8 +73,8 @@ struct Held {
 
 /// Grants leases on endpoints and keeps the line of those who wait.
 ///
-/// Every method that takes `now` first refuses what has expired. Decisions about waiting requests are pushed onto
-/// `decisions` in the order they were made.
+/// Every method that takes `now` and `decisions` refuses what has expired before it grants anything. Decisions about waiting
+/// requests are pushed onto `decisions` in the order they were made.
 pub struct Dispatcher {
     slots: Slots,
     rooms: Rooms,
@@ -145,7 +145,7 @@ impl Dispatcher {
         self.expire(now, decisions);
         let held = self.leases.remove(&lease)?;
         let endpoint = held.target.id;
-        let has_turned = self.slots.release(now, endpoint, &outcome);
+        let has_turned = self.slots.release(now, lease, &held.target, &outcome);
         if let Outcome::Succeeded { .. } = outcome {
             self.service_times.record(&held.model, now.since(held.granted));
         }
@@ -158,13 +158,23 @@ impl Dispatcher {
         Some(held.finished(now, outcome))
     }
 
-    /// Learns of a new or changed endpoint.
-    pub fn update_endpoint(&mut self, now: Moment, facts: EndpointFacts, decisions: &mut Vec<Decision>) {
+    /// Learns of endpoints that are new, changed or gone, all at once: nobody is refused for what another of them can serve.
+    /// Leases on those that are gone go on until they end; their ids must not be used again.
+    pub fn change_endpoints(
+        &mut self,
+        now: Moment,
+        updated: Vec<EndpointFacts>,
+        removed: Vec<EndpointId>,
+        decisions: &mut Vec<Decision>,
+    ) {
         self.expire(now, decisions);
-        let id = facts.id();
-        self.slots.update(facts);
+        let ids: Vec<EndpointId> = updated.iter().map(EndpointFacts::id).collect();
+        updated.into_iter().for_each(|facts| self.slots.update(facts));
+        removed.into_iter().for_each(|id| self.slots.remove(id));
         self.review(now, decisions);
-        self.serve_line(now, id, decisions);
+        for id in ids {
+            self.serve_line(now, id, decisions);
+        }
         self.serve_tripped(now, decisions);
         self.debug_assert_invariants();
     }
@@ -172,15 +182,6 @@ impl Dispatcher {
     /// Learns of an endpoint's load.
     pub fn report_load(&mut self, id: EndpointId, report: LoadReport, received: Moment) {
         self.slots.report(id, report, received);
-        self.debug_assert_invariants();
-    }
-
-    /// Learns that an endpoint is gone. Its leases go on until they end; its id must not be used again.
-    pub fn remove_endpoint(&mut self, now: Moment, id: EndpointId, decisions: &mut Vec<Decision>) {
-        self.expire(now, decisions);
-        self.slots.remove(id);
-        self.review(now, decisions);
-        self.serve_tripped(now, decisions);
         self.debug_assert_invariants();
     }
 
@@ -196,12 +197,12 @@ impl Dispatcher {
 
     /// Ends every lease as cut off by shutdown.
     pub fn end_all(&mut self, now: Moment) -> Vec<FinishedRequest> {
-        let held: Vec<Held> = self.leases.drain().map(|(_, held)| held).collect();
         let outcome = Outcome::Failed(Failure::ShutDown);
-        for lease in &held {
-            self.slots.release(now, lease.target.id, &outcome);
+        let held: Vec<(LeaseId, Held)> = self.leases.drain().collect();
+        for (lease, held) in &held {
+            self.slots.release(now, *lease, &held.target, &outcome);
         }
-        held.into_iter().map(|held| held.finished(now, outcome.clone())).collect()
+        held.into_iter().map(|(_, held)| held.finished(now, outcome.clone())).collect()
     }
 
     /// Returns when [`Dispatcher::expire`] next has something to do.
@@ -270,7 +271,7 @@ impl Dispatcher {
     ) -> Grant {
         let lease = LeaseId(self.next_lease);
         self.next_lease += 1;
-        let target = self.slots.take(endpoint).target.clone();
+        let target = self.slots.take(endpoint, lease).target.clone();
         let (waited, queued) = waited.map_or((Duration::ZERO, None), |(waited, queued)| (waited, Some(queued)));
         let (model, granted) = (request.model.clone(), now);
         self.selections.total += 1;

@@ -12,8 +12,8 @@ use super::breaker::Breaker;
 use super::choose::{Balancing, Candidate, Mode, Rank, Standing};
 use super::decision::GrantReason;
 use super::model_set::{ModelNumbers, ModelSet};
-use crate::domain::endpoint::{EndpointFacts, EndpointStatus};
-use crate::domain::ids::{EndpointId, ModelId};
+use crate::domain::endpoint::{EndpointFacts, EndpointStatus, Target};
+use crate::domain::ids::{EndpointId, LeaseId, ModelId};
 use crate::domain::load::LoadReport;
 use crate::domain::request::{LeaseRequest, Outcome};
 use crate::domain::time::Moment;
@@ -70,7 +70,7 @@ impl Endpoint {
     }
 
     fn is_skipped(&self) -> bool {
-        self.breaker.skips(self.in_flight)
+        self.breaker.skips()
     }
 
     fn judge(&mut self, balancing: &Balancing) {
@@ -96,7 +96,7 @@ struct Group {
     free: BTreeSet<(Rank, u64, EndpointId)>,
     /// Those with a free slot that are skipped, the best first; not among the free.
     skipped: BTreeSet<(Rank, u64, EndpointId)>,
-    /// Those of them that are strained, by turn, suspects last.
+    /// Those of the free that are strained, by turn, suspects last.
     strained: BTreeSet<(bool, u64, EndpointId)>,
 }
 
@@ -199,8 +199,9 @@ impl Slots {
     pub fn update(&mut self, facts: EndpointFacts) {
         let endpoint = match self.take_out(facts.id()) {
             Some(old) => {
-                // One that comes back starts afresh.
-                let breaker = if old.group.is_some() { old.breaker } else { Breaker::default() };
+                // One that comes back, or is another server now, starts afresh.
+                let goes_on = old.group.is_some() && Arc::ptr_eq(&old.facts.target, &facts.target);
+                let breaker = if goes_on { old.breaker } else { Breaker::default() };
                 Endpoint { facts, models: ModelSet::default(), group: None, is_suspect: false, breaker, ..old }
             }
             None => Endpoint {
@@ -296,7 +297,7 @@ impl Slots {
     }
 
     /// Takes a slot of an endpoint that has one free.
-    pub fn take(&mut self, id: EndpointId) -> &EndpointFacts {
+    pub fn take(&mut self, id: EndpointId, lease: LeaseId) -> &EndpointFacts {
         self.next_turn += 1;
         let turn = self.next_turn;
         self.reposition(id, |endpoint| {
@@ -304,17 +305,22 @@ impl Slots {
             endpoint.in_flight += 1;
             endpoint.selections += 1;
             endpoint.turn = turn;
+            endpoint.breaker = endpoint.breaker.granted(lease);
         });
         &self.endpoints[&id].facts
     }
 
-    /// Gives a slot back; without effect if the endpoint is gone. Returns whether its breaker has opened or closed.
-    pub fn release(&mut self, now: Moment, id: EndpointId, outcome: &Outcome) -> bool {
+    /// Gives a slot back; without effect if the endpoint is gone. What came of a request that went by an older definition says
+    /// nothing about the endpoint. Returns whether its breaker has opened or closed.
+    pub fn release(&mut self, now: Moment, lease: LeaseId, target: &Arc<Target>, outcome: &Outcome) -> bool {
         let mut has_turned = false;
-        self.reposition(id, |endpoint| {
+        self.reposition(target.id, |endpoint| {
             endpoint.in_flight -= 1;
+            if !Arc::ptr_eq(target, &endpoint.facts.target) {
+                return;
+            }
             let was_closed = endpoint.breaker.is_closed();
-            endpoint.breaker = endpoint.breaker.ended(now, outcome);
+            endpoint.breaker = endpoint.breaker.ended(now, lease, outcome);
             has_turned = was_closed != endpoint.breaker.is_closed();
             match outcome {
                 Outcome::Succeeded { .. } => endpoint.is_suspect = false,

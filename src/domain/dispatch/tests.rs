@@ -70,7 +70,7 @@ impl Story {
 
     fn scored(mut self, id: u128, score: u32) -> Self {
         let facts = EndpointFacts { capability_score: Some(score), ..facts(id, 1, EndpointStatus::Online, &["m"]) };
-        self.dispatcher.update_endpoint(self.now(), facts, &mut self.decisions);
+        self.dispatcher.change_endpoints(self.now(), vec![facts], Vec::new(), &mut self.decisions);
         self
     }
 
@@ -98,7 +98,7 @@ impl Story {
 
     fn endpoint(mut self, id: u128, slots: u32, status: EndpointStatus, models: &[&str]) -> Self {
         let facts = facts(id, slots, status, models);
-        self.dispatcher.update_endpoint(self.now(), facts, &mut self.decisions);
+        self.dispatcher.change_endpoints(self.now(), vec![facts], Vec::new(), &mut self.decisions);
         self.tell();
         self
     }
@@ -108,7 +108,8 @@ impl Story {
     }
 
     fn gone(mut self, id: u128) -> Self {
-        self.dispatcher.remove_endpoint(self.now(), EndpointId(Uuid::from_u128(id)), &mut self.decisions);
+        let gone = vec![EndpointId(Uuid::from_u128(id))];
+        self.dispatcher.change_endpoints(self.now(), Vec::new(), gone, &mut self.decisions);
         self.tell();
         self
     }
@@ -329,6 +330,15 @@ fn without_hope_nobody_waits() {
     pending().gone(1).check("1:ModelNotFound");
     let busy = Story::new(9).online(1, 1, &["m"]).submit(1, "m", 9).submit(2, "m", 9);
     busy.endpoint(1, 1, Offline, &["m"]).end(1).check("1@1 2:NoEndpointOnline");
+}
+
+#[test]
+fn endpoints_that_change_together_are_judged_together() {
+    let mut story = Story::new(9).online(1, 1, &["m"]).online(2, 1, &["n"]).submit(1, "m", 9).submit(2, "m", 9);
+    let swapped = vec![facts(1, 1, EndpointStatus::Online, &["n"]), facts(2, 1, EndpointStatus::Online, &["m"])];
+    story.dispatcher.change_endpoints(story.now(), swapped, Vec::new(), &mut story.decisions);
+    story.tell();
+    story.check("1@1 2@2");
 }
 
 #[test]

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use leaseway::domain::dispatch::choose::{Balancing, Mode};
 use leaseway::domain::endpoint::EndpointFacts;
-use leaseway::domain::ids::EndpointId;
+use leaseway::domain::ids::{EndpointId, LeaseId};
 use leaseway::domain::load::LoadReport;
+use leaseway::domain::request::Outcome;
 use leaseway::domain::time::Moment;
 
 /// What an observer knows who sees every report and every grant.
@@ -30,6 +31,8 @@ pub struct Breaker {
     skipped_secs: u64,
     /// Until when it is skipped.
     until: Moment,
+    /// The one lease it is tried with after that.
+    trial: Option<LeaseId>,
 }
 
 impl Breaker {
@@ -37,8 +40,8 @@ impl Breaker {
         self.skipped_secs == 0
     }
 
-    pub fn is_skipped(&self, now: Moment, in_flight: usize) -> bool {
-        !self.is_closed() && (now < self.until || in_flight > 0)
+    fn is_skipped(&self, now: Moment) -> bool {
+        !self.is_closed() && (now < self.until || self.trial.is_some())
     }
 
     /// Returns when it is to be tried, if that is yet to come.
@@ -46,17 +49,18 @@ impl Breaker {
         (!self.is_closed() && now < self.until).then_some(self.until)
     }
 
-    pub fn failed(&mut self, now: Moment) {
+    fn failed(&mut self, now: Moment, lease: LeaseId) {
         if self.is_closed() {
             self.failures += 1;
             if self.failures < 3 {
                 return;
             }
             self.skipped_secs = 1;
-        } else if now < self.until {
-            return;
-        } else {
+        } else if self.trial == Some(lease) {
             self.skipped_secs = (self.skipped_secs * 2).min(60);
+            self.trial = None;
+        } else {
+            return;
         }
         self.until = now.after(Duration::from_secs(self.skipped_secs));
     }
@@ -75,14 +79,38 @@ impl Choices {
     }
 
     /// Takes note of a grant.
-    pub fn granted(&mut self, id: EndpointId) {
+    pub fn granted(&mut self, now: Moment, id: EndpointId, lease: LeaseId) {
         self.grants += 1;
         self.turns.insert(id, self.grants);
+        let tried = self.breakers.get_mut(&id).filter(|breaker| !breaker.is_closed() && now >= breaker.until);
+        if let Some(breaker) = tried {
+            breaker.trial = breaker.trial.or(Some(lease));
+        }
     }
 
-    /// Tells whether an endpoint with so many requests in flight is skipped.
-    pub fn is_skipped(&self, now: Moment, id: EndpointId, in_flight: usize) -> bool {
-        self.breakers.get(&id).is_some_and(|breaker| breaker.is_skipped(now, in_flight))
+    /// Takes note of how a request ended at an endpoint.
+    pub fn ended(&mut self, now: Moment, id: EndpointId, lease: LeaseId, outcome: &Outcome, is_online: bool) {
+        match outcome {
+            Outcome::Succeeded { .. } => {
+                self.suspects.remove(&id);
+                self.breakers.remove(&id);
+            }
+            Outcome::Failed(_) => {
+                self.suspects.insert(id);
+                if is_online {
+                    self.breakers.entry(id).or_default().failed(now, lease);
+                }
+            }
+            Outcome::Abandoned => {
+                let tried = self.breakers.get_mut(&id).filter(|breaker| breaker.trial == Some(lease));
+                tried.into_iter().for_each(|breaker| breaker.trial = None);
+            }
+        }
+    }
+
+    /// Tells whether an endpoint is skipped because it has failed again and again.
+    pub fn is_skipped(&self, now: Moment, id: EndpointId) -> bool {
+        self.breakers.get(&id).is_some_and(|breaker| breaker.is_skipped(now))
     }
 
     /// Returns the one to be chosen of these endpoints with a free slot, each with its requests in flight; `last_resort` if
