@@ -77,7 +77,7 @@ impl LastHour {
             Refusal::ModelNotFound
             | Refusal::NoEndpointOnline
             | Refusal::WarmingUp
-            | Refusal::NothingUntried
+            | Refusal::NothingUntried { .. }
             | Refusal::Draining => {}
         }
     }

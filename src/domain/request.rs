@@ -67,8 +67,9 @@ pub enum Refusal {
     QueueFull { estimated_wait: Option<Duration> },
     /// So many requests wait that newcomers are refused.
     Overloaded { estimated_wait: Option<Duration> },
-    /// A retry finds no endpoint that could serve it and has not failed it already.
-    NothingUntried,
+    /// A retry finds no endpoint that could serve it and has not failed it already. The estimate, `None` without data, is that
+    /// of one who comes anew.
+    NothingUntried { estimated_wait: Option<Duration> },
     /// No slot became free in time.
     QueueTimeout { waited: Duration },
     /// Leaseway is stopping.
@@ -113,6 +114,11 @@ impl Failure {
             Failure::Status(status) => *status >= 500,
             Failure::RequestCutOff | Failure::ShutDown => false,
         }
+    }
+
+    /// Tells whether the endpoint is to come last for now: it is to blame, or has too much to do.
+    pub fn ranks_last(&self) -> bool {
+        self.blames_endpoint() || matches!(self, Failure::Status(429))
     }
 
     /// Tells whether another endpoint may do better, if no byte of the answer has gone to the client. A first byte that did

@@ -67,6 +67,10 @@ async fn next_piece(
 /// If it is too long, cut off, not JSON, or not of the form of `T`; then the field is named.
 pub async fn read_json<T: DeserializeOwned>(request: &HttpRequest, payload: web::Payload) -> Result<T, ApiError> {
     let bytes = read(request, payload, JSON_MAX, JSON_PATIENCE).await?;
+    // Else a list would do for an object, value by value.
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        return Err(ApiError::invalid("the request body is not a JSON object"));
+    }
     let mut json = serde_json::Deserializer::from_slice(&bytes);
     serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();

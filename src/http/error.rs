@@ -81,7 +81,7 @@ impl ApiError {
                 Refusal::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
                 Refusal::Overloaded { .. } => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
                 Refusal::QueueTimeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "queue_timeout"),
-                Refusal::NothingUntried => (StatusCode::BAD_GATEWAY, "upstream_error"),
+                Refusal::NothingUntried { .. } => (StatusCode::BAD_GATEWAY, "upstream_error"),
                 Refusal::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
             },
             ApiError::AttemptFailed(_, Failure::FirstByteTimeout) => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout"),
@@ -120,7 +120,7 @@ impl ApiError {
                 }
                 Refusal::NoEndpointOnline | Refusal::WarmingUp => Some(retry_after.no_endpoint),
                 Refusal::Draining => Some(RETRY_AFTER_DRAINING),
-                Refusal::ModelNotFound | Refusal::NothingUntried | Refusal::QueueTimeout { .. } => None,
+                Refusal::ModelNotFound | Refusal::NothingUntried { .. } | Refusal::QueueTimeout { .. } => None,
             },
             _ => None,
         }
@@ -178,7 +178,7 @@ impl fmt::Display for ApiError {
                 Refusal::WarmingUp => write!(f, "every endpoint with the model `{model}` is still loading"),
                 Refusal::QueueFull { .. } | Refusal::Overloaded { .. } => f.write_str("Request queue is full"),
                 Refusal::QueueTimeout { .. } => f.write_str("Queue wait timeout"),
-                Refusal::NothingUntried => write!(f, "no endpoint with the model `{model}` answered"),
+                Refusal::NothingUntried { .. } => write!(f, "no endpoint with the model `{model}` answered"),
                 Refusal::Draining => f.write_str("Leaseway is stopping"),
             },
             ApiError::AttemptFailed(endpoint, Failure::FirstByteTimeout) => {

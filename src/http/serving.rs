@@ -106,16 +106,16 @@ impl Failures {
         refused: impl FnOnce(Refusal) -> ApiError,
     ) -> Result<Served, ApiError> {
         let last = match (refusal, self.last) {
-            (Refusal::NothingUntried, Some(last)) => last,
+            (Refusal::NothingUntried { estimated_wait }, Some(_)) if !self.some_not_busy => {
+                return Err(refused(Refusal::Overloaded { estimated_wait }));
+            }
+            (Refusal::NothingUntried { .. }, Some(last)) => last,
             (Refusal::QueueTimeout { waited }, _) => {
                 let before = queued.map_or(Duration::ZERO, |(_, before)| before);
                 return Err(refused(Refusal::QueueTimeout { waited: before + waited }));
             }
             (refusal, _) => return Err(refused(refusal)),
         };
-        if !self.some_not_busy {
-            return Err(refused(Refusal::Overloaded { estimated_wait: None }));
-        }
         let FailedAttempt { endpoint, failure, answer } = last;
         match answer {
             Some(HeldAnswer { status, headers, body }) => {

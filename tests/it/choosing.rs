@@ -251,7 +251,7 @@ async fn a_report_that_makes_no_sense_is_refused_with_the_fields_name_and_change
     for required in ["cpu_usage", "memory_usage", "active_requests"] {
         check(&with(required, "null"), required).await;
     }
-    for nonsense in ["", "[]", "7", "{\"cpu_usage\":NaN}", "{\"cpu_usage\":1"] {
+    for nonsense in ["", "[]", "[20,30,1]", "7", "{\"cpu_usage\":NaN}", "{\"cpu_usage\":1"] {
         assert_eq!(fleet.app.send(Method::POST, &path, &[], nonsense).await.status, 400, "{nonsense}");
     }
     assert_eq!(fleet.app.get(&path).await.json()["cpu_usage"], 5.0);

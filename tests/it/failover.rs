@@ -5,7 +5,7 @@ use std::time::Duration;
 use leaseway::config::Config;
 use serde_json::json;
 
-use crate::support::fake_endpoint::{DONE, LOADING, STREAM_HEAD, chunk, content, json_answer};
+use crate::support::fake_endpoint::{DONE, LOADING, STREAM_HEAD, chunk, content, json_answer, polite};
 use crate::support::{FakeEndpoint, RawClient, Step, TestApp, chat};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -132,6 +132,27 @@ async fn no_more_endpoints_are_tried_than_attempts_are_allowed() {
         assert!(arrived.iter().all(|arrived| *arrived <= 1), "each at most once: {arrived:?}");
         app.finish().await;
     }
+}
+
+#[actix_web::test]
+async fn a_busy_endpoint_comes_last_until_it_is_heard_of_and_the_client_learns_when_to_come_again() {
+    let app = without_fast_probes(|_| {}).await;
+    let (busy, good) = (FakeEndpoint::start(&["m"]).await, FakeEndpoint::start(&["m"]).await);
+    let busy_id = register(&app, "busy", &busy, 2).await;
+    register(&app, "good", &good, 1).await;
+    busy.script(|_| json_answer(429, BUSY));
+    for _ in 0..3 {
+        assert_eq!(app.post(CHAT, &chat("m", false)).await.header("x-leaseway-endpoint"), Some("good"));
+    }
+    assert_eq!(busy.counts().arrived, 1);
+    good.script(|_| json_answer(429, BUSY));
+    let answer = app.post(CHAT, &chat("m", false)).await;
+    assert_eq!((answer.error().1.as_str(), answer.header("retry-after")), ("overloaded", Some("1")), "by the estimate");
+    good.script(polite);
+    busy.script(polite);
+    assert_eq!(app.post(&format!("/api/endpoints/{busy_id}/sync"), &json!({})).await.status, 200);
+    assert_eq!(app.post(CHAT, &chat("m", false)).await.header("x-leaseway-endpoint"), Some("busy"));
+    app.finish().await;
 }
 
 #[actix_web::test]

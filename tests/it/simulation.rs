@@ -233,11 +233,11 @@ impl World {
                         |facts: &EndpointFacts| serves(facts, &request) && (last_resort || self.is_closed(facts));
                     let untried = self.endpoints.values().any(counts);
                     let expected = match untried {
-                        _ if self.draining => Refusal::Draining,
-                        false => Refusal::NothingUntried,
-                        true => Refusal::QueueTimeout { waited: Duration::ZERO },
+                        _ if self.draining => refusal == Refusal::Draining,
+                        false => matches!(refusal, Refusal::NothingUntried { .. }),
+                        true => refusal == Refusal::QueueTimeout { waited: Duration::ZERO },
                     };
-                    assert_eq!(refusal, expected);
+                    assert!(expected, "{refusal:?}");
                     return;
                 }
                 let full = matches!(refusal, Refusal::QueueFull { .. });
@@ -355,7 +355,8 @@ impl World {
             self.choices.suspects.remove(&id);
             self.dispatcher.change_endpoints(self.now, vec![facts], Vec::new(), &mut decisions);
         }
-        let is_vain_retry = |decision: &Decision| matches!(decision, Decision::Refuse(_, Refusal::NothingUntried));
+        let is_vain_retry =
+            |decision: &Decision| matches!(decision, Decision::Refuse(_, Refusal::NothingUntried { .. }));
         let (vain_retries, decisions): (Vec<_>, Vec<_>) = decisions.into_iter().partition(is_vain_retry);
         let (refusals, grants) = decisions.into_iter().partition(|decision| matches!(decision, Decision::Refuse(..)));
         self.follow(vain_retries);
@@ -449,7 +450,7 @@ fn may_wait(refusal: &Refusal) -> bool {
         Refusal::ModelNotFound
         | Refusal::NoEndpointOnline
         | Refusal::WarmingUp
-        | Refusal::NothingUntried
+        | Refusal::NothingUntried { .. }
         | Refusal::Draining => false,
     }
 }

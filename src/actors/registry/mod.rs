@@ -184,11 +184,10 @@ impl Handler<RequestFinished> for Registry {
     fn handle(&mut self, RequestFinished(finished): RequestFinished, ctx: &mut Context<Self>) {
         let Some(entry) = self.entries.get_mut(&finished.endpoint) else { return };
         entry.counters.add(Counters::of(&finished.outcome));
-        if let Outcome::Failed(failure) = &finished.outcome
-            && failure.blames_endpoint()
-        {
+        let Outcome::Failed(failure) = &finished.outcome else { return };
+        entry.is_suspect |= failure.ranks_last();
+        if failure.blames_endpoint() {
             entry.health.last_error = Some(failure.to_string());
-            entry.is_suspect = true;
             self.probe(finished.endpoint, ctx);
         }
     }

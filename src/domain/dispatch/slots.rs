@@ -324,7 +324,7 @@ impl Slots {
             has_turned = was_closed != endpoint.breaker.is_closed();
             match outcome {
                 Outcome::Succeeded { .. } => endpoint.is_suspect = false,
-                Outcome::Failed(failure) => endpoint.is_suspect |= failure.blames_endpoint(),
+                Outcome::Failed(failure) => endpoint.is_suspect |= failure.ranks_last(),
                 Outcome::Abandoned => {}
             }
         });

@@ -30,7 +30,7 @@ impl Dispatcher {
     /// Has a retry wait, whose admission was decided when it first came.
     fn wait_again(&mut self, now: Moment, waiting: Waiting) -> Option<Refusal> {
         if !self.slots.has_untried(&waiting.request) {
-            return Some(Refusal::NothingUntried);
+            return Some(self.nothing_untried(&waiting.request));
         }
         if waiting.deadline <= now {
             return Some(Refusal::QueueTimeout { waited: Duration::ZERO });
@@ -184,9 +184,13 @@ impl Dispatcher {
         }
         let is_vain = |waiting: &Waiting| waiting.request.is_retry() && !self.slots.has_untried(&waiting.request);
         for ticket in self.in_order_of_arrival(is_vain) {
-            self.leave(ticket);
-            decisions.push(Decision::Refuse(ticket, Refusal::NothingUntried));
+            let Some(waiting) = self.leave(ticket) else { continue };
+            decisions.push(Decision::Refuse(ticket, self.nothing_untried(&waiting.request)));
         }
+    }
+
+    fn nothing_untried(&self, request: &LeaseRequest) -> Refusal {
+        Refusal::NothingUntried { estimated_wait: self.queued(Room::Line, request).estimated_wait }
     }
 
     /// Returns the tickets of the waiting requests that are `wanted`.
