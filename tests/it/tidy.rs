@@ -30,6 +30,23 @@ const ONLY: [(&str, &[&str]); 7] = [
 /// What the pure code knows nothing of.
 const NOT_IN_DOMAIN: [&str; 6] = ["actix", "tokio", "async ", "std::fs", "std::net", "log::"];
 
+/// What lies at the top level, beside dotfiles and what git ignores.
+const TOP_LEVEL: [&str; 13] = [
+    "CHANGELOG.md",
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "benches",
+    "config",
+    "diesel.toml",
+    "migrations",
+    "src",
+    "static",
+    "tests",
+];
+
 struct Source {
     /// Relative to `src`.
     path: String,
@@ -127,5 +144,14 @@ fn every_file_says_what_it_is_for() {
     for source in sources().iter().filter(|source| source.path != "store/schema.rs") {
         let text = fs::read_to_string(root.join(&source.path)).expect("a source");
         assert!(text.starts_with("//! "), "{} does not say what it is for", source.path);
+    }
+}
+
+#[test]
+fn nothing_strays_at_the_top_level() {
+    let is_ignored = |name: &str| name.starts_with('.') || name == "target" || name.contains(".db");
+    for entry in fs::read_dir(env!("CARGO_MANIFEST_DIR")).expect("a folder") {
+        let name = entry.expect("an entry").file_name().to_string_lossy().into_owned();
+        assert!(is_ignored(&name) || TOP_LEVEL.contains(&name.as_str()), "{name} does not belong there");
     }
 }
