@@ -18,6 +18,7 @@ mod breaker;
 pub mod choose;
 mod decision;
 mod estimate;
+mod group;
 mod model_queue;
 mod model_set;
 mod report;

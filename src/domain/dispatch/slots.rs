@@ -9,19 +9,15 @@ use std::sync::Arc;
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 
 use super::breaker::Breaker;
-use super::choose::{Balancing, Candidate, Mode, Rank, Standing};
+use super::choose::{Balancing, Mode, Rank, Standing};
 use super::decision::GrantReason;
+use super::group::{Endpoint, Group, GroupId, ModelNames, Reported};
 use super::model_set::{ModelNumbers, ModelSet};
 use crate::domain::endpoint::{EndpointFacts, EndpointStatus, Target};
 use crate::domain::ids::{EndpointId, LeaseId, ModelId};
 use crate::domain::load::LoadReport;
 use crate::domain::request::{LeaseRequest, Outcome};
 use crate::domain::time::Moment;
-
-type ModelNames = Arc<BTreeSet<ModelId>>;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct GroupId(u64);
 
 /// What can be hoped for by a request that finds no free slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,114 +30,6 @@ pub enum Prospect {
     NothingOnline,
     /// No endpoint has the model.
     Unknown,
-}
-
-struct Endpoint {
-    facts: EndpointFacts,
-    /// The numbers of its models.
-    models: ModelSet,
-    in_flight: u32,
-    /// When it was last chosen, as a count of grants: the smallest is next.
-    turn: u64,
-    /// How often it was chosen.
-    selections: u64,
-    report: Option<Reported>,
-    /// It has failed a request, and neither served one nor answered a probe since.
-    is_suspect: bool,
-    breaker: Breaker,
-    /// Follows from all the above.
-    standing: Standing,
-    /// `None` while it is not online.
-    group: Option<GroupId>,
-}
-
-struct Reported {
-    /// Elsewhere, so that the table of endpoints stays small.
-    report: Box<LoadReport>,
-    /// When it stops to count.
-    until: Moment,
-    /// It counted when that was last looked at.
-    is_fresh: bool,
-}
-
-impl Endpoint {
-    fn has_free_slot(&self) -> bool {
-        self.in_flight < self.facts.max_concurrency
-    }
-
-    fn is_skipped(&self) -> bool {
-        self.breaker.skips()
-    }
-
-    fn judge(&mut self, balancing: &Balancing) {
-        let fresh = self.report.as_ref().filter(|reported| reported.is_fresh);
-        self.standing = balancing.judge(&Candidate {
-            capability_score: self.facts.capability_score,
-            in_flight: self.in_flight,
-            slots: self.facts.max_concurrency,
-            report: fresh.map(|reported| reported.report.as_ref()),
-            is_suspect: self.is_suspect,
-        });
-    }
-}
-
-struct Group {
-    models: ModelNames,
-    members: usize,
-    /// Of all members, free or not.
-    slots: u64,
-    /// Members whose breaker is closed.
-    closed: usize,
-    /// Those with a free slot, the best first.
-    free: BTreeSet<(Rank, u64, EndpointId)>,
-    /// Those with a free slot that are skipped, the best first; not among the free.
-    skipped: BTreeSet<(Rank, u64, EndpointId)>,
-    /// Those of the free that are strained, by turn, suspects last.
-    strained: BTreeSet<(bool, u64, EndpointId)>,
-}
-
-impl Group {
-    /// Takes up what follows from an endpoint's state.
-    fn add(&mut self, endpoint: &Endpoint) {
-        let (place, strained) = endpoint.places();
-        self.closed += usize::from(endpoint.breaker.is_closed());
-        if !endpoint.has_free_slot() {
-            return;
-        }
-        if endpoint.is_skipped() {
-            self.skipped.insert(place);
-            return;
-        }
-        self.free.insert(place);
-        if endpoint.standing.is_strained {
-            self.strained.insert(strained);
-        }
-    }
-
-    /// Forgets what follows from an endpoint's state, which must be as it was when it was added.
-    fn take_out(&mut self, endpoint: &Endpoint) {
-        let (place, strained) = endpoint.places();
-        self.closed -= usize::from(endpoint.breaker.is_closed());
-        if !endpoint.has_free_slot() {
-            return;
-        }
-        if endpoint.is_skipped() {
-            self.skipped.remove(&place);
-            return;
-        }
-        self.free.remove(&place);
-        if endpoint.standing.is_strained {
-            self.strained.remove(&strained);
-        }
-    }
-}
-
-impl Endpoint {
-    /// Returns its places among the free of its group, and among the strained.
-    fn places(&self) -> ((Rank, u64, EndpointId), (bool, u64, EndpointId)) {
-        let id = self.facts.id();
-        ((self.standing.rank, self.turn, id), (self.is_suspect, self.turn, id))
-    }
 }
 
 /// A free slot: whose it is and what it can serve.
@@ -455,8 +343,12 @@ impl Slots {
             assert_eq!(self.tripped.contains(id), !endpoint.breaker.is_closed());
             let strained = self.groups[&group].strained.contains(&(endpoint.is_suspect, endpoint.turn, *id));
             assert_eq!(strained, free && is_strained, "strained endpoints are found by turn");
+            let skipped = self.groups[&group].skipped.contains(&(rank, endpoint.turn, *id));
+            assert_eq!(skipped, endpoint.has_free_slot() && endpoint.is_skipped(), "skipped endpoints are not free");
         }
         assert_eq!(members, self.groups.values().map(|group| group.members).sum::<usize>());
+        let closed: usize = self.groups.values().map(|group| group.closed).sum();
+        assert_eq!(members - self.tripped.len(), closed, "breakers are closed or tripped");
         assert!(self.groups.values().all(|group| group.free.len() <= group.members && group.members > 0));
         assert!(self.groups_by_model.values().all(|groups| !groups.is_empty()));
     }
