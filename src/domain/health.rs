@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::endpoint::{EndpointKind, EndpointStatus};
+use super::request::Outcome;
 use super::time::Moment;
 
 /// How old the list of models may become while real answers make probing needless.
@@ -39,8 +40,10 @@ pub struct Health {
     pub latency_ms: Option<f64>,
     /// When it last answered well.
     pub last_seen: Option<DateTime<Utc>>,
-    /// Why the last probe or request failed; `None` once a probe is good again.
-    pub last_error: Option<String>,
+    /// Why the last probe failed; `None` once one is good again.
+    probe_error: Option<String>,
+    /// Why the last request failed; `None` once one succeeds, or the endpoint has recovered.
+    request_error: Option<String>,
     failures_in_a_row: u32,
     /// When the last good probe was sent; `None` while there was none in this process.
     probed: Option<Moment>,
@@ -53,7 +56,8 @@ impl Health {
             status: EndpointStatus::Pending,
             latency_ms,
             last_seen,
-            last_error: None,
+            probe_error: None,
+            request_error: None,
             failures_in_a_row: 0,
             probed: None,
         }
@@ -69,13 +73,42 @@ impl Health {
         !(alive && fresh)
     }
 
+    /// Tells whether the next probe cannot wait for its time: requests may be waiting for a loading endpoint, and an online
+    /// one whose last probe failed may be gone.
+    pub fn is_unsettled(&self) -> bool {
+        match self.status {
+            EndpointStatus::Loading => true,
+            EndpointStatus::Online => self.failures_in_a_row > 0,
+            EndpointStatus::Pending | EndpointStatus::Draining | EndpointStatus::Offline | EndpointStatus::Error => {
+                false
+            }
+        }
+    }
+
+    /// Returns what is wrong with it, `None` if nothing is.
+    pub fn last_error(&self) -> Option<&str> {
+        self.probe_error.as_deref().or(self.request_error.as_deref())
+    }
+
+    /// Learns how a request ended.
+    pub fn request_ended(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Succeeded { .. } => self.request_error = None,
+            Outcome::Failed(failure) if failure.blames_endpoint() => self.request_error = Some(failure.to_string()),
+            Outcome::Failed(_) | Outcome::Abandoned => {}
+        }
+    }
+
     /// Learns of a good probe sent at `sent`.
     pub fn answered(&mut self, sent: Moment, wall: DateTime<Utc>, answer: &ProbeAnswer) {
+        if self.status != EndpointStatus::Online {
+            self.request_error = None;
+        }
         self.probed = Some(sent);
         self.status = if answer.is_loading { EndpointStatus::Loading } else { EndpointStatus::Online };
         self.latency_ms = Some(answer.latency.as_secs_f64() * 1000.0);
         self.last_seen = Some(wall);
-        self.last_error = None;
+        self.probe_error = None;
         self.failures_in_a_row = 0;
     }
 
@@ -90,7 +123,7 @@ impl Health {
             ProbeFailure::Unreachable(reason) => (EndpointStatus::Offline, reason),
             ProbeFailure::Wrong(reason) => (EndpointStatus::Error, reason),
         };
-        self.last_error = Some(reason);
+        self.probe_error = Some(reason);
         if self.status != EndpointStatus::Online || self.failures_in_a_row >= failures_to_offline {
             self.status = status;
         }
@@ -100,6 +133,7 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::request::Failure;
 
     fn wall() -> DateTime<Utc> {
         DateTime::from_timestamp_millis(1_700_000_000_000).expect("a time")
@@ -144,10 +178,10 @@ mod tests {
         assert_eq!(health.status, EndpointStatus::Online, "a good probe starts the count again");
         fail(&mut health, 2);
         assert_eq!((health.status, health.latency_ms), (EndpointStatus::Offline, Some(120.0)));
-        assert_eq!(health.last_error.as_deref(), Some("refused"));
+        assert_eq!(health.last_error(), Some("refused"));
         health.answered(at(30), wall(), &answer(95));
         assert_eq!((health.status, health.latency_ms), (EndpointStatus::Online, Some(95.0)));
-        assert_eq!(health.last_error, None);
+        assert_eq!(health.last_error(), None);
     }
 
     #[test]
@@ -155,10 +189,41 @@ mod tests {
         let mut health = online();
         fail(&mut health, 2);
         health.answered(at(20), wall(), &ProbeAnswer { is_loading: true, ..answer(5) });
-        assert_eq!((health.status, health.last_error.as_deref()), (EndpointStatus::Loading, None));
+        assert_eq!((health.status, health.last_error()), (EndpointStatus::Loading, None));
         health.answered(at(30), wall(), &answer(5));
         fail(&mut health, 2);
         assert_eq!(health.status, EndpointStatus::Online, "it has failed once since");
+    }
+
+    #[test]
+    fn a_failed_request_is_told_of_until_one_succeeds_or_the_endpoint_recovers() {
+        let failed = Outcome::Failed(Failure::Status(500));
+        let mut health = online();
+        health.request_ended(&failed);
+        health.answered(at(20), wall(), &answer(5));
+        assert_eq!(health.last_error(), Some("answered 500"), "a probe proves nothing about requests");
+        health.request_ended(&Outcome::Failed(Failure::Status(404)));
+        health.request_ended(&Outcome::Abandoned);
+        assert_eq!(health.last_error(), Some("answered 500"));
+        health.request_ended(&Outcome::Succeeded { tokens: None });
+        assert_eq!(health.last_error(), None);
+        health.request_ended(&failed);
+        fail(&mut health, 1);
+        assert_eq!(health.last_error(), Some("refused"));
+        health.answered(at(30), wall(), &answer(5));
+        assert_eq!(health.last_error(), None);
+    }
+
+    #[test]
+    fn the_next_probe_cannot_wait_while_it_is_not_certain_how_an_endpoint_is() {
+        let mut health = online();
+        assert!(!health.is_unsettled());
+        fail(&mut health, 2);
+        assert!(health.is_unsettled(), "it has failed once");
+        fail(&mut health, 2);
+        assert!(!health.is_unsettled(), "it is offline");
+        health.answered(at(30), wall(), &ProbeAnswer { is_loading: true, ..answer(5) });
+        assert!(health.is_unsettled(), "it is loading");
     }
 
     #[test]
@@ -166,7 +231,7 @@ mod tests {
         let mut health = online();
         let late = || ProbeFailure::Unreachable("no answer within 5 s".to_owned());
         health.failed(at(20), at(21), late(), 1);
-        assert_eq!((health.status, health.last_error.as_deref()), (EndpointStatus::Online, None));
+        assert_eq!((health.status, health.last_error()), (EndpointStatus::Online, None));
         health.failed(at(20), at(20), late(), 1);
         assert_eq!(health.status, EndpointStatus::Offline);
     }

@@ -4,8 +4,10 @@ use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use actix_http::error::ParseError;
 use actix_web::http::{StatusCode, header};
 use awc::Client;
+use awc::error::SendRequestError;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
@@ -194,15 +196,25 @@ impl Asker {
             request = request.bearer_auth(key);
         }
         let fetch = async {
-            let mut response = request.send().await.map_err(|error| error.to_string())?;
-            let body = response.body().limit(BODY_MAX).await.map_err(|error| error.to_string())?;
+            let mut response = request.send().await.map_err(no_page)?;
+            let body = response.body().limit(BODY_MAX).await;
+            let body = body.map_err(|error| ProbeFailure::Unreachable(error.to_string()))?;
             let server = response.headers().get(header::SERVER).and_then(|value| value.to_str().ok());
             Ok(Page { status: response.status(), server: server.map(str::to_owned), body: body.to_vec() })
         };
         match timeout(self.timeout, fetch).await {
-            Ok(page) => page.map_err(ProbeFailure::Unreachable),
+            Ok(page) => page,
             Err(_) => Err(ProbeFailure::Unreachable(format!("no answer within {} s", self.timeout.as_secs()))),
         }
+    }
+}
+
+/// Tells an answer that is not HTTP from none.
+fn no_page(error: SendRequestError) -> ProbeFailure {
+    match error {
+        SendRequestError::Response(ParseError::Io(error)) => ProbeFailure::Unreachable(error.to_string()),
+        SendRequestError::Response(error) => ProbeFailure::Wrong(format!("what came was not HTTP: {error}")),
+        error => ProbeFailure::Unreachable(error.to_string()),
     }
 }
 

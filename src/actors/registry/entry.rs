@@ -140,7 +140,7 @@ impl Entry {
             models: self.served_models().into_iter().collect(),
             latency_ms: self.health.latency_ms,
             last_seen: self.health.last_seen,
-            last_error: self.health.last_error.clone(),
+            last_error: self.health.last_error().map(str::to_owned),
             total_requests: self.counters.total,
             successful_requests: self.counters.successful,
             failed_requests: self.counters.failed,

@@ -38,8 +38,8 @@ use crate::store::StoreError;
 use crate::store::endpoints::{Counters, StoredEndpoint};
 use crate::upstream::probe::Prober;
 
-/// How often an endpoint is probed that is loading its model.
-const LOADING_INTERVAL: Duration = Duration::from_secs(1);
+/// How often an endpoint is probed that is loading its model, or may be gone.
+const UNSETTLED_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The models that can be asked for now, with the time (Unix seconds) at which the first endpoint that serves each was
 /// registered. Replaced whole by Registry, read by HTTP without asking anybody.
@@ -146,7 +146,7 @@ impl Actor for Registry {
         self.tell_dispatcher(self.entries.keys().copied().collect(), Vec::new());
         self.probe_due(ctx);
         ctx.run_interval(self.health.interval, Self::probe_due);
-        ctx.run_interval(LOADING_INTERVAL, Self::loading_due);
+        ctx.run_interval(UNSETTLED_INTERVAL, Self::unsettled_due);
     }
 }
 
@@ -184,10 +184,10 @@ impl Handler<RequestFinished> for Registry {
     fn handle(&mut self, RequestFinished(finished): RequestFinished, ctx: &mut Context<Self>) {
         let Some(entry) = self.entries.get_mut(&finished.endpoint) else { return };
         entry.counters.add(Counters::of(&finished.outcome));
+        entry.health.request_ended(&finished.outcome);
         let Outcome::Failed(failure) = &finished.outcome else { return };
         entry.is_suspect |= failure.ranks_last();
         if failure.blames_endpoint() {
-            entry.health.last_error = Some(failure.to_string());
             self.probe(finished.endpoint, ctx);
         }
     }

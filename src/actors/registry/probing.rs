@@ -56,10 +56,10 @@ impl Registry {
         }
     }
 
-    /// Probes the endpoints that are loading, for which requests may be waiting.
-    pub(super) fn loading_due(&mut self, ctx: &mut Context<Self>) {
-        let is_loading = |entry: &&Entry| entry.health.status == EndpointStatus::Loading;
-        let ids: Vec<EndpointId> = self.entries.values().filter(is_loading).map(|entry| entry.target.id).collect();
+    /// Probes the endpoints that are loading or may be gone.
+    pub(super) fn unsettled_due(&mut self, ctx: &mut Context<Self>) {
+        let unsettled = self.entries.values().filter(|entry| entry.health.is_unsettled());
+        let ids: Vec<EndpointId> = unsettled.map(|entry| entry.target.id).collect();
         for id in ids {
             self.probe(id, ctx);
         }
@@ -141,7 +141,7 @@ pub fn to_probe(entry: &Entry) -> Probe {
 
 fn log_status(entry: &Entry, before: EndpointStatus) {
     let (endpoint, status) = (&entry.definition.name, entry.status());
-    match entry.health.last_error.as_ref().filter(|_| !entry.is_draining) {
+    match entry.health.last_error().filter(|_| !entry.is_online() && !entry.is_draining) {
         None => log::info!("endpoint is {status}, was {before} endpoint={endpoint} models={}", entry.models.len()),
         Some(error) => log::warn!("endpoint is {status}, was {before} endpoint={endpoint} error=\"{error}\""),
     }
