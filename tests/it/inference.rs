@@ -202,49 +202,6 @@ async fn a_kept_connection_that_turns_out_stale_is_nobodys_failure() {
 }
 
 #[actix_web::test]
-async fn an_endpoint_that_is_silent_too_long_is_given_up() {
-    let app = TestApp::with(|config| config.upstream.first_byte_timeout = Duration::from_millis(300)).await;
-    let endpoint = FakeEndpoint::start(&["m"]).await;
-    app.register("a", &endpoint, 1).await;
-    endpoint.script(|_| vec![Step::Send(STREAM_HEAD.to_owned()), Step::Gate, Step::Close]);
-    let answer = app.post(CHAT, &chat("m", true)).await;
-    assert_eq!(answer.error(), (504, "upstream_timeout".to_owned()));
-    assert_eq!(answer.header("x-should-retry"), Some("false"));
-    endpoint.until("the connection is closed", |counts| counts.left == 1).await;
-    app.finish().await;
-}
-
-#[actix_web::test]
-async fn a_stream_that_is_cut_or_stalls_shows_an_error_and_no_end() {
-    let app = TestApp::with(|config| config.upstream.idle_timeout = Duration::from_millis(300)).await;
-    let endpoint = FakeEndpoint::start(&["m"]).await;
-    let id = app.register("a", &endpoint, 1).await;
-    for (round, last) in [(1, Step::Close), (2, Step::Gate)] {
-        endpoint.script(move |_| {
-            vec![Step::Send(STREAM_HEAD.to_owned()), Step::Send(chunk(&content("Hi"))), last.clone(), Step::Close]
-        });
-        let text = RawClient::post(app.address, CHAT, &chat("m", true)).await.read_to_end().await;
-        assert!(!text.ends_with("0\r\n\r\n"), "it ended as if it were whole: {text}");
-        assert!(text.contains("Hi") && text.contains("data: {\"error\":{") && !text.contains("[DONE]"), "{text}");
-        app.until_endpoint(&id, "counted", |endpoint| endpoint["failed_requests"] == round).await;
-    }
-    app.finish().await;
-}
-
-#[actix_web::test]
-async fn half_a_body_never_passes_as_whole() {
-    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
-    app.register("a", &endpoint, 1).await;
-    endpoint.script(|_| {
-        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{\"half\":";
-        vec![Step::Send(head.to_owned()), Step::Close]
-    });
-    let text = RawClient::post(app.address, CHAT, &chat("m", false)).await.read_to_end().await;
-    assert!(text.contains("content-length: 100") && text.ends_with("{\"half\":"), "{text}");
-    app.finish().await;
-}
-
-#[actix_web::test]
 async fn an_answer_of_http_1_0_ends_with_its_connection() {
     let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
     let id = app.register("a", &endpoint, 1).await;

@@ -6,6 +6,7 @@ mod choosing;
 mod endpoints;
 mod failover;
 mod fairness;
+mod faults;
 mod inference;
 mod leaving;
 mod line_view;

@@ -59,7 +59,11 @@ struct Shared {
     script: Mutex<Script>,
     /// Path, status and JSON.
     pages: Mutex<Vec<(String, u16, String)>>,
+    /// What every `GET` gets in place of a page.
+    in_place_of_pages: Mutex<Option<Vec<Step>>>,
     received: Mutex<Vec<Received>>,
+    /// The bodies of requests that were answered to the last step.
+    completed: Mutex<Vec<String>>,
     gate: Semaphore,
     /// The longest body that is read to its end.
     body_max: AtomicUsize,
@@ -81,21 +85,31 @@ impl FakeEndpoint {
 
     /// Starts a server at an address, as after a restart.
     pub async fn start_at(address: SocketAddr, models: &[&str]) -> Self {
-        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
-        socket.set_reuseaddr(true).expect("an option");
-        socket.bind(address).expect("a free port");
-        let listener = socket.listen(1024).expect("a listener");
+        let listener = listen(address);
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared {
             script: Mutex::new(Arc::new(polite)),
             pages: Mutex::new(vec![("/v1/models".to_owned(), 200, model_list(models))]),
+            in_place_of_pages: Mutex::default(),
             received: Mutex::default(),
+            completed: Mutex::default(),
             gate: Semaphore::new(0),
             body_max: AtomicUsize::new(usize::MAX),
             counts: watch::Sender::default(),
         });
         let accepting = actix_web::rt::spawn(accept(listener, shared.clone()));
         Self { address, shared, accepting }
+    }
+
+    /// Closes its port and every connection, in the middle of whatever it sends.
+    pub async fn kill(&mut self) {
+        self.accepting.abort();
+        let _ = (&mut self.accepting).await;
+    }
+
+    /// Takes up its port again after a [`FakeEndpoint::kill`].
+    pub fn revive(&mut self) {
+        self.accepting = actix_web::rt::spawn(accept(listen(self.address), self.shared.clone()));
     }
 
     pub fn url(&self) -> String {
@@ -124,6 +138,13 @@ impl FakeEndpoint {
         pages.push((path.to_owned(), status, json.to_owned()));
     }
 
+    /// From now on does these steps whatever it is asked; no probe passes a gate.
+    pub fn do_always(&self, steps: &[Step]) {
+        let steps = steps.to_vec();
+        *self.shared.in_place_of_pages.lock().expect("no panic") = Some(steps.clone());
+        self.script(move |_| steps.clone());
+    }
+
     /// From now on lists these models.
     pub fn list_models(&self, models: &[&str]) {
         self.page("/v1/models", &model_list(models));
@@ -147,6 +168,11 @@ impl FakeEndpoint {
     pub async fn until(&self, what: &str, reached: impl Fn(&Counts) -> bool) {
         let mut counts = self.shared.counts.subscribe();
         soon(what, counts.wait_for(|counts| reached(counts))).await.expect("the fake lives");
+    }
+
+    /// Returns the bodies of the inference requests that were answered to the last step.
+    pub fn completed(&self) -> Vec<String> {
+        self.shared.completed.lock().expect("no panic").clone()
     }
 
     /// Returns the inference requests that have arrived.
@@ -214,6 +240,13 @@ pub fn chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
 
+fn listen(address: SocketAddr) -> TcpListener {
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.set_reuseaddr(true).expect("an option");
+    socket.bind(address).expect("a free port");
+    socket.listen(1024).expect("a listener")
+}
+
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((socket, _)) = listener.accept().await {
@@ -277,20 +310,36 @@ async fn read_request(
 }
 
 async fn answer_page(received: &Received, shared: &Shared, writer: &mut OwnedWriteHalf) -> bool {
+    let in_place = shared.in_place_of_pages.lock().expect("no panic").clone();
     let pages = shared.pages.lock().expect("no panic").clone();
     let page = pages.iter().find(|(path, ..)| *path == received.path);
-    let steps = match page {
-        Some((_, status, json)) => json_answer(*status, json),
-        None => json_answer(404, "{}"),
+    let steps = match (in_place, page) {
+        (Some(steps), _) => steps,
+        (None, Some((_, status, json))) => json_answer(*status, json),
+        (None, None) => json_answer(404, "{}"),
     };
     for step in steps {
-        if let Step::Send(text) = step
-            && writer.write_all(text.as_bytes()).await.is_err()
-        {
+        if let Step::Gate = step {
+            std::future::pending().await
+        }
+        if !act(step, writer).await {
             return false;
         }
     }
     true
+}
+
+/// Does a step, a gate being passed already; false if the connection is over.
+async fn act(step: Step, writer: &mut OwnedWriteHalf) -> bool {
+    match step {
+        Step::Send(text) => writer.write_all(text.as_bytes()).await.is_ok(),
+        Step::Gate => true,
+        Step::Close => false,
+        Step::Reset => {
+            writer.as_ref().set_zero_linger().expect("an option");
+            false
+        }
+    }
 }
 
 /// Counts an inference request from its arrival to its end.
@@ -324,7 +373,7 @@ async fn answer_inference(
     writer: &mut OwnedWriteHalf,
 ) -> bool {
     let script = shared.script.lock().expect("no panic").clone();
-    let steps = script(&received);
+    let (steps, body) = (script(&received), received.body.clone());
     shared.received.lock().expect("no panic").push(received);
     shared.counts.send_modify(|counts| {
         counts.arrived += 1;
@@ -334,34 +383,20 @@ async fn answer_inference(
     let mut in_flight = InFlight { shared, ended: false };
     let last = steps.len().saturating_sub(1);
     for (number, step) in steps.into_iter().enumerate() {
+        if let Step::Gate = step
+            && !pass_gate(shared, reader).await
+        {
+            return false;
+        }
         // Over before the last byte can have been read by anybody.
         if number == last {
-            if let Step::Gate = step
-                && !pass_gate(shared, reader).await
-            {
-                return false;
-            }
             in_flight.end();
         }
-        match step {
-            Step::Send(text) => {
-                if writer.write_all(text.as_bytes()).await.is_err() {
-                    return false;
-                }
-            }
-            Step::Gate if number == last => {}
-            Step::Gate => {
-                if !pass_gate(shared, reader).await {
-                    return false;
-                }
-            }
-            Step::Close => return false,
-            Step::Reset => {
-                writer.as_ref().set_zero_linger().expect("an option");
-                return false;
-            }
+        if !act(step, writer).await {
+            return false;
         }
     }
+    shared.completed.lock().expect("no panic").push(body);
     true
 }
 

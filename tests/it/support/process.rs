@@ -70,6 +70,11 @@ impl Process {
         address.and_then(|address| address.parse().ok()).unwrap_or_else(|| panic!("no address in {line}"))
     }
 
+    /// Returns how many files and sockets it has open.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("a process").count()
+    }
+
     /// Sends a signal, as `kill` names it.
     pub fn signal(&self, name: &str) {
         let done = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();

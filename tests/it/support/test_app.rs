@@ -79,7 +79,15 @@ impl TestApp {
 
     /// Registers an endpoint and waits until it is online. Returns its id.
     pub async fn register(&self, name: &str, endpoint: &FakeEndpoint, slots: u32) -> String {
-        let body = json!({ "name": name, "base_url": endpoint.url(), "max_concurrency": slots });
+        self.register_with(json!({ "name": name, "base_url": endpoint.url(), "max_concurrency": slots })).await
+    }
+
+    /// Registers an endpoint of one slot and a score, the highest being tried first. Returns its id.
+    pub async fn register_scored(&self, name: &str, endpoint: &FakeEndpoint, score: u32) -> String {
+        self.register_with(json!({ "name": name, "base_url": endpoint.url(), "capability_score": score })).await
+    }
+
+    async fn register_with(&self, body: Value) -> String {
         let answer = self.post("/api/endpoints", &body).await;
         assert_eq!(answer.status, 201, "{}", answer.text());
         let id = answer.json()["id"].as_str().expect("an id").to_owned();
@@ -90,6 +98,14 @@ impl TestApp {
     /// Asks for an endpoint until it is so.
     pub async fn until_endpoint(&self, id: &str, what: &str, reached: impl Fn(&Value) -> bool) -> Value {
         self.until(&format!("/api/endpoints/{id}"), what, reached).await
+    }
+
+    /// Waits until an endpoint has had so many requests, has failed so many, and holds no lease. Returns how it is shown.
+    pub async fn until_counted(&self, id: &str, total: u64, failed: u64) -> Value {
+        let reached = |view: &Value| {
+            view["total_requests"] == total && view["failed_requests"] == failed && view["in_flight"] == 0
+        };
+        self.until_endpoint(id, &format!("{total} requests, {failed} failed"), reached).await
     }
 
     /// Asks for a page until it is so.
