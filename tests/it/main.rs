@@ -15,6 +15,7 @@ mod queue_updates;
 mod running;
 mod sdk;
 mod simulation;
+mod storm;
 mod tidy;
 mod usage;
 mod viewers;
