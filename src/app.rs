@@ -1,5 +1,7 @@
 //! The composition root: opens the database, starts the actors, wires them, serves HTTP, and stops it all in order.
 
+mod restore;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,10 +20,10 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::actors::event_hub::{CloseViewers, EventHub};
-use crate::actors::history_recorder::{Flush, HistoryRecorder};
+use crate::actors::history_recorder::{Flush, HistoryRecorder, Upkeep, Writer};
 use crate::actors::load_manager::{Drain, LeaseDesk, LoadManager, Observe};
 use crate::actors::persistence::{Checkpoint, Persistence};
-use crate::actors::registry::{ApplyFile, ModelCatalog, Neighbours, Registry, reconcile};
+use crate::actors::registry::{ApplyFile, ModelCatalog, Neighbours, Registry, SaveObserved, reconcile};
 use crate::actors::tps_tracker::TpsTracker;
 use crate::clock;
 use crate::config::{Config, UpstreamConfig};
@@ -87,13 +89,19 @@ pub struct Leaseway {
 /// If the database cannot be used or the address is taken.
 pub fn start(config: Config) -> Result<Leaseway, StartError> {
     let store = Store::open(&config.database.url)?;
-    let known = reconcile(store.load_endpoints()?, config.endpoints.clone(), clock::wall(), Uuid::new_v4);
+    let wall = clock::wall();
+    let known = reconcile(store.load_endpoints()?, config.endpoints.clone(), wall, Uuid::new_v4);
     store.save_endpoints(&known.saved, &known.removed)?;
+    known.warn_of_taken_over();
+    let (past, speeds) = (restore::past(&store, wall), restore::speeds(&store, wall));
 
     let persistence = SyncArbiter::start(1, move || Persistence::new(store.clone()));
     let events = EventHub::default().start();
-    let tps = TpsTracker::new(config.tps.ema_alpha, events.clone().recipient()).start();
-    let history = HistoryRecorder::new(config.database.flush_interval, persistence.clone().recipient()).start();
+    let tps = TpsTracker::new(config.tps.ema_alpha, speeds, events.clone().recipient()).start();
+    let upkeep =
+        Upkeep { flush_interval: config.database.flush_interval, retention: config.database.history_retention };
+    let writer = Writer { batches: persistence.clone().recipient(), removals: persistence.clone().recipient() };
+    let history = HistoryRecorder::new(past, upkeep, writer).start();
     let (load_manager, mailbox) = Mailbox::<LoadManager>::new();
     let catalog = Arc::new(ModelCatalog::default());
     let neighbours = Neighbours {
@@ -129,8 +137,11 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
         draining: draining.clone(),
     });
     let (rules, balancing) = (config.queue.rules(), config.balancer.balancing());
-    let depth_events = events.clone();
-    let beside_worker = move || mailbox.start(|| LoadManager::new(rules, balancing, depth_events.clone().recipient()));
+    let (depth_events, unserved) = (events.clone(), history.clone());
+    let beside_worker = move || {
+        let (events, unserved) = (depth_events.clone().recipient(), unserved.clone().recipient());
+        mailbox.start(|| LoadManager::new(rules, balancing, events, unserved));
+    };
     let (address, server) = serve(&config, services, beside_worker)?;
     let handle = server.handle();
     actix_web::rt::spawn(server);
@@ -234,14 +245,28 @@ impl Leaseway {
         log::info!("stopping grace_secs={}", grace.as_secs());
         let answered = self.load_manager.send(Drain { grace }).await;
         let told = self.events.send(CloseViewers).await;
-        let write = async { (self.history.send(Flush).await, self.persistence.send(Checkpoint).await) };
-        match timeout(WRITE_TIMEOUT, write).await {
-            Err(_) => log::error!("statistics not written within {} s, given up", WRITE_TIMEOUT.as_secs()),
-            Ok((Ok(()), Ok(Ok(())))) if answered.is_ok() && told.is_ok() => {}
-            Ok(_) => log::error!("a part of Leaseway stopped before its time"),
+        if answered.is_err() || told.is_err() {
+            log::error!("a part of Leaseway stopped before its time");
         }
+        let mut is_written = self.write().await;
         let nothing_cut = answered.is_ok_and(|cut| cut == 0);
         self.server.stop(nothing_cut).await;
+        // Requests were refused until the end.
+        is_written = is_written && self.write().await;
+        if !is_written {
+            log::error!("statistics not written within {} s, given up", WRITE_TIMEOUT.as_secs());
+        }
         log::info!("stopped");
+    }
+
+    /// Writes everything that is to outlive the process. Returns whether it could.
+    async fn write(&self) -> bool {
+        let write = async {
+            let flushed = self.history.send(Flush).await;
+            let saved = self.registry.send(SaveObserved).await;
+            let checked = self.persistence.send(Checkpoint).await;
+            flushed.is_ok() && saved.is_ok() && matches!(checked, Ok(Ok(())))
+        };
+        timeout(WRITE_TIMEOUT, write).await.unwrap_or(false)
     }
 }

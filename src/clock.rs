@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, Local, NaiveDate, SubsecRound, Utc};
 use tokio::time::Instant;
 
 use crate::domain::time::Moment;
@@ -24,6 +24,11 @@ pub fn moment(instant: Instant) -> Moment {
 /// Returns the time of day, in UTC, to the millisecond, which is what the database keeps.
 pub fn wall() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(3)
+}
+
+/// Returns the server's local day at a time.
+pub fn local_day(wall: DateTime<Utc>) -> NaiveDate {
+    wall.with_timezone(&Local).date_naive()
 }
 
 /// Returns the time of day at a moment of the past, by today's clock.

@@ -48,6 +48,8 @@ pub struct DatabaseConfig {
     pub url: String,
     #[serde(rename = "flush_interval_ms", deserialize_with = "milliseconds")]
     pub flush_interval: Duration,
+    #[serde(rename = "history_retention_days", deserialize_with = "days")]
+    pub history_retention: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -145,11 +147,11 @@ impl fmt::Display for ConfigError {
 /// Every mistake in the file and the environment.
 pub fn load(file: Option<&Path>, environment: &[(String, String)]) -> Result<(Config, Vec<String>), Vec<ConfigError>> {
     let mut settings = document::Settings::default();
-    settings.read_text("default.toml", DEFAULTS, document::Layer::Defaults, environment);
+    settings.read_text("default.toml", DEFAULTS, environment);
     if let Some(path) = file {
         let name = path.display().to_string();
         match std::fs::read_to_string(path) {
-            Ok(text) => settings.read_text(&name, &text, document::Layer::User, environment),
+            Ok(text) => settings.read_text(&name, &text, environment),
             Err(error) => settings.fail(name, format!("cannot be read: {error}")),
         }
     }
@@ -200,6 +202,10 @@ impl ServerConfig {
 
 fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     u64::deserialize(deserializer).map(Duration::from_secs)
+}
+
+fn days<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    u64::deserialize(deserializer).map(|days| Duration::from_secs(days * 24 * 3600))
 }
 
 fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

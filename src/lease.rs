@@ -9,6 +9,7 @@ use crate::domain::dispatch::{Grant, Queued};
 use crate::domain::endpoint::Target;
 use crate::domain::ids::LeaseId;
 use crate::domain::request::Outcome;
+use crate::domain::time::Moment;
 
 /// Ends a lease; sent by the lease itself, exactly once.
 #[derive(Debug, Message)]
@@ -16,6 +17,8 @@ use crate::domain::request::Outcome;
 pub struct EndLease {
     pub lease: LeaseId,
     pub outcome: Outcome,
+    /// From dispatch; `None` if no token came.
+    pub first_token: Option<Duration>,
 }
 
 /// The right to use one slot of one endpoint for one request.
@@ -26,6 +29,7 @@ pub struct EndLease {
 #[must_use = "a lease that is dropped is abandoned"]
 pub struct Lease {
     grant: Grant,
+    first_token: Option<Duration>,
     /// `None` once the end is reported.
     report: Option<Arc<Recipient<EndLease>>>,
 }
@@ -33,7 +37,7 @@ pub struct Lease {
 impl Lease {
     /// Wraps a grant; only LoadManager makes leases.
     pub fn new(grant: Grant, report: Arc<Recipient<EndLease>>) -> Self {
-        Self { grant, report: Some(report) }
+        Self { grant, first_token: None, report: Some(report) }
     }
 
     /// Returns where the request goes.
@@ -46,14 +50,29 @@ impl Lease {
         Some((self.grant.queued?, self.grant.waited))
     }
 
+    /// Takes note of the first token of the answer; later ones change nothing.
+    pub fn see_token(&mut self, now: Moment) {
+        self.first_token.get_or_insert(now.since(self.grant.granted));
+    }
+
     /// Ends the lease and frees its slot.
     pub fn end(mut self, outcome: Outcome) {
         self.report_end(outcome);
     }
 
+    /// Returns what the end would report, which is then for the caller to do.
+    pub fn into_end(mut self, outcome: Outcome) -> EndLease {
+        self.report = None;
+        self.make_end(outcome)
+    }
+
+    fn make_end(&self, outcome: Outcome) -> EndLease {
+        EndLease { lease: self.grant.lease, outcome, first_token: self.first_token }
+    }
+
     fn report_end(&mut self, outcome: Outcome) {
         if let Some(report) = self.report.take() {
-            report.do_send(EndLease { lease: self.grant.lease, outcome });
+            report.do_send(self.make_end(outcome));
         }
     }
 }

@@ -7,13 +7,18 @@ use actix::Message;
 use crate::domain::endpoint::EndpointFacts;
 use crate::domain::ids::EndpointId;
 use crate::domain::load::LoadReport;
-use crate::domain::request::FinishedRequest;
+use crate::domain::request::{EndedLease, UnservedRequest};
 use crate::domain::time::Moment;
 
 /// A lease has ended.
 #[derive(Clone, Message)]
 #[rtype(result = "()")]
-pub struct RequestFinished(pub Arc<FinishedRequest>);
+pub struct LeaseEnded(pub Arc<EndedLease>);
+
+/// A request has ended without a lease.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct RequestUnserved(pub UnservedRequest);
 
 /// An endpoint has reported its load.
 #[derive(Message)]

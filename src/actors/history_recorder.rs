@@ -1,79 +1,162 @@
-//! HistoryRecorder: the timeline, and what is not yet written to the database.
+//! HistoryRecorder: the timeline, the totals of requests, and what is not yet written to the database.
 //!
-//! Counters reach the database as deltas, one batch at a time. A batch that fails is kept and tried again with what has
-//! come since.
+//! What ends is counted at once and written soon, one batch at a time, each as one transaction. A batch that fails is kept
+//! and tried again with what has come since. Old history is removed bit by bit, between batches.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient};
+use actix::{Actor, AsyncContext, Context, Handler, Message, MessageResult, Recipient};
+use chrono::{DateTime, NaiveDate, Utc};
 
 use super::answer::{Answer, Caller};
-use super::facts::RequestFinished;
-use super::persistence::{BatchDone, WriteBatch};
+use super::facts::{LeaseEnded, RequestUnserved};
+use super::persistence::{BatchDone, OldRowsRemoved, RemoveOldRows, WriteBatch};
 use crate::clock;
-use crate::domain::ids::EndpointId;
+use crate::domain::history::{Counters, HistoryEnd, HistoryRow, Unwritten};
 use crate::domain::request::Outcome;
 use crate::domain::timeline::{Minute, Timeline};
-use crate::store::endpoints::Counters;
 
-/// Owns the timeline and the unwritten deltas.
+/// How often old history is looked for.
+const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// What was written before this start.
+#[derive(Clone, Debug, Default)]
+pub struct Past {
+    /// Of the last hour.
+    pub minutes: Vec<Minute>,
+    pub totals: Totals,
+}
+
+/// Everything that was ever counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// By their final answer, however many leases each took.
+    pub requests: Counters,
+    pub output_tokens: i64,
+}
+
+/// How the database is kept up to date.
+#[derive(Clone, Copy, Debug)]
+pub struct Upkeep {
+    /// The longest that anything waits to be written.
+    pub flush_interval: Duration,
+    /// The age at which history rows are removed.
+    pub retention: Duration,
+}
+
+/// Where HistoryRecorder has things written and removed.
+pub struct Writer {
+    pub batches: Recipient<WriteBatch>,
+    pub removals: Recipient<RemoveOldRows>,
+}
+
+/// Owns the timeline, the totals and what is unwritten.
 pub struct HistoryRecorder {
     timeline: Timeline,
-    unwritten: HashMap<EndpointId, Counters>,
+    totals: Totals,
+    unwritten: Unwritten,
+    /// The server's local day, as of a minute.
+    today: (i64, NaiveDate),
     batch_in_flight: bool,
-    flush_interval: Duration,
+    /// The time to write has come while a batch was on its way.
+    is_due: bool,
+    /// The last batch could not be written.
+    is_failing: bool,
     /// Who waits until everything is written.
     flushing: Option<Caller<()>>,
-    persistence: Recipient<WriteBatch>,
+    upkeep: Upkeep,
+    writer: Writer,
 }
 
 impl HistoryRecorder {
-    pub fn new(flush_interval: Duration, persistence: Recipient<WriteBatch>) -> Self {
+    pub fn new(past: Past, upkeep: Upkeep, writer: Writer) -> Self {
         Self {
-            timeline: Timeline::default(),
-            unwritten: HashMap::new(),
+            timeline: Timeline::from(past.minutes),
+            totals: past.totals,
+            unwritten: Unwritten::default(),
+            today: (i64::MIN, NaiveDate::default()),
             batch_in_flight: false,
-            flush_interval,
+            is_due: false,
+            is_failing: false,
             flushing: None,
-            persistence,
+            upkeep,
+            writer,
         }
+    }
+
+    fn record(&mut self, end: HistoryEnd) {
+        let wall = clock::wall();
+        let (minute, today) = self.look_at_calendar(wall);
+        if let Some(request) = end.request() {
+            self.timeline.record(minute, request);
+            self.totals.requests.add(request);
+        }
+        self.unwritten.record(today, HistoryRow { created_at: wall, end });
+    }
+
+    /// Returns the minute and the day. The day is found out once a minute.
+    fn look_at_calendar(&mut self, wall: DateTime<Utc>) -> (i64, NaiveDate) {
+        let minute = minute_of(wall);
+        if self.today.0 != minute {
+            self.today = (minute, clock::local_day(wall));
+        }
+        self.today
     }
 
     fn is_written(&self) -> bool {
         !self.batch_in_flight && self.unwritten.is_empty()
     }
 
-    /// Writes what is not written, if there is any and no batch is on its way.
+    /// Writes what is not written, at once or after the batch that is on its way.
     fn write(&mut self, ctx: &mut Context<Self>) {
+        self.is_due = self.batch_in_flight;
         if self.batch_in_flight || self.unwritten.is_empty() {
             return;
         }
         self.batch_in_flight = true;
-        let counters = self.unwritten.drain().collect();
-        self.persistence.do_send(WriteBatch { counters, done: ctx.address().recipient() });
+        let batch = self.unwritten.take();
+        self.writer.batches.do_send(WriteBatch { batch, done: ctx.address().recipient() });
     }
+
+    fn remove_old(&mut self, ctx: &mut Context<Self>) {
+        let before = clock::wall() - self.upkeep.retention;
+        self.writer.removals.do_send(RemoveOldRows { before, done: ctx.address().recipient() });
+    }
+}
+
+/// Returns the minutes since 1970-01-01T00:00Z.
+pub fn minute_of(wall: DateTime<Utc>) -> i64 {
+    wall.timestamp().div_euclid(60)
 }
 
 impl Actor for HistoryRecorder {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        ctx.run_interval(self.flush_interval, Self::write);
+        // Half of it to wait for, half of it to write in.
+        ctx.run_interval(self.upkeep.flush_interval / 2, Self::write);
+        self.remove_old(ctx);
+        ctx.run_interval(RETENTION_INTERVAL, Self::remove_old);
     }
 }
 
-impl Handler<RequestFinished> for HistoryRecorder {
+impl Handler<LeaseEnded> for HistoryRecorder {
     type Result = ();
 
-    fn handle(&mut self, RequestFinished(finished): RequestFinished, _: &mut Context<Self>) {
-        let minute = clock::wall().timestamp().div_euclid(60);
-        match finished.outcome {
-            Outcome::Succeeded { .. } => self.timeline.record(minute, true),
-            Outcome::Failed(_) => self.timeline.record(minute, false),
-            Outcome::Abandoned => {}
+    fn handle(&mut self, LeaseEnded(ended): LeaseEnded, _: &mut Context<Self>) {
+        if let Outcome::Succeeded { tokens: Some(tokens) } = ended.outcome {
+            let output = i64::try_from(tokens.output).unwrap_or(i64::MAX);
+            self.totals.output_tokens = self.totals.output_tokens.saturating_add(output);
         }
-        self.unwritten.entry(finished.endpoint).or_default().add(Counters::of(&finished.outcome));
+        self.record(HistoryEnd::Lease(ended));
+    }
+}
+
+impl Handler<RequestUnserved> for HistoryRecorder {
+    type Result = ();
+
+    fn handle(&mut self, RequestUnserved(unserved): RequestUnserved, _: &mut Context<Self>) {
+        self.record(HistoryEnd::Unserved(unserved));
     }
 }
 
@@ -83,22 +166,38 @@ impl Handler<BatchDone> for HistoryRecorder {
     fn handle(&mut self, done: BatchDone, ctx: &mut Context<Self>) {
         self.batch_in_flight = false;
         match done {
-            BatchDone::Written if self.is_written() => {
-                if let Some(caller) = self.flushing.take() {
+            BatchDone::Written => {
+                if std::mem::take(&mut self.is_failing) {
+                    let dropped = self.unwritten.rows_dropped();
+                    log::info!("statistics are written again history_rows_dropped={dropped}");
+                }
+                if self.is_due || self.flushing.is_some() {
+                    self.write(ctx);
+                }
+                if self.is_written()
+                    && let Some(caller) = self.flushing.take()
+                {
                     caller.answer(());
                 }
             }
-            BatchDone::Written => {
-                if self.flushing.is_some() {
-                    self.write(ctx);
+            BatchDone::Failed(batch, error) => {
+                if !std::mem::replace(&mut self.is_failing, true) {
+                    log::error!("statistics cannot be written, kept until they can be error=\"{error}\"");
                 }
+                self.unwritten.put_back(*batch);
             }
-            BatchDone::Failed(counters, error) => {
-                log::error!("statistics not written yet, kept for the next try error={error}");
-                for (id, delta) in counters {
-                    self.unwritten.entry(id).or_default().add(delta);
-                }
-            }
+        }
+    }
+}
+
+impl Handler<OldRowsRemoved> for HistoryRecorder {
+    type Result = ();
+
+    fn handle(&mut self, OldRowsRemoved { are_left }: OldRowsRemoved, ctx: &mut Context<Self>) {
+        match are_left {
+            Ok(true) => self.remove_old(ctx),
+            Ok(false) => {}
+            Err(error) => log::warn!("old history not removed, tried again within the hour error=\"{error}\""),
         }
     }
 }
@@ -122,15 +221,29 @@ impl Handler<Flush> for HistoryRecorder {
     }
 }
 
-/// Asks for the last sixty minutes, oldest first.
+/// What viewers see of the history.
+#[derive(Clone, Debug)]
+pub struct Recent {
+    /// The last sixty, oldest first.
+    pub minutes: Vec<Minute>,
+    pub totals: Totals,
+    /// History rows for which there was no room since the start.
+    pub rows_dropped: u64,
+}
+
+/// Asks for the timeline and the totals.
 #[derive(Message)]
-#[rtype(result = "Vec<Minute>")]
-pub struct ReadTimeline;
+#[rtype(result = "Recent")]
+pub struct ReadRecent;
 
-impl Handler<ReadTimeline> for HistoryRecorder {
-    type Result = Vec<Minute>;
+impl Handler<ReadRecent> for HistoryRecorder {
+    type Result = MessageResult<ReadRecent>;
 
-    fn handle(&mut self, _: ReadTimeline, _: &mut Context<Self>) -> Vec<Minute> {
-        self.timeline.read(clock::wall().timestamp().div_euclid(60))
+    fn handle(&mut self, _: ReadRecent, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(Recent {
+            minutes: self.timeline.read(minute_of(clock::wall())),
+            totals: self.totals,
+            rows_dropped: self.unwritten.rows_dropped(),
+        })
     }
 }

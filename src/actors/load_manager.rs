@@ -19,14 +19,14 @@ pub use self::watchers::QueueUpdates;
 use self::watchers::Watchers;
 use super::answer::{Answer, Caller};
 use super::event_hub::Publish;
-use super::facts::{EndpointsChanged, LoadReported, RequestFinished};
+use super::facts::{EndpointsChanged, LeaseEnded, LoadReported, RequestUnserved};
 use crate::clock::{self, Stopwatch};
 use crate::domain::dispatch::choose::Balancing;
 use crate::domain::dispatch::{Decision, Dispatcher, Grant, QueueRules, Submitted};
 use crate::domain::event::{Event, QueueDepth};
 use crate::domain::ids::Ticket;
 use crate::domain::last_hour::LastHour;
-use crate::domain::request::{FinishedRequest, LeaseRequest, Refusal};
+use crate::domain::request::{EndedLease, Failure, LeaseRequest, Outcome, Refusal, UnservedRequest};
 use crate::domain::time::Moment;
 use crate::lease::{EndLease, Lease};
 
@@ -38,16 +38,24 @@ const UPDATES_INTERVAL: Duration = Duration::from_millis(100);
 
 type LeaseAnswer = Result<Lease, Refusal>;
 
+/// Somebody who waits for a lease.
+struct Waiter {
+    caller: Caller<LeaseAnswer>,
+    request: Arc<LeaseRequest>,
+    since: Moment,
+}
+
 /// Owns the dispatcher and those who wait for its answers.
 pub struct LoadManager {
     dispatcher: Dispatcher,
-    waiting: HashMap<Ticket, Caller<LeaseAnswer>>,
+    waiting: HashMap<Ticket, Waiter>,
     watchers: Watchers,
     /// Watchers are to be told soon.
     updates_due: bool,
     /// Who wait until no lease is held.
     draining: Option<Caller<usize>>,
-    observers: Vec<Recipient<RequestFinished>>,
+    observers: Vec<Recipient<LeaseEnded>>,
+    unserved: Recipient<RequestUnserved>,
     events: Recipient<Publish>,
     /// Where leases report their end; set when the actor starts.
     report: Option<Arc<Recipient<EndLease>>>,
@@ -61,7 +69,12 @@ pub struct LoadManager {
 
 impl LoadManager {
     /// Creates a manager whose line and choices obey these rules.
-    pub fn new(rules: QueueRules, balancing: Balancing, events: Recipient<Publish>) -> Self {
+    pub fn new(
+        rules: QueueRules,
+        balancing: Balancing,
+        events: Recipient<Publish>,
+        unserved: Recipient<RequestUnserved>,
+    ) -> Self {
         Self {
             dispatcher: Dispatcher::new(rules, balancing),
             waiting: HashMap::new(),
@@ -69,6 +82,7 @@ impl LoadManager {
             updates_due: false,
             draining: None,
             observers: Vec::new(),
+            unserved,
             events,
             report: None,
             timer: None,
@@ -92,13 +106,13 @@ impl LoadManager {
                 Decision::Grant(ticket, grant) => {
                     // A caller that has gone drops the lease, which comes back as its end.
                     let lease = self.lease(grant);
-                    if let Some(caller) = self.waiting.remove(&ticket) {
-                        caller.answer(Ok(lease));
+                    if let Some(waiter) = self.waiting.remove(&ticket) {
+                        waiter.caller.answer(Ok(lease));
                     }
                 }
                 Decision::Refuse(ticket, refusal) => {
-                    self.last_hour.refused(clock::now(), &refusal);
-                    if let Some(caller) = self.waiting.remove(&ticket) {
+                    if let Some(Waiter { caller, request, since }) = self.waiting.remove(&ticket) {
+                        self.tell_unserved(request, Some(refusal.clone()), since);
                         caller.answer(Err(refusal));
                     }
                 }
@@ -153,13 +167,32 @@ impl LoadManager {
         }
     }
 
-    fn tell_finished(&mut self, finished: FinishedRequest) {
-        self.last_hour.ended(clock::now(), &finished.outcome, finished.duration);
-        log::debug!("request finished {finished}");
-        let finished = Arc::new(finished);
-        for observer in &self.observers {
-            observer.do_send(RequestFinished(finished.clone()));
+    /// Ends a lease; `None` if it has ended before.
+    fn end(&mut self, end: EndLease, decisions: &mut Vec<Decision>) -> Option<EndedLease> {
+        let EndLease { lease, outcome, first_token } = end;
+        let stopwatch = Stopwatch::start();
+        let ended = self.dispatcher.end(clock::now(), lease, outcome, decisions)?;
+        if !decisions.is_empty() {
+            self.selection_time += stopwatch.elapsed();
         }
+        Some(EndedLease { first_token, ..ended })
+    }
+
+    fn tell_ended(&mut self, ended: EndedLease) {
+        self.last_hour.ended(clock::now(), &ended.outcome, ended.duration);
+        log::debug!("lease ended {ended}");
+        let ended = Arc::new(ended);
+        for observer in &self.observers {
+            observer.do_send(LeaseEnded(ended.clone()));
+        }
+    }
+
+    fn tell_unserved(&mut self, request: Arc<LeaseRequest>, refusal: Option<Refusal>, since: Moment) {
+        let now = clock::now();
+        if let Some(refusal) = &refusal {
+            self.last_hour.refused(now, refusal);
+        }
+        self.unserved.do_send(RequestUnserved(UnservedRequest { request, refusal, waited: now.since(since) }));
     }
 }
 
@@ -176,7 +209,9 @@ impl Actor for LoadManager {
 #[rtype(result = "Result<Lease, Refusal>")]
 pub struct AcquireLease {
     pub ticket: Ticket,
-    pub request: LeaseRequest,
+    pub request: Arc<LeaseRequest>,
+    /// Of a retry: the attempt before it, which ends with the asking.
+    pub failed: Option<(Lease, Failure)>,
     pub deadline: Moment,
     /// Where to tell of the wait, if there is one.
     pub updates: Option<QueueUpdates>,
@@ -186,23 +221,34 @@ impl Handler<AcquireLease> for LoadManager {
     type Result = Answer<LeaseAnswer>;
 
     fn handle(&mut self, message: AcquireLease, ctx: &mut Context<Self>) -> Answer<LeaseAnswer> {
-        let AcquireLease { ticket, request, deadline, updates } = message;
+        let AcquireLease { ticket, request, failed, deadline, updates } = message;
         let mut decisions = Vec::new();
+        let failed = failed.and_then(|(lease, failure)| {
+            let end = lease.into_end(Outcome::Failed(failure));
+            self.end(end, &mut decisions)
+        });
         let now = clock::now();
         let stopwatch = Stopwatch::start();
-        let submitted = self.dispatcher.submit(now, ticket, request, deadline, &mut decisions);
+        let submitted = self.dispatcher.submit(now, ticket, request.clone(), deadline, &mut decisions);
+        // A retry that nobody is left for has ended with the attempt before it.
+        let ends_before = matches!(submitted, Submitted::Refused(Refusal::NothingUntried { .. }));
+        if let Some(failed) = failed {
+            self.tell_ended(EndedLease { is_final: ends_before, ..failed });
+        }
         let answer = match submitted {
             Submitted::Granted(grant) => {
                 self.selection_time += stopwatch.elapsed();
                 Answer::Now(Ok(self.lease(grant)))
             }
             Submitted::Refused(refusal) => {
-                self.last_hour.refused(clock::now(), &refusal);
+                if !ends_before {
+                    self.tell_unserved(request, Some(refusal.clone()), now);
+                }
                 Answer::Now(Err(refusal))
             }
             Submitted::Waiting => {
                 let (caller, answer) = Caller::keep();
-                self.waiting.insert(ticket, caller);
+                self.waiting.insert(ticket, Waiter { caller, request, since: now });
                 if let Some(updates) = updates {
                     self.watchers.add(&self.dispatcher, ticket, updates);
                 }
@@ -224,7 +270,9 @@ impl Handler<CancelWait> for LoadManager {
 
     fn handle(&mut self, CancelWait(ticket): CancelWait, ctx: &mut Context<Self>) {
         let mut decisions = Vec::new();
-        self.waiting.remove(&ticket);
+        if let Some(Waiter { request, since, .. }) = self.waiting.remove(&ticket) {
+            self.tell_unserved(request, None, since);
+        }
         self.dispatcher.cancel(clock::now(), ticket, &mut decisions);
         self.carry_out(decisions, ctx);
     }
@@ -233,16 +281,10 @@ impl Handler<CancelWait> for LoadManager {
 impl Handler<EndLease> for LoadManager {
     type Result = ();
 
-    fn handle(&mut self, message: EndLease, ctx: &mut Context<Self>) {
+    fn handle(&mut self, end: EndLease, ctx: &mut Context<Self>) {
         let mut decisions = Vec::new();
-        let now = clock::now();
-        let stopwatch = Stopwatch::start();
-        let ended = self.dispatcher.end(now, message.lease, message.outcome, &mut decisions);
-        if !decisions.is_empty() {
-            self.selection_time += stopwatch.elapsed();
-        }
-        if let Some(finished) = ended {
-            self.tell_finished(finished);
+        if let Some(ended) = self.end(end, &mut decisions) {
+            self.tell_ended(ended);
         }
         self.carry_out(decisions, ctx);
     }
@@ -313,7 +355,7 @@ impl Handler<UpdatesDue> for LoadManager {
 /// Adds somebody who is told of every lease that ends.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Observe(pub Recipient<RequestFinished>);
+pub struct Observe(pub Recipient<LeaseEnded>);
 
 impl Handler<Observe> for LoadManager {
     type Result = ();
@@ -357,10 +399,10 @@ impl Handler<GraceOver> for LoadManager {
 
     fn handle(&mut self, _: GraceOver, _: &mut Context<Self>) {
         let Some(caller) = self.draining.take() else { return };
-        let finished = self.dispatcher.end_all(clock::now());
-        let cut = finished.len();
+        let ended = self.dispatcher.end_all(clock::now());
+        let cut = ended.len();
         log::warn!("shutdown grace is over requests_cut={cut}");
-        finished.into_iter().for_each(|finished| self.tell_finished(finished));
+        ended.into_iter().for_each(|ended| self.tell_ended(ended));
         caller.answer(cut);
     }
 }

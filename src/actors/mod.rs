@@ -3,12 +3,15 @@
 //! Who tells whom (HTTP asks any of them):
 //!
 //! ```text
-//! Registry ── EndpointsChanged, ─▶ LoadManager ── RequestFinished ─┬▶ Registry (counters)
-//!    │        LoadReported             │                           ├▶ TpsTracker ── Publish ─▶ EventHub
-//!    │                                 └── Publish ─▶ EventHub     └▶ HistoryRecorder ── WriteBatch ─▶ Persistence
-//!    ├── Publish ─▶ EventHub ── Broadcast ─▶ sessions
-//!    └── SaveEndpoints, SaveObservation ─▶ Persistence
+//! Registry ── EndpointsChanged, ─▶ LoadManager ── LeaseEnded ──────┬▶ Registry (counters)
+//!    │        LoadReported           │     │                       ├▶ TpsTracker ── Publish ─▶ EventHub
+//!    │                               │     └── RequestUnserved ─┐  │
+//!    │                               └── Publish ─▶ EventHub    └──┴▶ HistoryRecorder ── WriteBatch, ─▶ Persistence
+//!    ├── Publish ─▶ EventHub ── Broadcast ─▶ sessions                                    RemoveOldRows
+//!    └── SaveEndpoints, SaveObservations ─▶ Persistence
 //! ```
+//!
+//! Persistence answers by telling: BatchDone, OldRowsRemoved, ObservationsSaved.
 //!
 //! Actors tell each other and never await an answer, with one exception: Registry awaits Persistence, which is a leaf,
 //! in order to answer its own caller once an endpoint is saved.

@@ -1,9 +1,11 @@
 //! Persistence: executes, on a thread of its own, what others want stored. It decides nothing and owns nothing.
 
 use actix::{Actor, Handler, Message, Recipient, SyncContext};
+use chrono::{DateTime, Utc};
 
+use crate::domain::history::Batch;
 use crate::domain::ids::EndpointId;
-use crate::store::endpoints::{Counters, Observation, StoredEndpoint};
+use crate::store::endpoints::{Observation, StoredEndpoint};
 use crate::store::{Store, StoreError};
 
 /// The one writer of the database.
@@ -37,29 +39,42 @@ impl Handler<SaveEndpoints> for Persistence {
     }
 }
 
-/// Saves what was observed of an endpoint.
+/// Saves what was observed of endpoints, and tells `done` how it went.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct SaveObservation {
-    pub id: EndpointId,
-    pub observation: Observation,
+pub struct SaveObservations {
+    pub observed: Vec<(EndpointId, Observation)>,
+    pub done: Recipient<ObservationsSaved>,
 }
 
-impl Handler<SaveObservation> for Persistence {
+/// Tells how a [`SaveObservations`] went.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ObservationsSaved {
+    /// Those of which nothing was saved, all or none.
+    pub unsaved: Vec<EndpointId>,
+}
+
+impl Handler<SaveObservations> for Persistence {
     type Result = ();
 
-    fn handle(&mut self, message: SaveObservation, _: &mut SyncContext<Self>) {
-        if let Err(error) = self.store.save_observation(message.id, &message.observation) {
-            log::warn!("observation not saved endpoint_id={} error={error}", message.id);
-        }
+    fn handle(&mut self, SaveObservations { observed, done }: SaveObservations, _: &mut SyncContext<Self>) {
+        let unsaved = match self.store.save_observations(&observed) {
+            Ok(()) => Vec::new(),
+            Err(error) => {
+                log::debug!("observations not saved error=\"{error}\"");
+                observed.into_iter().map(|(id, _)| id).collect()
+            }
+        };
+        done.do_send(ObservationsSaved { unsaved });
     }
 }
 
-/// Adds to counters and tells `done` how it went.
+/// Writes a batch and tells `done` how it went.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct WriteBatch {
-    pub counters: Vec<(EndpointId, Counters)>,
+    pub batch: Batch,
     pub done: Recipient<BatchDone>,
 }
 
@@ -69,17 +84,40 @@ pub struct WriteBatch {
 pub enum BatchDone {
     Written,
     /// Nothing of it was written.
-    Failed(Vec<(EndpointId, Counters)>, StoreError),
+    Failed(Box<Batch>, StoreError),
 }
 
 impl Handler<WriteBatch> for Persistence {
     type Result = ();
 
-    fn handle(&mut self, batch: WriteBatch, _: &mut SyncContext<Self>) {
-        batch.done.do_send(match self.store.add_counters(&batch.counters) {
+    fn handle(&mut self, WriteBatch { batch, done }: WriteBatch, _: &mut SyncContext<Self>) {
+        done.do_send(match self.store.write_batch(&batch) {
             Ok(()) => BatchDone::Written,
-            Err(error) => BatchDone::Failed(batch.counters, error),
+            Err(error) => BatchDone::Failed(Box::new(batch), error),
         });
+    }
+}
+
+/// Removes a few of the history rows from before `before`, and tells `done` whether there are more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct RemoveOldRows {
+    pub before: DateTime<Utc>,
+    pub done: Recipient<OldRowsRemoved>,
+}
+
+/// Tells how a [`RemoveOldRows`] went.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct OldRowsRemoved {
+    pub are_left: Result<bool, StoreError>,
+}
+
+impl Handler<RemoveOldRows> for Persistence {
+    type Result = ();
+
+    fn handle(&mut self, RemoveOldRows { before, done }: RemoveOldRows, _: &mut SyncContext<Self>) {
+        done.do_send(OldRowsRemoved { are_left: self.store.remove_old_rows(before) });
     }
 }
 

@@ -12,13 +12,6 @@ use crate::domain::endpoint::{EndpointDefinition, EndpointKind, check_api_key, c
 
 const PREFIX: &str = "LEASEWAY_";
 
-/// Whose values are being read.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Layer {
-    Defaults,
-    User,
-}
-
 /// The settings read so far and the mistakes found in them.
 #[derive(Default)]
 pub struct Settings {
@@ -34,7 +27,6 @@ pub struct Settings {
 struct Source<'a> {
     name: &'a str,
     text: &'a str,
-    layer: Layer,
     environment: &'a [(String, String)],
 }
 
@@ -59,8 +51,8 @@ impl Settings {
     }
 
     /// Reads a TOML text.
-    pub fn read_text(&mut self, name: &str, text: &str, layer: Layer, environment: &[(String, String)]) {
-        let source = Source { name, text, layer, environment };
+    pub fn read_text(&mut self, name: &str, text: &str, environment: &[(String, String)]) {
+        let source = Source { name, text, environment };
         let (document, syntax_errors) = DeTable::parse_recoverable(text);
         for error in &syntax_errors {
             let offset = error.span().map_or(0, |span| span.start);
@@ -106,7 +98,7 @@ impl Settings {
                 Some(keys) => match find(keys, &key_name) {
                     None => self.fail(name.clone(), unknown_key(&section_name, &key_name, keys)),
                     Some(key) => {
-                        self.accept(Layer::User, name.clone(), &section_name, key, key.rule.parse(text));
+                        self.accept(name.clone(), &section_name, key, key.rule.parse(text));
                     }
                 },
             }
@@ -129,7 +121,7 @@ impl Settings {
             return;
         }
         let key = section("balancer").and_then(|keys| find(keys, "mode")).expect("balancer.mode is a key");
-        self.accept(Layer::User, "LOAD_BALANCER_MODE".to_owned(), "balancer", key, Value::String(mode.to_owned()));
+        self.accept("LOAD_BALANCER_MODE".to_owned(), "balancer", key, Value::String(mode.to_owned()));
     }
 
     /// Refuses an address that others can reach, unless that is asked for.
@@ -151,22 +143,18 @@ impl Settings {
             let place = source.place(key_name.span().start);
             match find(keys, key_name.get_ref()) {
                 None => self.fail(place, unknown_key(section_name, key_name.get_ref(), keys)),
-                Some(key) => self.accept(source.layer, place, section_name, key, to_value(value.get_ref())),
+                Some(key) => self.accept(place, section_name, key, to_value(value.get_ref())),
             }
         }
     }
 
-    fn accept(&mut self, layer: Layer, place: String, section_name: &str, key: &Key, value: Value) {
+    fn accept(&mut self, place: String, section_name: &str, key: &Key, value: Value) {
         let path = format!("{section_name}.{}", key.name);
         if !key.rule.allows(&value) {
             return self.fail(place, not_allowed(&path, &value, key));
         }
         if path == "server.bind" {
             self.bind_place.clone_from(&place);
-        }
-        let unchanged = self.table.get(section_name).and_then(|section| section.get(key.name)) == Some(&value);
-        if key.reserved && layer == Layer::User && !unchanged {
-            self.warnings.push(format!("{path} is set ({place}) but has no effect in this version"));
         }
         let section = self.table.entry(section_name).or_insert_with(|| Value::Table(Table::new()));
         if let Value::Table(section) = section {
@@ -208,9 +196,6 @@ impl Settings {
             let value = to_value(value.get_ref());
             if !key.rule.allows(&value) {
                 self.fail(place, not_allowed(&format!("endpoints.{}", key.name), &value, key));
-            } else if key.reserved {
-                self.warnings
-                    .push(format!("endpoints.{} is set ({place}) but has no effect in this version", key.name));
             }
             given.insert(key.name.to_owned(), value);
         }

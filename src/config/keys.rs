@@ -32,16 +32,10 @@ pub enum Rule {
 pub struct Key {
     pub name: &'static str,
     pub rule: Rule,
-    /// Checked, but without effect yet.
-    pub reserved: bool,
 }
 
 const fn key(name: &'static str, rule: Rule) -> Key {
-    Key { name, rule, reserved: false }
-}
-
-const fn reserved(name: &'static str, rule: Rule) -> Key {
-    Key { name, rule, reserved: true }
+    Key { name, rule }
 }
 
 pub const MODES: &[&str] = &["auto", "round_robin", "metrics"];
@@ -62,7 +56,7 @@ pub const SECTIONS: &[(&str, &[Key])] = &[
         &[
             key("url", Rule::DatabaseUrl),
             key("flush_interval_ms", Rule::Whole(10, 60_000)),
-            reserved("history_retention_days", Rule::Whole(1, 3650)),
+            key("history_retention_days", Rule::Whole(1, 3650)),
         ],
     ),
     (

@@ -36,6 +36,31 @@ pub enum ClientId {
     Named(Arc<[u8]>),
 }
 
+/// Identifies one request in logs, answers and the history: its `x-request-id`; cheap to clone. Clients may use one twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestId(Arc<str>);
+
+impl RequestId {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for RequestId {
+    fn from(id: &str) -> Self {
+        Self(id.into())
+    }
+}
+
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientId::Address(address) => address.fmt(f),
+            ClientId::Named(name) => f.write_str(&String::from_utf8_lossy(name)),
+        }
+    }
+}
+
 /// The name of a model as clients and endpoints write it; cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModelId(Arc<str>);

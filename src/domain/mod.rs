@@ -7,6 +7,7 @@ pub mod dispatch;
 pub mod endpoint;
 pub mod event;
 pub mod health;
+pub mod history;
 pub mod ids;
 pub mod last_hour;
 pub mod load;

@@ -1,11 +1,12 @@
 //! One request's life: what it asks for, why it may be refused, how its lease ends.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::ids::{ClientId, EndpointId, ModelId};
+use super::ids::{ClientId, EndpointId, ModelId, RequestId};
 
 /// The inference API a request uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -28,6 +29,23 @@ impl ApiKind {
         }
     }
 
+    /// Returns the name used in the API and the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ApiKind::ChatCompletions => "chat_completions",
+            ApiKind::Completions => "completions",
+            ApiKind::Embeddings => "embeddings",
+            ApiKind::Responses => "responses",
+        }
+    }
+
+    /// Returns the API of this name, if there is one.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::ChatCompletions, Self::Completions, Self::Embeddings, Self::Responses]
+            .into_iter()
+            .find(|api_kind| api_kind.as_str() == name)
+    }
+
     /// Tells whether a stream of this API reports its usage only when asked by `stream_options.include_usage`.
     pub fn has_usage_option(self) -> bool {
         match self {
@@ -40,6 +58,7 @@ impl ApiKind {
 /// What a request asks of the dispatcher.
 #[derive(Clone, Debug)]
 pub struct LeaseRequest {
+    pub id: RequestId,
     pub model: ModelId,
     pub api_kind: ApiKind,
     pub client: ClientId,
@@ -51,6 +70,11 @@ impl LeaseRequest {
     /// Tells whether this is not the first attempt.
     pub fn is_retry(&self) -> bool {
         !self.tried.is_empty()
+    }
+
+    /// Returns which attempt this is, from 1.
+    pub fn attempt(&self) -> usize {
+        self.tried.len() + 1
     }
 }
 
@@ -74,6 +98,22 @@ pub enum Refusal {
     QueueTimeout { waited: Duration },
     /// Leaseway is stopping.
     Draining,
+}
+
+impl Refusal {
+    /// Returns the name used in answers and in the history.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Refusal::ModelNotFound => "model_not_found",
+            Refusal::NoEndpointOnline => "no_endpoint_online",
+            Refusal::WarmingUp => "warming_up",
+            Refusal::QueueFull { .. } => "queue_full",
+            Refusal::Overloaded { .. } => "overloaded",
+            Refusal::NothingUntried { .. } => "upstream_error",
+            Refusal::QueueTimeout { .. } => "queue_timeout",
+            Refusal::Draining => "draining",
+        }
+    }
 }
 
 /// Tokens of one answer.
@@ -161,21 +201,36 @@ pub enum Outcome {
 
 /// The record of one ended lease.
 #[derive(Clone, Debug)]
-pub struct FinishedRequest {
+pub struct EndedLease {
+    pub request: Arc<LeaseRequest>,
     pub endpoint: EndpointId,
-    pub model: ModelId,
-    pub api_kind: ApiKind,
     pub outcome: Outcome,
+    /// The request has ended with it. False if it goes on to another endpoint.
+    pub is_final: bool,
     /// From dispatch to the last byte.
     pub duration: Duration,
-    /// From arrival to dispatch.
+    /// From dispatch to the first content of a stream; `None` if none came.
+    pub first_token: Option<Duration>,
+    /// From asking for the lease to dispatch.
     pub waited: Duration,
 }
 
-impl fmt::Display for FinishedRequest {
+/// The record of a request that has ended without a lease.
+#[derive(Clone, Debug)]
+pub struct UnservedRequest {
+    pub request: Arc<LeaseRequest>,
+    /// `None`: its client left.
+    pub refusal: Option<Refusal>,
+    /// From asking for the lease.
+    pub waited: Duration,
+}
+
+impl fmt::Display for EndedLease {
     /// Writes a log line's `key=value` pairs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "endpoint_id={} model={:?} ", self.endpoint, self.model.as_str())?;
+        let LeaseRequest { id, model, .. } = &*self.request;
+        write!(f, "request_id={} attempt={} ", id.as_str(), self.request.attempt())?;
+        write!(f, "endpoint_id={} model={:?} ", self.endpoint, model.as_str())?;
         write!(f, "duration_ms={} wait_ms={} ", self.duration.as_millis(), self.waited.as_millis())?;
         match &self.outcome {
             Outcome::Succeeded { tokens: None } => f.write_str("outcome=succeeded"),

@@ -1,6 +1,8 @@
 //! The last sixty minutes, by minute.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
+
+use super::history::Counters;
 
 /// Minutes shown, the current one included.
 pub const MINUTES: usize = 60;
@@ -14,37 +16,38 @@ pub struct Minute {
     pub error: u64,
 }
 
-/// Successes and errors of the last [`MINUTES`] minutes.
+/// Successes and errors of the last [`MINUTES`] minutes, each in its own minute whatever the clock does.
 #[derive(Debug, Default)]
 pub struct Timeline {
-    /// Minutes in which something finished, oldest first.
-    minutes: VecDeque<Minute>,
+    /// Minutes in which something finished.
+    minutes: BTreeMap<i64, Minute>,
+}
+
+impl From<Vec<Minute>> for Timeline {
+    fn from(minutes: Vec<Minute>) -> Self {
+        Self { minutes: minutes.into_iter().map(|minute| (minute.minute, minute)).collect() }
+    }
 }
 
 impl Timeline {
-    /// Counts one finished request in `minute`.
-    pub fn record(&mut self, minute: i64, succeeded: bool) {
-        let place = self.minutes.partition_point(|entry| entry.minute < minute);
-        if self.minutes.get(place).is_none_or(|entry| entry.minute != minute) {
-            self.minutes.insert(place, Minute { minute, success: 0, error: 0 });
-        }
-        let entry = &mut self.minutes[place];
-        if succeeded {
-            entry.success += 1;
-        } else {
-            entry.error += 1;
-        }
-        while self.minutes.len() > MINUTES {
-            self.minutes.pop_front();
+    /// Counts a request that has ended in `minute`, by its final answer; an abandoned one is neither success nor error.
+    pub fn record(&mut self, minute: i64, request: Counters) {
+        let is_new = !self.minutes.contains_key(&minute);
+        let entry = self.minutes.entry(minute).or_insert(Minute { minute, success: 0, error: 0 });
+        entry.success += request.successful.unsigned_abs();
+        entry.error += request.failed.unsigned_abs();
+        if is_new {
+            // Later ones are from before the clock was put back, and are not shown until it has come there again.
+            let kept = minute - MINUTES as i64 + 1..=minute + MINUTES as i64;
+            self.minutes.retain(|minute, _| kept.contains(minute));
         }
     }
 
     /// Returns the [`MINUTES`] minutes that end with `current`, oldest first, empty ones included.
     pub fn read(&self, current: i64) -> Vec<Minute> {
         let first = current - MINUTES as i64 + 1;
-        let recorded = |minute| self.minutes.iter().find(|entry| entry.minute == minute).copied();
         let empty = |minute| Minute { minute, success: 0, error: 0 };
-        (first..=current).map(|minute| recorded(minute).unwrap_or_else(|| empty(minute))).collect()
+        (first..=current).map(|minute| self.minutes.get(&minute).copied().unwrap_or_else(|| empty(minute))).collect()
     }
 }
 
@@ -52,25 +55,41 @@ impl Timeline {
 mod tests {
     use super::*;
 
+    const SUCCESS: Counters = Counters { total: 1, successful: 1, failed: 0 };
+    const ERROR: Counters = Counters { total: 1, successful: 0, failed: 1 };
+    const ABANDONED: Counters = Counters { total: 1, successful: 0, failed: 0 };
+
     #[test]
     fn sixty_minutes_end_with_the_current_one_and_older_ones_are_gone() {
-        let mut timeline = Timeline::default();
-        timeline.record(1000, true);
-        timeline.record(1059, true);
-        timeline.record(1059, false);
+        let mut timeline = Timeline::from(vec![Minute { minute: 1000, success: 2, error: 1 }]);
+        timeline.record(1059, SUCCESS);
+        timeline.record(1059, ERROR);
+        timeline.record(1059, ABANDONED);
         let shown = timeline.read(1059);
         assert_eq!(shown.len(), MINUTES);
-        assert_eq!(shown[0], Minute { minute: 1000, success: 1, error: 0 });
+        assert_eq!(shown[0], Minute { minute: 1000, success: 2, error: 1 });
         assert_eq!(shown[59], Minute { minute: 1059, success: 1, error: 1 });
-        assert_eq!(timeline.read(1060)[0].success, 0);
+        assert_eq!(timeline.read(1060)[0], Minute { minute: 1001, success: 0, error: 0 });
     }
 
     #[test]
-    fn a_clock_that_steps_back_counts_in_its_own_minute() {
+    fn a_clock_that_steps_counts_in_its_own_minute_and_loses_nothing_of_the_hour() {
         let mut timeline = Timeline::default();
-        timeline.record(1001, true);
-        timeline.record(1000, true);
-        let shown = timeline.read(1001);
-        assert_eq!((shown[58].success, shown[59].success), (1, 1));
+        (1000..1060).for_each(|minute| timeline.record(minute, SUCCESS));
+        timeline.record(1058, SUCCESS);
+        let shown = timeline.read(1059);
+        assert_eq!((shown[0].success, shown[58].success, shown[59].success), (1, 2, 1));
+        // Wrongly ahead by ten minutes for a while.
+        timeline.record(1069, ERROR);
+        timeline.record(1060, SUCCESS);
+        let sums = |current| timeline.read(current).iter().map(|minute| minute.success + minute.error).sum::<u64>();
+        assert_eq!((sums(1060), timeline.read(1069)[59].error), (52, 1));
+    }
+
+    #[test]
+    fn it_takes_no_more_room_the_longer_it_runs() {
+        let mut timeline = Timeline::default();
+        (0..10_000).for_each(|minute| timeline.record(minute, SUCCESS));
+        assert_eq!(timeline.minutes.len(), MINUTES);
     }
 }

@@ -15,6 +15,13 @@ pub struct Speed {
 }
 
 impl Speed {
+    /// Takes up what was measured before: the mean is then tokens ÷ time. Without tokens or time nothing was measured.
+    pub fn restored(request_count: u64, output_tokens: u64, duration: Duration) -> Option<Self> {
+        let is_measured = output_tokens > 0 && !duration.is_zero();
+        let tps = Some(output_tokens as f64 / duration.as_secs_f64());
+        is_measured.then_some(Self { tps, request_count, output_tokens, duration })
+    }
+
     /// Counts one successful request and returns the new mean, in tokens per second, if it moved.
     pub fn record(&mut self, alpha: f64, output_tokens: u64, duration: Duration) -> Option<f64> {
         if output_tokens == 0 || duration.is_zero() {
@@ -52,9 +59,57 @@ impl Speed {
     }
 }
 
+/// The speed of one endpoint over all its models and APIs.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Aggregate {
+    weighted_tps: f64,
+    request_count: u64,
+    output_tokens: u64,
+}
+
+impl Aggregate {
+    pub fn add(&mut self, speed: &Speed) {
+        self.weighted_tps += speed.tps().unwrap_or(0.0) * speed.request_count() as f64;
+        self.request_count += speed.request_count();
+        self.output_tokens += speed.output_tokens();
+    }
+
+    /// Tokens per second: the mean of the means, weighted by requests; `None` while nothing was measured.
+    pub fn tps(&self) -> Option<f64> {
+        (self.request_count > 0).then(|| self.weighted_tps / self.request_count as f64)
+    }
+
+    pub fn request_count(&self) -> u64 {
+        self.request_count
+    }
+
+    pub fn output_tokens(&self) -> u64 {
+        self.output_tokens
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_aggregate_is_weighted_by_requests() {
+        let mut aggregate = Aggregate::default();
+        assert_eq!(aggregate.tps(), None);
+        let second = Duration::from_secs(1);
+        for (requests, tokens) in [(3, 10), (1, 50)] {
+            aggregate.add(&Speed::restored(requests, tokens, second).expect("measured"));
+        }
+        assert_eq!((aggregate.tps(), aggregate.request_count(), aggregate.output_tokens()), (Some(20.0), 4, 60));
+    }
+
+    #[test]
+    fn a_restored_mean_is_tokens_by_time() {
+        let speed = Speed::restored(2, 100, Duration::from_millis(2000)).expect("measured");
+        assert_eq!((speed.tps(), speed.average_duration_ms()), (Some(50.0), Some(1000.0)));
+        assert_eq!(Speed::restored(2, 0, Duration::from_millis(2000)), None);
+        assert_eq!(Speed::restored(2, 100, Duration::ZERO), None);
+    }
 
     #[test]
     fn the_mean_moves_a_fifth_of_the_way_to_each_new_value() {

@@ -14,7 +14,7 @@ pub fn identify(request: &HttpRequest, header: Option<&HeaderName>) -> ClientId 
     let name = header.and_then(|header| request.headers().get(header)).map(|value| value.as_bytes());
     match name {
         Some(name) if name.len() > NAME_MAX => {
-            ClientId::Named(Uuid::new_v5(&Uuid::NAMESPACE_OID, name).as_bytes().as_slice().into())
+            ClientId::Named(Uuid::new_v5(&Uuid::NAMESPACE_OID, name).to_string().into_bytes().into())
         }
         Some(name) if !name.is_empty() => ClientId::Named(name.into()),
         _ => ClientId::Address(request.peer_addr().map_or([0, 0, 0, 0].into(), |peer| peer.ip())),
@@ -52,7 +52,7 @@ mod tests {
         check(Some(b"\xff\xfe"), Some(&header), &ClientId::Named((*b"\xff\xfe").into()));
         let long = [b'x'; 10_000];
         let ClientId::Named(kept) = identify(&request(Some(&long)), Some(&header)) else { panic!("it was sent") };
-        assert_eq!(kept.len(), 16);
+        assert_eq!(kept.len(), 36);
         assert_ne!(identify(&request(Some(&long[1..])), Some(&header)), ClientId::Named(kept));
     }
 }

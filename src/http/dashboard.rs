@@ -1,22 +1,26 @@
-//! What viewers read: the timeline, and the live events.
+//! What viewers read, and the live events.
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use chrono::{DateTime, SecondsFormat};
-use serde_json::{Value, json};
 
+use super::Services;
 use super::error::ApiError;
+use super::overview::Overview;
 use super::session::Session;
-use super::{Services, ask};
-use crate::actors::history_recorder::ReadTimeline;
+
+pub async fn overview(services: web::Data<Services>) -> Result<HttpResponse, ApiError> {
+    Ok(HttpResponse::Ok().json(Overview::read(&services).await?))
+}
+
+pub async fn stats(services: web::Data<Services>) -> Result<HttpResponse, ApiError> {
+    Ok(HttpResponse::Ok().json(Overview::read(&services).await?.stats))
+}
+
+pub async fn endpoints(services: web::Data<Services>) -> Result<HttpResponse, ApiError> {
+    Ok(HttpResponse::Ok().json(Overview::read(&services).await?.endpoints))
+}
 
 pub async fn request_history(services: web::Data<Services>) -> Result<HttpResponse, ApiError> {
-    let minutes = ask(&services.history, ReadTimeline).await?;
-    let shown = minutes.into_iter().map(|entry| {
-        let start = DateTime::from_timestamp(entry.minute * 60, 0).unwrap_or_default();
-        let minute = start.to_rfc3339_opts(SecondsFormat::Secs, true);
-        json!({ "minute": minute, "success": entry.success, "error": entry.error })
-    });
-    Ok(HttpResponse::Ok().json(shown.collect::<Vec<Value>>()))
+    Ok(HttpResponse::Ok().json(Overview::read(&services).await?.history))
 }
 
 pub async fn events(

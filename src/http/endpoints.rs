@@ -26,13 +26,16 @@ type Answer = Result<HttpResponse, ApiError>;
 pub struct EndpointBody {
     name: Option<String>,
     base_url: Option<String>,
-    kind: Option<String>,
-    max_concurrency: Option<u32>,
+    #[serde(default, deserialize_with = "given")]
+    kind: Option<Option<String>>,
+    #[serde(default, deserialize_with = "given")]
+    max_concurrency: Option<Option<u32>>,
     #[serde(default, deserialize_with = "given")]
     capability_score: Option<Option<u32>>,
     #[serde(default, deserialize_with = "given")]
     api_key: Option<Option<String>>,
-    models: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "given")]
+    models: Option<Option<Vec<String>>>,
 }
 
 /// Tells a field that is `null` from one that is left out.
@@ -53,15 +56,15 @@ impl EndpointBody {
         }
         let base_url =
             self.base_url.map(|text| check_base_url(&text).map_err(|allowed| wrong("base_url", &text, &allowed)));
-        let kind = match self.kind.as_deref() {
+        let kind = match self.kind.as_ref().map(Option::as_deref) {
             None => None,
-            Some("auto") => Some(None),
-            Some(name) => Some(Some(EndpointKind::from_name(name).ok_or_else(|| {
+            Some(None | Some("auto")) => Some(None),
+            Some(Some(name)) => Some(Some(EndpointKind::from_name(name).ok_or_else(|| {
                 let names = EndpointKind::ALL.map(EndpointKind::as_str);
                 wrong("kind", name, &format!("auto, {}", names.join(", ")))
             })?)),
         };
-        if let Some(slots) = self.max_concurrency.filter(|slots| !MAX_CONCURRENCY.contains(slots)) {
+        if let Some(slots) = self.max_concurrency.flatten().filter(|slots| !MAX_CONCURRENCY.contains(slots)) {
             return Err(wrong("max_concurrency", &slots.to_string(), &range(MAX_CONCURRENCY)));
         }
         if let Some(score) = self.capability_score.flatten().filter(|score| !CAPABILITY_SCORE.contains(score)) {
@@ -71,10 +74,10 @@ impl EndpointBody {
             name: self.name,
             base_url: base_url.transpose()?,
             kind,
-            max_concurrency: self.max_concurrency,
+            max_concurrency: self.max_concurrency.map(|slots| slots.unwrap_or(*MAX_CONCURRENCY.start())),
             capability_score: self.capability_score,
             api_key: self.api_key,
-            allowed_models: self.models,
+            allowed_models: self.models.map(Option::unwrap_or_default),
         })
     }
 }
@@ -102,9 +105,17 @@ pub fn endpoint_id(text: &str) -> Result<EndpointId, ApiError> {
 }
 
 pub async fn list(services: web::Data<Services>) -> Answer {
+    Ok(HttpResponse::Ok().json(views(&services).await?))
+}
+
+/// Returns every endpoint as it is shown, in the order of registration.
+///
+/// # Errors
+/// If an actor gives no answer.
+pub async fn views(services: &Services) -> Result<Vec<EndpointView>, ApiError> {
     let mut views = ask(&services.registry, ListEndpoints).await?;
-    fill_in_flight(&services, &mut views).await?;
-    Ok(HttpResponse::Ok().json(views))
+    fill_in_flight(services, &mut views).await?;
+    Ok(views)
 }
 
 pub async fn register(services: web::Data<Services>, request: HttpRequest, payload: web::Payload) -> Answer {

@@ -74,16 +74,18 @@ impl ApiError {
         match self {
             ApiError::InvalidRequest { .. } => (StatusCode::BAD_REQUEST, "invalid_request"),
             ApiError::RequestTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large"),
-            ApiError::Refused { refusal, .. } => match refusal {
-                Refusal::ModelNotFound => (StatusCode::NOT_FOUND, "model_not_found"),
-                Refusal::NoEndpointOnline => (StatusCode::SERVICE_UNAVAILABLE, "no_endpoint_online"),
-                Refusal::WarmingUp => (StatusCode::SERVICE_UNAVAILABLE, "warming_up"),
-                Refusal::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
-                Refusal::Overloaded { .. } => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
-                Refusal::QueueTimeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "queue_timeout"),
-                Refusal::NothingUntried { .. } => (StatusCode::BAD_GATEWAY, "upstream_error"),
-                Refusal::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
-            },
+            ApiError::Refused { refusal, .. } => {
+                let status = match refusal {
+                    Refusal::ModelNotFound => StatusCode::NOT_FOUND,
+                    Refusal::QueueFull { .. } | Refusal::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
+                    Refusal::NothingUntried { .. } => StatusCode::BAD_GATEWAY,
+                    Refusal::NoEndpointOnline | Refusal::WarmingUp | Refusal::Draining => {
+                        StatusCode::SERVICE_UNAVAILABLE
+                    }
+                    Refusal::QueueTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+                };
+                (status, refusal.code())
+            }
             ApiError::AttemptFailed(_, Failure::FirstByteTimeout) => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout"),
             ApiError::AttemptFailed(..) | ApiError::NotAStream { .. } => (StatusCode::BAD_GATEWAY, "upstream_error"),
             ApiError::Registry(error) => match error {
@@ -183,6 +185,9 @@ impl fmt::Display for ApiError {
             },
             ApiError::AttemptFailed(endpoint, Failure::FirstByteTimeout) => {
                 write!(f, "endpoint `{endpoint}` sent no byte of its answer in time")
+            }
+            ApiError::AttemptFailed(endpoint, Failure::Status(status)) => {
+                write!(f, "endpoint `{endpoint}` answered {status} and broke off")
             }
             ApiError::AttemptFailed(endpoint, _) => write!(f, "endpoint `{endpoint}` did not answer"),
             ApiError::NotAStream { endpoint, status } => {

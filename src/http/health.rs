@@ -1,15 +1,20 @@
 //! Is it alive, and is it ready.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use actix_web::{HttpResponse, web};
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::error::ApiError;
 use super::{Services, ask};
 use crate::actors::load_manager::ReadInFlight;
 use crate::actors::persistence::PingStore;
 use crate::actors::registry::ListEndpoints;
+
+/// How long the database may take to answer.
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// 200 while the process lives.
 pub async fn health() -> HttpResponse {
@@ -23,6 +28,11 @@ pub async fn ready(services: web::Data<Services>) -> Result<HttpResponse, ApiErr
     }
     ask(&services.load_manager, ReadInFlight).await?;
     ask(&services.registry, ListEndpoints).await?;
-    ask(&services.persistence, PingStore).await?.map_err(|_| ApiError::NotReady("the database gives no answer"))?;
+    // It may be waiting for somebody else who has locked the database.
+    let answered = timeout(DATABASE_TIMEOUT, ask(&services.persistence, PingStore)).await;
+    match answered {
+        Ok(Ok(Ok(()))) => {}
+        Ok(_) | Err(_) => return Err(ApiError::NotReady("the database gives no answer")),
+    }
     Ok(HttpResponse::Ok().json(json!({ "status": "ready" })))
 }

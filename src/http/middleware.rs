@@ -1,14 +1,14 @@
 //! What holds for every request: its id, and how long a header may be.
 
-use actix_web::Error;
-use actix_web::ResponseError;
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
+use actix_web::{Error, HttpMessage, ResponseError};
 use uuid::Uuid;
 
 use super::error::ApiError;
+use crate::domain::ids::RequestId;
 
 /// The longest header field that is taken, in bytes.
 const HEADER_MAX: usize = 16 * 1024;
@@ -29,6 +29,7 @@ pub async fn frame<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<actix_web::body::EitherBody<B>>, Error> {
     let id = request_id(request.headers());
     let refused = too_long(request.headers()).or_else(|| cross_site(&request));
+    request.extensions_mut().insert(RequestId::from(id.to_str().unwrap_or_default()));
     let mut response = match refused {
         Some(error) => request.into_response(error.error_response()).map_into_right_body(),
         None => next.call(request).await?.map_into_left_body(),

@@ -9,6 +9,7 @@ mod health;
 mod inference;
 pub mod middleware;
 mod models;
+mod overview;
 mod queue;
 mod queue_updates;
 mod reports;
@@ -80,6 +81,9 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(at("/api/queue/stats", [web::get().to(queue::stats)]))
         .service(at("/api/queue/waiting", [web::get().to(queue::waiting)]))
         .service(at("/api/load-status", [web::get().to(queue::load_status)]))
+        .service(at("/api/dashboard/overview", [web::get().to(dashboard::overview)]))
+        .service(at("/api/dashboard/stats", [web::get().to(dashboard::stats)]))
+        .service(at("/api/dashboard/endpoints", [web::get().to(dashboard::endpoints)]))
         .service(at("/api/dashboard/request-history", [web::get().to(dashboard::request_history)]))
         .service(at("/ws/dashboard", [web::get().to(dashboard::events)]))
         .service(at("/health", [web::get().to(health::health), web::head().to(health::health)]))

@@ -7,14 +7,16 @@ use std::time::Duration;
 use actix_web::body::BoxBody;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 
 use super::error::ApiError;
 use super::{Services, client};
 use crate::actors::load_manager::QueueUpdates;
 use crate::domain::dispatch::Queued;
 use crate::domain::endpoint::Target;
-use crate::domain::request::{ApiKind, LeaseRequest, Refusal};
+use crate::domain::ids::RequestId;
+use crate::domain::request::{ApiKind, Failure, LeaseRequest, Outcome, Refusal};
+use crate::lease::Lease;
 use crate::upstream::client::Upstreams;
 use crate::upstream::forward::{FailedAttempt, Forwarded, HeldAnswer, Relayed, forward};
 use crate::upstream::request_body::RequestBody;
@@ -47,15 +49,18 @@ impl Inference {
     pub async fn serve(self, updates: Option<QueueUpdates>) -> Result<Served, ApiError> {
         let Self { services, upstreams, request, api_kind, body } = self;
         let client = client::identify(&request, services.client_header.as_ref());
-        let mut asked = LeaseRequest { model: body.model.clone(), api_kind, client, tried: Vec::new() };
+        let id = request.extensions().get::<RequestId>().expect("every request is given one").clone();
+        let first = LeaseRequest { id, model: body.model.clone(), api_kind, client, tried: Vec::new() };
+        let mut asked = Arc::new(first);
+        let mut failed: Option<(Lease, Failure)> = None;
         let deadline = services.desk.deadline();
         let mut queued: Option<(Queued, Duration)> = None;
         let mut failures = Failures::default();
         loop {
-            let lease = match services.desk.acquire(asked.clone(), deadline, updates.clone()).await {
+            let lease = match services.desk.acquire(asked.clone(), failed.take(), deadline, updates.clone()).await {
                 Ok(lease) => lease,
                 Err(refusal) => {
-                    let (model, retry_after) = (asked.model, services.retry_after);
+                    let (model, retry_after) = (asked.model.clone(), services.retry_after);
                     let refused = |refusal| ApiError::Refused { refusal, model, retry_after };
                     return failures.conclude(refusal, queued, refused);
                 }
@@ -71,12 +76,14 @@ impl Inference {
                 Ok(Relayed { status, headers, body }) => {
                     return Ok(Served { status, headers, body: BoxBody::new(body), endpoint, queued });
                 }
-                Err(failed) if is_last || !failed.failure.can_be_retried() => {
-                    return Err(ApiError::AttemptFailed(failed.endpoint.name.clone(), failed.failure));
+                Err(FailedAttempt { lease, failure, .. }) if is_last || !failure.can_be_retried() => {
+                    lease.end(Outcome::Failed(failure.clone()));
+                    return Err(ApiError::AttemptFailed(endpoint.name.clone(), failure));
                 }
-                Err(failed) => {
-                    asked.tried.push(endpoint.id);
-                    failures.add(failed);
+                Err(FailedAttempt { lease, failure, answer }) => {
+                    Arc::make_mut(&mut asked).tried.push(endpoint.id);
+                    failures.add(endpoint, failure.clone(), answer);
+                    failed = Some((lease, failure));
                 }
             }
         }
@@ -86,15 +93,15 @@ impl Inference {
 /// The attempts that came to nothing.
 #[derive(Default)]
 struct Failures {
-    last: Option<FailedAttempt>,
+    last: Option<(Arc<Target>, Failure, Option<HeldAnswer>)>,
     /// At least one had another reason than that its endpoint was busy.
     some_not_busy: bool,
 }
 
 impl Failures {
-    fn add(&mut self, failed: FailedAttempt) {
-        self.some_not_busy |= !failed.answer.as_ref().is_some_and(HeldAnswer::is_busy);
-        self.last = Some(failed);
+    fn add(&mut self, endpoint: Arc<Target>, failure: Failure, answer: Option<HeldAnswer>) {
+        self.some_not_busy |= !answer.as_ref().is_some_and(HeldAnswer::is_busy);
+        self.last = Some((endpoint, failure, answer));
     }
 
     /// Answers a request that gets no lease any more: with what the last endpoint said, if it said anything and there is no
@@ -105,7 +112,7 @@ impl Failures {
         queued: Option<(Queued, Duration)>,
         refused: impl FnOnce(Refusal) -> ApiError,
     ) -> Result<Served, ApiError> {
-        let last = match (refusal, self.last) {
+        let (endpoint, failure, answer) = match (refusal, self.last) {
             (Refusal::NothingUntried { estimated_wait }, Some(_)) if !self.some_not_busy => {
                 return Err(refused(Refusal::Overloaded { estimated_wait }));
             }
@@ -116,7 +123,6 @@ impl Failures {
             }
             (refusal, _) => return Err(refused(refusal)),
         };
-        let FailedAttempt { endpoint, failure, answer } = last;
         match answer {
             Some(HeldAnswer { status, headers, body }) => {
                 Ok(Served { status, headers, body: BoxBody::new(body), endpoint, queued })

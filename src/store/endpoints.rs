@@ -7,8 +7,8 @@ use uuid::Uuid;
 use super::schema::endpoints;
 use super::{Store, StoreError};
 use crate::domain::endpoint::{EndpointDefinition, EndpointKind, EndpointSource};
+use crate::domain::history::Counters;
 use crate::domain::ids::EndpointId;
-use crate::domain::request::Outcome;
 
 /// What the table knows of an endpoint.
 #[derive(Clone, Debug)]
@@ -29,31 +29,6 @@ pub struct Observation {
     /// Milliseconds; `None` while never measured.
     pub latency_ms: Option<f64>,
     pub last_seen: Option<DateTime<Utc>>,
-}
-
-/// Requests sent to an endpoint; abandoned ones count in the total only.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    pub total: i64,
-    pub successful: i64,
-    pub failed: i64,
-}
-
-impl Counters {
-    /// Counts one ended lease.
-    pub fn of(outcome: &Outcome) -> Self {
-        match outcome {
-            Outcome::Succeeded { .. } => Self { total: 1, successful: 1, failed: 0 },
-            Outcome::Failed(_) => Self { total: 1, successful: 0, failed: 1 },
-            Outcome::Abandoned => Self { total: 1, successful: 0, failed: 0 },
-        }
-    }
-
-    pub fn add(&mut self, more: Counters) {
-        self.total += more.total;
-        self.successful += more.successful;
-        self.failed += more.failed;
-    }
 }
 
 #[derive(Queryable, Selectable)]
@@ -147,41 +122,41 @@ impl Store {
         })
     }
 
-    /// Writes what was observed of an endpoint.
+    /// Writes what was observed of endpoints, in one transaction; those that are gone are left out.
     ///
     /// # Errors
-    /// If the database fails.
-    pub fn save_observation(&self, id: EndpointId, observation: &Observation) -> Result<(), StoreError> {
-        let row = ObservationRow {
-            detected_kind: observation.kind.map(EndpointKind::as_str),
-            models: to_json(&observation.models),
-            latency_ms: observation.latency_ms,
-            last_seen: observation.last_seen.map(|time| time.timestamp_millis()),
-        };
-        let target = endpoints::table.find(id.to_string());
-        diesel::update(target).set(&row).execute(&mut *self.connection()?)?;
-        Ok(())
-    }
-
-    /// Adds to the counters of endpoints, in one transaction.
-    ///
-    /// # Errors
-    /// If the database fails; then nothing is added.
-    pub fn add_counters(&self, deltas: &[(EndpointId, Counters)]) -> Result<(), StoreError> {
-        let mut connection = self.connection()?;
-        connection.immediate_transaction(|connection| {
-            for (id, delta) in deltas {
-                diesel::update(endpoints::table.find(id.to_string()))
-                    .set((
-                        endpoints::total_requests.eq(endpoints::total_requests + delta.total),
-                        endpoints::successful_requests.eq(endpoints::successful_requests + delta.successful),
-                        endpoints::failed_requests.eq(endpoints::failed_requests + delta.failed),
-                    ))
-                    .execute(connection)?;
+    /// If the database fails; then nothing is changed.
+    pub fn save_observations(&self, observed: &[(EndpointId, Observation)]) -> Result<(), StoreError> {
+        self.connection()?.immediate_transaction(|connection| {
+            for (id, observation) in observed {
+                let row = ObservationRow {
+                    detected_kind: observation.kind.map(EndpointKind::as_str),
+                    models: to_json(&observation.models),
+                    latency_ms: observation.latency_ms,
+                    last_seen: observation.last_seen.map(|time| time.timestamp_millis()),
+                };
+                diesel::update(endpoints::table.find(id.to_string())).set(&row).execute(connection)?;
             }
             Ok(())
         })
     }
+}
+
+/// Adds to the counters of endpoints; those that are gone are left out.
+pub(super) fn add_counters<'a>(
+    connection: &mut SqliteConnection,
+    deltas: impl IntoIterator<Item = (&'a EndpointId, &'a Counters)>,
+) -> QueryResult<()> {
+    for (id, delta) in deltas {
+        diesel::update(endpoints::table.find(id.to_string()))
+            .set((
+                endpoints::total_requests.eq(endpoints::total_requests + delta.total),
+                endpoints::successful_requests.eq(endpoints::successful_requests + delta.successful),
+                endpoints::failed_requests.eq(endpoints::failed_requests + delta.failed),
+            ))
+            .execute(connection)?;
+    }
+    Ok(())
 }
 
 impl<'a> From<&'a StoredEndpoint> for DefinitionRow<'a> {
@@ -286,9 +261,11 @@ mod tests {
             latency_ms: Some(1.5),
             last_seen: DateTime::from_timestamp_millis(1_700_000_001_000),
         };
-        store.save_observation(saved.id, &saved.observation).expect("saved");
+        store.save_observations(&[(saved.id, saved.observation.clone())]).expect("saved");
         let delta = Counters { total: 3, successful: 1, failed: 1 };
-        store.add_counters(&[(saved.id, delta), (saved.id, delta)]).expect("added");
+        let mut connection = store.connection().expect("a connection");
+        add_counters(&mut connection, [(&saved.id, &delta), (&saved.id, &delta)]).expect("added");
+        drop(connection);
         saved.definition.name = "c".to_owned();
         saved.definition.capability_score = None;
         store.save_endpoints(std::slice::from_ref(&saved), &[]).expect("saved again");

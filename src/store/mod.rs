@@ -1,19 +1,20 @@
 //! The database. The only place that names diesel; one file per table.
 
+mod endpoint_daily_stats;
 pub mod endpoints;
+mod file;
+mod history;
+mod request_daily_stats;
 mod schema;
 
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::ErrorKind;
-use std::os::unix::fs::OpenOptionsExt;
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool, PooledConnection};
-use diesel::sql_query;
-use diesel::sql_types::Text;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+
+use crate::domain::history::Batch;
 
 pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 
@@ -55,26 +56,21 @@ impl Store {
     /// brings its schema up to date.
     ///
     /// # Errors
-    /// If the file cannot be opened or is not a database; it is then left as it is.
+    /// If the file cannot be opened, is not a whole database, or that of another program or of a newer Leaseway; it is then
+    /// left as it is.
     pub fn open(url: &str) -> Result<Self, StoreError> {
         let failed = |reason: String| StoreError::Open { url: url.to_owned(), reason };
         let path = url.strip_prefix(PREFIX).unwrap_or(url);
         if path != MEMORY {
-            create_private(path).map_err(|error| failed(error.to_string()))?;
+            file::prepare(path).map_err(failed)?;
         }
-        // Opened once outside the pool, which would try again for half a minute before it says why.
-        let mut first = SqliteConnection::establish(path).map_err(|error| failed(error.to_string()))?;
-        if is_foreign(&mut first).map_err(|error| failed(error.to_string()))? {
-            return Err(failed("it holds the tables of another program".to_owned()));
-        }
-        prepare(&mut first).map_err(|error| failed(error.to_string()))?;
         // One connection, kept for good: there is one writer, and each connection to ":memory:" is a database of its own.
         let pool = Pool::builder()
             .max_size(1)
             .idle_timeout(None)
             .max_lifetime(None)
             .test_on_check_out(false)
-            .connection_customizer(Box::new(Prepare))
+            .connection_customizer(Box::new(SetUp))
             .build(ConnectionManager::new(path))
             .map_err(|error| failed(error.to_string()))?;
         let store = Self { pool };
@@ -82,6 +78,20 @@ impl Store {
         connection.run_pending_migrations(MIGRATIONS).map_err(|error| failed(error.to_string()))?;
         drop(connection);
         Ok(store)
+    }
+
+    /// Adds everything in a batch, in one transaction.
+    ///
+    /// # Errors
+    /// If the database fails; then nothing is added.
+    pub fn write_batch(&self, batch: &Batch) -> Result<(), StoreError> {
+        self.connection()?.immediate_transaction(|connection| {
+            endpoints::add_counters(connection, &batch.endpoints)?;
+            endpoint_daily_stats::add_sums(connection, &batch.daily)?;
+            request_daily_stats::add_counters(connection, &batch.requests)?;
+            history::add_rows(connection, &batch.rows)?;
+            Ok(())
+        })
     }
 
     /// Asks the database for a sign of life.
@@ -105,39 +115,21 @@ impl Store {
     }
 }
 
-/// Creates a file that is not there, readable by its owner only: it holds the keys of endpoints.
-fn create_private(path: &str) -> std::io::Result<()> {
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-        Ok(_) | Err(_) => Ok(()),
-    }
-}
-
-/// Tells whether a database has tables, but none of Leaseway's; changes nothing.
-fn is_foreign(connection: &mut SqliteConnection) -> QueryResult<bool> {
-    let names: Vec<TableName> = sql_query("SELECT name FROM sqlite_master WHERE type = 'table'").load(connection)?;
-    Ok(!names.is_empty() && names.iter().all(|table| table.name != "__diesel_schema_migrations"))
-}
-
-#[derive(QueryableByName)]
-struct TableName {
-    #[diesel(sql_type = Text)]
-    name: String,
-}
-
 /// Sets up a connection; the statements are separate because the first guards the others.
-fn prepare(connection: &mut SqliteConnection) -> QueryResult<()> {
+fn set_up(connection: &mut SqliteConnection) -> QueryResult<()> {
     connection.batch_execute("PRAGMA busy_timeout = 5000")?;
     connection.batch_execute("PRAGMA journal_mode = WAL")?;
-    connection.batch_execute("PRAGMA synchronous = NORMAL")
+    connection.batch_execute("PRAGMA synchronous = NORMAL")?;
+    // What a long batch has made of the write-ahead log is given back.
+    connection.batch_execute("PRAGMA journal_size_limit = 8388608")
 }
 
 #[derive(Debug)]
-struct Prepare;
+struct SetUp;
 
-impl CustomizeConnection<SqliteConnection, diesel::r2d2::Error> for Prepare {
+impl CustomizeConnection<SqliteConnection, diesel::r2d2::Error> for SetUp {
     fn on_acquire(&self, connection: &mut SqliteConnection) -> Result<(), diesel::r2d2::Error> {
-        prepare(connection).map_err(diesel::r2d2::Error::QueryError)
+        set_up(connection).map_err(diesel::r2d2::Error::QueryError)
     }
 }
 
@@ -158,36 +150,5 @@ mod tests {
         assert!(!tables(&mut connection));
         connection.run_pending_migrations(MIGRATIONS).expect("up again");
         assert!(tables(&mut connection));
-    }
-
-    #[test]
-    fn a_file_that_is_no_database_is_named_and_left_alone() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("notes.txt");
-        let text = "these are my notes\n".repeat(1000);
-        std::fs::write(&path, &text).expect("a writable folder");
-        let url = format!("sqlite://{}", path.display());
-        let error = Store::open(&url).err().expect("refused").to_string();
-        assert!(error.contains(&url) && error.contains("not a database"), "{error}");
-        assert_eq!(std::fs::read_to_string(&path).expect("still there"), text);
-    }
-
-    #[test]
-    fn a_database_of_another_program_is_named_and_left_alone() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("other.db");
-        let mut other = SqliteConnection::establish(&path.display().to_string()).expect("a new file");
-        other.batch_execute("CREATE TABLE endpoints (x)").expect("created");
-        drop(other);
-        let before = std::fs::read(&path).expect("a file");
-        let error = Store::open(&format!("sqlite://{}", path.display())).err().expect("refused").to_string();
-        assert!(error.contains("another program"), "{error}");
-        assert_eq!(std::fs::read(&path).expect("still there"), before);
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_opened_is_named() {
-        let error = Store::open("sqlite:///nowhere/at/all.db").err().expect("refused").to_string();
-        assert!(error.contains("sqlite:///nowhere/at/all.db"), "{error}");
     }
 }

@@ -19,3 +19,47 @@ diesel::table! {
         failed_requests -> BigInt,
     }
 }
+
+diesel::table! {
+    request_history (id) {
+        id -> BigInt,
+        request_id -> Text,
+        attempt -> Integer,
+        created_at -> BigInt,
+        api_kind -> Text,
+        model_id -> Text,
+        endpoint_id -> Nullable<Text>,
+        client -> Text,
+        status -> Text,
+        is_final -> Bool,
+        duration_ms -> Nullable<BigInt>,
+        first_token_ms -> Nullable<BigInt>,
+        wait_ms -> BigInt,
+        input_tokens -> Nullable<BigInt>,
+        output_tokens -> Nullable<BigInt>,
+        error -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    endpoint_daily_stats (endpoint_id, model_id, date, api_kind) {
+        endpoint_id -> Text,
+        model_id -> Text,
+        date -> Text,
+        api_kind -> Text,
+        total_requests -> BigInt,
+        successful_requests -> BigInt,
+        failed_requests -> BigInt,
+        total_output_tokens -> BigInt,
+        total_duration_ms -> BigInt,
+    }
+}
+
+diesel::table! {
+    request_daily_stats (date) {
+        date -> Text,
+        total_requests -> BigInt,
+        successful_requests -> BigInt,
+        failed_requests -> BigInt,
+    }
+}

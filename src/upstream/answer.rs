@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use actix_web::http::{StatusCode, Version, header};
+use actix_web::http::header::{self, HeaderMap};
+use actix_web::http::{StatusCode, Version};
 use awc::ClientResponse;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::poll_fn;
@@ -15,6 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::clock;
 use crate::domain::endpoint::Target;
 use crate::domain::request::Failure;
+use crate::domain::time::Moment;
 
 /// What an endpoint's connection gave.
 pub enum Read {
@@ -30,6 +32,11 @@ pub enum End {
     Certain,
     /// The connection was closed, which may have been a cut.
     Uncertain,
+}
+
+/// Tells whether a head says where the body ends.
+pub fn is_framed(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 /// An answer whose head has come.
@@ -64,7 +71,10 @@ impl AnswerReader {
         let status = self.response.status();
         if status.is_informational() {
             Some("an interim answer, which is not supported")
-        } else if !self.has_no_body() && !self.is_framed() && self.response.version() == Version::HTTP_11 {
+        } else if !self.has_no_body()
+            && !is_framed(self.response.headers())
+            && self.response.version() == Version::HTTP_11
+        {
             Some("the answer has neither length nor chunks")
         } else {
             None
@@ -117,15 +127,14 @@ impl AnswerReader {
         }
     }
 
-    /// Tells whether the head says where the body ends.
-    fn is_framed(&self) -> bool {
-        let headers = self.response.headers();
-        headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING)
-    }
-
     /// Makes `bytes` the next to be read.
     pub fn put_back(&mut self, bytes: Bytes) {
         self.next = Some(bytes);
+    }
+
+    /// Returns when bytes came last.
+    pub fn last_read(&self) -> Moment {
+        clock::moment(self.last_read)
     }
 
     fn heard(&mut self) {
@@ -155,7 +164,7 @@ impl AnswerReader {
 
     /// Judges a broken connection: it ends a body that has neither length nor chunks and cuts any other.
     fn broken(&self, error: awc::error::PayloadError) -> Read {
-        if self.is_framed() {
+        if is_framed(self.response.headers()) {
             Read::Broken(Failure::ConnectionLost(error.to_string()))
         } else {
             Read::End(End::Uncertain)

@@ -135,6 +135,11 @@ impl LeasedBody {
         let (passed, done) = match &mut self.meter {
             Meter::Stream(meter) => {
                 let passed = meter.pass(bytes);
+                if meter.has_content()
+                    && let Some(lease) = &mut self.lease
+                {
+                    lease.see_token(self.answer.last_read());
+                }
                 (passed, meter.done())
             }
             Meter::Json(meter) => {

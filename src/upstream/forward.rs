@@ -1,6 +1,7 @@
 //! Sends a leased request to its endpoint and turns the answer into a body that carries the lease.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_http::error::ParseError;
 use actix_web::http::header::HeaderMap;
@@ -17,11 +18,17 @@ use super::headers;
 use super::request_body::RequestBody;
 use super::stream::is_stale;
 use crate::domain::endpoint::Target;
-use crate::domain::request::{ApiKind, Failure, Outcome};
+use crate::domain::request::{ApiKind, Failure};
 use crate::lease::Lease;
 
 /// The longest answer that is held back, in bytes.
 const HELD_MAX: usize = 64 * 1024;
+
+/// How long the body of an error is waited for that another endpoint may do better than.
+const ERROR_WAIT: Duration = Duration::from_secs(5);
+
+/// How soon a stale connection shows. An endpoint that closes it later has had the request.
+const STALE_WITHIN: Duration = Duration::from_millis(250);
 
 /// What is sent to an endpoint.
 pub struct Forwarded<'a> {
@@ -55,9 +62,10 @@ impl HeldAnswer {
     }
 }
 
-/// An attempt that came to nothing. Its lease has ended as failed.
+/// An attempt that came to nothing.
 pub struct FailedAttempt {
-    pub endpoint: Arc<Target>,
+    /// To be ended as failed.
+    pub lease: Lease,
     pub failure: Failure,
     /// What the endpoint answered, if it did.
     pub answer: Option<HeldAnswer>,
@@ -80,8 +88,8 @@ pub async fn forward(
     let deadline = Instant::now() + upstreams.config.first_byte_timeout;
     let endpoint = lease.target().clone();
     let attempt = async {
-        let mut answer = exchange(upstreams, &endpoint, &request).await?;
-        let held = if is_last { None } else { answer.hold().await? };
+        let mut answer = exchange(upstreams, &endpoint, &request, deadline).await?;
+        let held = if is_last { None } else { answer.hold(deadline).await? };
         Ok((answer, held))
     };
     let (failure, answer) = match timeout_at(deadline, attempt).await {
@@ -91,8 +99,7 @@ pub async fn forward(
         Err(_) => (Failure::FirstByteTimeout, None),
     };
     log::debug!("attempt failed endpoint={} error=\"{failure}\"", endpoint.name);
-    lease.end(Outcome::Failed(failure.clone()));
-    Err(FailedAttempt { endpoint, failure, answer })
+    Err(FailedAttempt { lease, failure, answer })
 }
 
 /// An answer whose first bytes, or end, have come.
@@ -104,14 +111,19 @@ struct Answer {
 }
 
 /// Sends the request, and a second time if the endpoint does not take the question for usage.
-async fn exchange(upstreams: &Upstreams, target: &Arc<Target>, request: &Forwarded<'_>) -> Result<Answer, Failure> {
+async fn exchange(
+    upstreams: &Upstreams,
+    target: &Arc<Target>,
+    request: &Forwarded<'_>,
+    deadline: Instant,
+) -> Result<Answer, Failure> {
     let ask = request.body.can_ask_for_usage() && !target.refuses_usage_option();
-    let answer = send(upstreams, target, request, ask).await?;
+    let answer = send(upstreams, target, request, ask, deadline).await?;
     if !ask || answer.status() != StatusCode::BAD_REQUEST {
         return Ok(answer);
     }
     drop(answer);
-    let plain = send(upstreams, target, request, false).await?;
+    let plain = send(upstreams, target, request, false, deadline).await?;
     if plain.status() != StatusCode::BAD_REQUEST {
         target.remember_usage_option_refused();
     }
@@ -125,9 +137,11 @@ async fn send(
     target: &Arc<Target>,
     request: &Forwarded<'_>,
     ask_for_usage: bool,
+    deadline: Instant,
 ) -> Result<Answer, Failure> {
+    let sent = Instant::now();
     let response = match send_by(&upstreams.client(target), target, request, ask_for_usage).await {
-        Err(error) if is_caused_by_stale_connection(&error) => {
+        Err(error) if is_caused_by_stale_connection(&error) && sent.elapsed() < STALE_WITHIN => {
             log::debug!("kept connection was stale, sent again endpoint={}", target.name);
             send_by(&upstreams.fresh_client(target), target, request, ask_for_usage).await
         }
@@ -140,8 +154,23 @@ async fn send(
         upstreams.forget(target);
         return Err(Failure::ConnectionLost(reason.to_owned()));
     }
-    let is_empty = reader.has_no_body() || !reader.read_first().await?;
+    let status = reader.response().status().as_u16();
+    let is_empty = reader.has_no_body() || !wait_for_body(status, deadline, reader.read_first()).await?;
     Ok(Answer { reader, is_empty, usage_asked: ask_for_usage })
+}
+
+/// Waits for the body of an answer, or a part of it. That of an error which another endpoint may better is not waited for
+/// long, and if it breaks off, the status says what has failed.
+async fn wait_for_body<T>(
+    status: u16,
+    deadline: Instant,
+    body: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let failure = Failure::Status(status);
+    if !failure.can_be_retried() {
+        return body.await;
+    }
+    timeout_at(deadline.min(Instant::now() + ERROR_WAIT), body).await.ok().and_then(Result::ok).ok_or(failure)
 }
 
 fn send_by(client: &Client, target: &Target, request: &Forwarded<'_>, ask_for_usage: bool) -> SendClientRequest {
@@ -165,12 +194,15 @@ impl Answer {
     }
 
     /// Reads the answer to its end if another endpoint may do better; not one that is long, which no error is.
-    async fn hold(&mut self) -> Result<Option<HeldAnswer>, Failure> {
+    async fn hold(&mut self, deadline: Instant) -> Result<Option<HeldAnswer>, Failure> {
         let status = self.status();
         if !Failure::Status(status.as_u16()).can_be_retried() {
             return Ok(None);
         }
-        let body = if self.is_empty { Some(Bytes::new()) } else { self.reader.read_rest(HELD_MAX).await? };
+        let body = match self.is_empty {
+            true => Some(Bytes::new()),
+            false => wait_for_body(status.as_u16(), deadline, self.reader.read_rest(HELD_MAX)).await?,
+        };
         let headers = headers::to_client(self.reader.response().headers());
         Ok(body.map(|body| HeldAnswer { status, headers, body }))
     }

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use actix_http::error::ParseError;
 use actix_web::http::{StatusCode, header};
-use awc::Client;
 use awc::error::SendRequestError;
+use awc::{Client, ClientResponse};
+use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
+use super::answer::is_framed;
 use super::client::build_client;
 use super::engine_load;
 use crate::config::UpstreamConfig;
@@ -197,16 +199,32 @@ impl Asker {
         }
         let fetch = async {
             let mut response = request.send().await.map_err(no_page)?;
-            let body = response.body().limit(BODY_MAX).await;
-            let body = body.map_err(|error| ProbeFailure::Unreachable(error.to_string()))?;
+            let body = read(&mut response).await?;
             let server = response.headers().get(header::SERVER).and_then(|value| value.to_str().ok());
-            Ok(Page { status: response.status(), server: server.map(str::to_owned), body: body.to_vec() })
+            Ok(Page { status: response.status(), server: server.map(str::to_owned), body })
         };
         match timeout(self.timeout, fetch).await {
             Ok(page) => page,
             Err(_) => Err(ProbeFailure::Unreachable(format!("no answer within {} s", self.timeout.as_secs()))),
         }
     }
+}
+
+/// Reads a body, which ends with its connection if the head does not say where.
+async fn read(response: &mut ClientResponse) -> Result<Vec<u8>, ProbeFailure> {
+    let is_framed = is_framed(response.headers());
+    let mut body = Vec::new();
+    while let Some(read) = response.next().await {
+        match read {
+            Ok(bytes) => body.extend_from_slice(&bytes),
+            Err(_) if !is_framed => break,
+            Err(error) => return Err(ProbeFailure::Unreachable(error.to_string())),
+        }
+        if body.len() > BODY_MAX {
+            return Err(ProbeFailure::Wrong(format!("a page has more than {BODY_MAX} bytes")));
+        }
+    }
+    Ok(body)
 }
 
 /// Tells an answer that is not HTTP from none.

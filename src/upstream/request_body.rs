@@ -19,6 +19,9 @@ use crate::domain::request::ApiKind;
 
 const OPTION: &str = r#""stream_options":{"include_usage":true}"#;
 
+/// The longest name of a model, in bytes.
+const MODEL_MAX: usize = 512;
+
 /// The largest piece that is handed to awc at once, in bytes: awc copies what it is handed into its write buffer.
 const PIECE_MAX: usize = 64 * 1024;
 
@@ -63,8 +66,8 @@ impl RequestBody {
             serde_json::from_str(text).map_err(|error| format!("the request body is not valid JSON: {error}"))?;
         let model = fields.model.ok_or("`model` is missing")?;
         let model: String = serde_json::from_str(model.get()).map_err(|_| "`model` must be a string".to_owned())?;
-        if model.is_empty() {
-            return Err("`model` must not be empty".to_owned());
+        if !(1..=MODEL_MAX).contains(&model.len()) {
+            return Err(format!("`model` must have 1 to {MODEL_MAX} bytes"));
         }
         let stream = fields.stream.is_some_and(|stream| stream.get() == "true");
         let usage_option =
@@ -169,7 +172,8 @@ mod tests {
         check("{}", "`model` is missing");
         check("{\"model\":null}", "`model` must be a string");
         check("{\"model\":7}", "`model` must be a string");
-        check("{\"model\":\"\"}", "`model` must not be empty");
+        check("{\"model\":\"\"}", "`model` must have 1 to 512 bytes");
+        check(&format!("{{\"model\":\"{}\"}}", "m".repeat(513)), "`model` must have 1 to 512 bytes");
         check("{\"model\":\"a\"} x", "trailing characters");
         check("{\"model\":\"a\",\"model\":\"b\"}", "duplicate field `model`");
     }

@@ -109,6 +109,11 @@ impl StreamMeter {
         if self.hide_usage && hidden.is_none() { held } else { Bytes::new() }
     }
 
+    /// Tells whether any content has gone by.
+    pub fn has_content(&self) -> bool {
+        self.content_chunks > 0
+    }
+
     /// Tells whether `[DONE]` has gone by.
     pub fn done(&self) -> bool {
         self.done

@@ -36,8 +36,10 @@ async fn an_endpoint_is_registered_shown_changed_and_removed() {
     assert_eq!((&changed["capability_score"], &changed["models"]), (&json!(10), &json!(["n"])));
     assert_eq!(app.post(CHAT, &chat("m", false)).await.error(), (404, "model_not_found".to_owned()));
     assert_eq!(app.post(CHAT, &chat("n", false)).await.header("x-leaseway-endpoint"), Some("b"));
-    let reset = app.send(Method::PUT, &path, &[], "{\"capability_score\":null}").await.json();
+    let reset = "{\"capability_score\":null,\"models\":null,\"max_concurrency\":null,\"kind\":null}";
+    let reset = app.send(Method::PUT, &path, &[], reset).await.json();
     assert_eq!((&reset["capability_score"], &reset["name"]), (&Value::Null, &json!("b")));
+    assert_eq!((&reset["models"], &reset["max_concurrency"]), (&json!(["m", "n"]), &json!(1)));
 
     assert_eq!(app.send(Method::DELETE, &path, &[], "").await.status, 204);
     assert_eq!(app.get(&path).await.status, 404);

@@ -104,7 +104,6 @@ async fn a_retry_waits_at_the_head_of_its_clients_line_whatever_the_bound() {
     viewer.until_depth(1, 2).await;
     // The slot that the failure frees goes to the one that waits; the retry cannot use it, and waits beyond the bound.
     bad.release(1);
-    viewer.until_depth(1, 2).await;
     counted_failures(&app, &bad_id, 1).await;
     let mut comes_later = ask("comes later").await;
     assert!(comes_later.read_until("queue_full").await.starts_with("HTTP/1.1 429 "));

@@ -49,6 +49,7 @@ fn send(text: &str) -> Step {
 fn faults() -> Vec<Fault> {
     let head = |rest: &str| send(&format!("HTTP/1.1 200 OK\r\n{rest}"));
     let half = vec![send("HTTP/1.1 500 X\r\ncontent-length: 100\r\n\r\n{\"half\""), Step::Close];
+    let stalled = vec![send("HTTP/1.1 503 X\r\ncontent-length: 100\r\n\r\n{\"half\""), Step::Gate];
     let endless = vec![head("x: "), send(&"x".repeat(4 << 20)), Step::Close];
     let no_answer = (502, "upstream_error");
     let (broken, busy) = ((500, "of the endpoint"), (429, "overloaded"));
@@ -63,6 +64,7 @@ fn faults() -> Vec<Fault> {
         fault("garbage instead of HTTP", vec![send("\u{0}\u{1}garbage\r\n\r\n"), Step::Close], no_answer, "error"),
         fault("an endless header", endless, no_answer, "error"),
         fault("half an error", half, no_answer, "offline"),
+        fault("an error that stops coming", stalled, no_answer, "online"),
         fault("500", json_answer(500, BROKEN), broken, "online"),
         fault("500 to everything", json_answer(500, BROKEN), broken, "error"),
         fault("500 without a body", json_answer(500, ""), (500, ""), "online"),

@@ -1,9 +1,10 @@
 //! What passes through, and what Leaseway answers itself.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use awc::http::Method;
+use futures_util::future::join;
 use serde_json::json;
 
 use crate::support::fake_endpoint::{DONE, FINISH, STREAM_HEAD, chunk, content, json_answer, polite, stream_answer};
@@ -202,8 +203,31 @@ async fn a_kept_connection_that_turns_out_stale_is_nobodys_failure() {
 }
 
 #[actix_web::test]
+async fn a_connection_that_is_closed_long_after_the_request_came_is_not_stale() {
+    let app = TestApp::with(|config| config.upstream.max_attempts = 1).await;
+    let endpoint = FakeEndpoint::start(&["m"]).await;
+    app.register("a", &endpoint, 1).await;
+    assert_eq!(app.post(CHAT, &chat("m", false)).await.status, 200);
+    endpoint.script(|_| vec![Step::Gate, Step::Close]);
+    let (question, asked) = (chat("m", false), Instant::now());
+    let die = async {
+        endpoint.until("it arrives", |counts| counts.in_flight == 1).await;
+        while asked.elapsed() < Duration::from_millis(400) {
+            app.get("/health").await;
+        }
+        endpoint.release(1);
+    };
+    let (answer, ()) = join(app.post(CHAT, &question), die).await;
+    assert_eq!(answer.error(), (502, "upstream_error".to_owned()));
+    assert_eq!(endpoint.counts().arrived, 2, "it was not sent again");
+    app.finish().await;
+}
+
+#[actix_web::test]
 async fn an_answer_of_http_1_0_ends_with_its_connection() {
     let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    let list = "HTTP/1.0 200 OK\r\n\r\n{\"data\":[{\"id\":\"m\"}]}";
+    endpoint.do_always(&[Step::Send(list.to_owned()), Step::Close]);
     let id = app.register("a", &endpoint, 1).await;
     let answer = |content_type: &'static str, body: String| {
         move |_: &_| {

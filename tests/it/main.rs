@@ -3,6 +3,7 @@
 mod support;
 
 mod choosing;
+mod durability;
 mod endpoints;
 mod failover;
 mod fairness;
@@ -15,6 +16,7 @@ mod queue_updates;
 mod running;
 mod sdk;
 mod simulation;
+mod statistics;
 mod storm;
 mod tidy;
 mod usage;

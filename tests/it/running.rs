@@ -10,7 +10,7 @@ use serde_json::json;
 use tempfile::tempdir;
 
 use crate::support::process::{Process, leaseway, run};
-use crate::support::{FakeEndpoint, RawClient, chat, soon};
+use crate::support::{FakeEndpoint, RawClient, Step, chat, soon};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -234,6 +234,33 @@ async fn a_term_signal_lets_running_requests_finish_and_refuses_new_and_waiting_
     let mut process = Process::start(serve(folder.path()));
     let view = RawClient::send(process.address().await, &get("/api/endpoints")).await.read_to_end().await;
     assert!(view.contains("\"total_requests\":1,\"successful_requests\":1"), "no statistic is missing: {view}");
+}
+
+#[actix_web::test]
+async fn a_running_request_that_fails_after_a_term_signal_goes_to_another_endpoint_that_is_free() {
+    let folder = tempdir().expect("a folder");
+    let (bad, good) = (FakeEndpoint::start(&["m"]).await, FakeEndpoint::start(&["m"]).await);
+    let block = |name: &str, endpoint: &FakeEndpoint, score: u32| {
+        let url = endpoint.url();
+        format!("[[endpoints]]\nname = \"{name}\"\nbase_url = \"{url}\"\ncapability_score = {score}\n")
+    };
+    fs::write(folder.path().join("leaseway.toml"), block("bad", &bad, 2) + &block("good", &good, 1)).expect("written");
+    let mut command = leaseway(folder.path(), &["--config", "leaseway.toml"]);
+    command.env("LEASEWAY_SERVER__BIND", "127.0.0.1:0");
+    let mut process = Process::start(command);
+    let address = process.address().await;
+    for name in ["bad", "good"] {
+        process.line(&format!("online, was pending endpoint={name}")).await;
+    }
+    bad.script(|_| vec![Step::Gate, Step::Close]);
+    let mut running = RawClient::post(address, CHAT, &chat("m", false)).await;
+    bad.until("it arrives", |counts| counts.in_flight == 1).await;
+    process.signal("TERM");
+    process.line("stopping").await;
+    bad.release(1);
+    let answer = running.read_until("Hello").await;
+    assert!(answer.contains("x-leaseway-endpoint: good"), "{answer}");
+    assert!(process.wait().await.success());
 }
 
 #[actix_web::test]

@@ -11,7 +11,7 @@ use leaseway::domain::dispatch::admission::{Admission, AdmissionDecision};
 use leaseway::domain::dispatch::choose::{Balancing, Mode};
 use leaseway::domain::dispatch::{Decision, Dispatcher, Grant, QueueRules, Submitted};
 use leaseway::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
-use leaseway::domain::ids::{ClientId, EndpointId, LeaseId, ModelId, Ticket};
+use leaseway::domain::ids::{ClientId, EndpointId, LeaseId, ModelId, RequestId, Ticket};
 use leaseway::domain::load::LoadReport;
 use leaseway::domain::request::{ApiKind, Failure, LeaseRequest, Outcome, Refusal};
 use leaseway::domain::time::Moment;
@@ -203,7 +203,13 @@ impl World {
     fn submit(&mut self, random: &mut StdRng) {
         let model = ModelId::from(MODELS[random.random_range(0..MODELS.len())]);
         let client = ClientId::Named([random.random_range(0..CLIENTS)].into());
-        let request = LeaseRequest { model, api_kind: ApiKind::ChatCompletions, client, tried: Vec::new() };
+        let request = LeaseRequest {
+            id: RequestId::from("r"),
+            model,
+            api_kind: ApiKind::ChatCompletions,
+            client,
+            tried: Vec::new(),
+        };
         let deadline = self.now.after(Duration::from_millis(random.random_range(0..3000)));
         self.ask(request, deadline);
     }
@@ -217,7 +223,7 @@ impl World {
         let waiting = self.waiters().count();
         let admission = self.admission.decide(waiting, MAX_WAITING);
         let mut decisions = Vec::new();
-        let submitted = self.dispatcher.submit(self.now, ticket, request.clone(), deadline, &mut decisions);
+        let submitted = self.dispatcher.submit(self.now, ticket, request.clone().into(), deadline, &mut decisions);
         self.follow(decisions);
         match submitted {
             Submitted::Granted(grant) => {

@@ -9,7 +9,7 @@ use actix::Addr;
 use super::{AcquireLease, CancelWait, LoadManager, QueueUpdates};
 use crate::clock;
 use crate::domain::ids::Ticket;
-use crate::domain::request::{LeaseRequest, Refusal};
+use crate::domain::request::{Failure, LeaseRequest, Refusal};
 use crate::domain::time::Moment;
 use crate::lease::Lease;
 
@@ -33,19 +33,20 @@ impl LeaseDesk {
     }
 
     /// Waits for a lease, and tells `updates` how the wait goes. Dropping the future gives the place in the line, or the
-    /// lease, back.
+    /// lease, back. A retry hands in the lease of the attempt that has `failed`, which ends.
     ///
     /// # Errors
     /// Why there is none.
     pub async fn acquire(
         &self,
-        request: LeaseRequest,
+        request: Arc<LeaseRequest>,
+        failed: Option<(Lease, Failure)>,
         deadline: Moment,
         updates: Option<QueueUpdates>,
     ) -> Result<Lease, Refusal> {
         let ticket = Ticket(self.next_ticket.fetch_add(1, Ordering::Relaxed));
         let mut place = Place { manager: &self.manager, ticket: Some(ticket) };
-        let answer = self.manager.send(AcquireLease { ticket, request, deadline, updates }).await;
+        let answer = self.manager.send(AcquireLease { ticket, request, failed, deadline, updates }).await;
         place.ticket = None;
         answer.unwrap_or(Err(Refusal::Draining))
     }

@@ -8,24 +8,33 @@ use uuid::Uuid;
 use super::*;
 use crate::domain::dispatch::admission::Admission;
 use crate::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
-use crate::domain::ids::{ClientId, EndpointId, ModelId};
+use crate::domain::ids::{ClientId, EndpointId, ModelId, RequestId};
 use crate::domain::request::{ApiKind, Failure, Outcome};
 
 /// A neighbour that remembers what it is told.
 #[derive(Default)]
 struct Probe {
-    finished: Vec<Arc<FinishedRequest>>,
+    ended: Vec<Arc<EndedLease>>,
+    unserved: Vec<UnservedRequest>,
 }
 
 impl Actor for Probe {
     type Context = Context<Self>;
 }
 
-impl Handler<RequestFinished> for Probe {
+impl Handler<LeaseEnded> for Probe {
     type Result = ();
 
-    fn handle(&mut self, RequestFinished(finished): RequestFinished, _: &mut Context<Self>) {
-        self.finished.push(finished);
+    fn handle(&mut self, LeaseEnded(ended): LeaseEnded, _: &mut Context<Self>) {
+        self.ended.push(ended);
+    }
+}
+
+impl Handler<RequestUnserved> for Probe {
+    type Result = ();
+
+    fn handle(&mut self, RequestUnserved(unserved): RequestUnserved, _: &mut Context<Self>) {
+        self.unserved.push(unserved);
     }
 }
 
@@ -43,7 +52,7 @@ impl Handler<Outcomes> for Probe {
     type Result = Vec<Outcome>;
 
     fn handle(&mut self, _: Outcomes, _: &mut Context<Self>) -> Vec<Outcome> {
-        self.finished.iter().map(|finished| finished.outcome.clone()).collect()
+        self.ended.iter().map(|ended| ended.outcome.clone()).collect()
     }
 }
 
@@ -59,7 +68,8 @@ async fn scene() -> Scene {
     let probe = Probe::default().start();
     let admission = Admission { delay_threshold: 1.0, reject_threshold: 1.0, max_delay: Duration::ZERO };
     let rules = QueueRules { max_waiting: 10, admission, warm_up: Duration::ZERO };
-    let manager = LoadManager::new(rules, Balancing::default(), probe.clone().recipient()).start();
+    let manager =
+        LoadManager::new(rules, Balancing::default(), probe.clone().recipient(), probe.clone().recipient()).start();
     manager.do_send(Observe(probe.clone().recipient()));
     let definition = EndpointDefinition::new("a", "http://a");
     let facts = EndpointFacts {
@@ -76,6 +86,7 @@ async fn scene() -> Scene {
 
 fn request() -> LeaseRequest {
     LeaseRequest {
+        id: RequestId::from("r"),
         model: ModelId::from("m"),
         api_kind: ApiKind::ChatCompletions,
         client: ClientId::Named((*b"c").into()),
@@ -85,7 +96,7 @@ fn request() -> LeaseRequest {
 
 impl Scene {
     fn acquire(&self) -> impl Future<Output = LeaseAnswer> {
-        self.desk.acquire(request(), self.desk.deadline(), None)
+        self.desk.acquire(Arc::new(request()), None, self.desk.deadline(), None)
     }
 
     async fn in_flight(&self) -> u32 {

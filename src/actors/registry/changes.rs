@@ -9,9 +9,10 @@ use crate::actors::persistence::SaveEndpoints;
 use crate::clock;
 use crate::domain::endpoint::{EndpointDefinition, EndpointKind, EndpointSource};
 use crate::domain::event::Event;
+use crate::domain::history::Counters;
 use crate::domain::ids::EndpointId;
 use crate::store::StoreError;
-use crate::store::endpoints::{Counters, Observation, StoredEndpoint};
+use crate::store::endpoints::{Observation, StoredEndpoint};
 
 type Reply<T> = ResponseActFuture<Registry, Result<T, RegistryError>>;
 

@@ -11,8 +11,9 @@ use crate::domain::endpoint::{
     EndpointDefinition, EndpointFacts, EndpointKind, EndpointSource, EndpointStatus, Target,
 };
 use crate::domain::health::Health;
+use crate::domain::history::Counters;
 use crate::domain::ids::{EndpointId, ModelId};
-use crate::store::endpoints::{Counters, Observation, StoredEndpoint};
+use crate::store::endpoints::{Observation, StoredEndpoint};
 
 /// A registered endpoint.
 pub struct Entry {

@@ -53,6 +53,7 @@ impl Handler<ApplyFile> for Registry {
 
 impl Registry {
     fn apply(&mut self, known: Reconciled, ctx: &mut Context<Self>) -> (usize, usize) {
+        known.warn_of_taken_over();
         let mut updated: Vec<EndpointId> = Vec::new();
         for endpoint in known.endpoints {
             let (id, name) = (endpoint.id, endpoint.definition.name.clone());

@@ -10,8 +10,9 @@ mod file;
 mod probing;
 mod reconcile;
 mod reports;
+mod saving;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,15 +28,17 @@ pub use self::file::ApplyFile;
 pub use self::probing::SyncEndpoint;
 pub use self::reconcile::{Reconciled, reconcile};
 pub use self::reports::{ListReports, ReceivedReport, ReportLoad, ReportSource};
+pub use self::saving::SaveObserved;
 use super::event_hub::Publish;
-use super::facts::{EndpointsChanged, LoadReported, RequestFinished};
+use super::facts::{EndpointsChanged, LeaseEnded, LoadReported};
 use super::persistence::Persistence;
 use crate::config::HealthConfig;
 use crate::domain::event::Event;
+use crate::domain::history::Counters;
 use crate::domain::ids::{EndpointId, ModelId};
 use crate::domain::request::Outcome;
 use crate::store::StoreError;
-use crate::store::endpoints::{Counters, StoredEndpoint};
+use crate::store::endpoints::StoredEndpoint;
 use crate::upstream::probe::Prober;
 
 /// How often an endpoint is probed that is loading its model, or may be gone.
@@ -63,6 +66,10 @@ pub struct Registry {
     health: HealthConfig,
     /// How long a load report counts.
     reports_fresh: Duration,
+    /// Of these something has been observed that is not saved.
+    unsaved: BTreeSet<EndpointId>,
+    /// Observations are on their way to be saved.
+    saving: bool,
     neighbours: Neighbours,
 }
 
@@ -114,7 +121,16 @@ impl Registry {
         neighbours: Neighbours,
     ) -> Self {
         let entries = stored.into_iter().map(|stored| (stored.id, Entry::new(stored))).collect();
-        Self { entries, reserved: Vec::new(), prober, health, reports_fresh, neighbours }
+        Self {
+            entries,
+            reserved: Vec::new(),
+            prober,
+            health,
+            reports_fresh,
+            unsaved: BTreeSet::new(),
+            saving: false,
+            neighbours,
+        }
     }
 
     fn tell_dispatcher(&self, updated: Vec<EndpointId>, removed: Vec<EndpointId>) {
@@ -178,17 +194,17 @@ impl Handler<ReadEndpoint> for Registry {
     }
 }
 
-impl Handler<RequestFinished> for Registry {
+impl Handler<LeaseEnded> for Registry {
     type Result = ();
 
-    fn handle(&mut self, RequestFinished(finished): RequestFinished, ctx: &mut Context<Self>) {
-        let Some(entry) = self.entries.get_mut(&finished.endpoint) else { return };
-        entry.counters.add(Counters::of(&finished.outcome));
-        entry.health.request_ended(&finished.outcome);
-        let Outcome::Failed(failure) = &finished.outcome else { return };
+    fn handle(&mut self, LeaseEnded(ended): LeaseEnded, ctx: &mut Context<Self>) {
+        let Some(entry) = self.entries.get_mut(&ended.endpoint) else { return };
+        entry.counters.add(Counters::of(&ended.outcome));
+        entry.health.request_ended(&ended.outcome);
+        let Outcome::Failed(failure) = &ended.outcome else { return };
         entry.is_suspect |= failure.ranks_last();
         if failure.blames_endpoint() {
-            self.probe(finished.endpoint, ctx);
+            self.probe(ended.endpoint, ctx);
         }
     }
 }

@@ -6,7 +6,6 @@ use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseAct
 
 use super::entry::{EndpointView, Entry};
 use super::{Registry, RegistryError};
-use crate::actors::persistence::SaveObservation;
 use crate::clock;
 use crate::domain::endpoint::{EndpointStatus, Target};
 use crate::domain::event::Event;
@@ -33,8 +32,8 @@ impl Handler<SyncEndpoint> for Registry {
         self.prober
             .probe(to_probe(entry))
             .into_actor(self)
-            .map(move |probed, registry, _| {
-                registry.probed(&target, sent, probed);
+            .map(move |probed, registry, ctx| {
+                registry.probed(&target, sent, probed, ctx);
                 registry.entries.get(&id).map(Entry::view).ok_or(RegistryError::NotFound(id))
             })
             .boxed_local()
@@ -44,6 +43,7 @@ impl Handler<SyncEndpoint> for Registry {
 impl Registry {
     /// Probes every endpoint for which it is time, and asks the others for their load at least.
     pub(super) fn probe_due(&mut self, ctx: &mut Context<Self>) {
+        self.save_observed(ctx);
         let (now, interval) = (clock::now(), self.health.interval);
         let due = |entry: &Entry| entry.health.probe_due(now, entry.target.heard(), interval);
         let due: Vec<(EndpointId, bool)> = self.entries.iter().map(|(id, entry)| (*id, due(entry))).collect();
@@ -78,7 +78,7 @@ impl Registry {
             if let Some(entry) = registry.entries.get_mut(&id).filter(|entry| Arc::ptr_eq(&entry.target, &target)) {
                 entry.probing = false;
             }
-            registry.probed(&target, sent, probed);
+            registry.probed(&target, sent, probed, ctx);
             registry.ask_for_load(id, ctx);
         }));
     }
@@ -97,7 +97,7 @@ impl Registry {
     }
 
     /// Takes over what a probe found; one of a definition that has changed since counts for nothing.
-    fn probed(&mut self, target: &Arc<Target>, sent: Moment, probed: Probed) {
+    fn probed(&mut self, target: &Arc<Target>, sent: Moment, probed: Probed, ctx: &mut Context<Self>) {
         let id = target.id;
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| Arc::ptr_eq(&entry.target, target)) else { return };
         let status_before = entry.status();
@@ -114,6 +114,7 @@ impl Registry {
             }
             Err(failure) => entry.health.failed(sent, target.heard(), failure, self.health.failures_to_offline),
         }
+        self.unsaved.insert(id);
         let status = entry.status();
         let changed = status != status_before || seen_before != (entry.models.clone(), entry.detected_kind);
         if !changed {
@@ -122,9 +123,8 @@ impl Registry {
             }
             return;
         }
-        let observation = entry.observation();
         self.tell_change(id, status_before);
-        self.neighbours.persistence.do_send(SaveObservation { id, observation });
+        self.save_observed(ctx);
     }
 }
 

@@ -6,14 +6,26 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::domain::endpoint::{EndpointDefinition, EndpointSource};
+use crate::domain::history::Counters;
 use crate::domain::ids::EndpointId;
-use crate::store::endpoints::{Counters, Observation, StoredEndpoint};
+use crate::store::endpoints::{Observation, StoredEndpoint};
 
 /// The endpoints to go on with, and what has to change in the database for it.
 pub struct Reconciled {
     pub endpoints: Vec<StoredEndpoint>,
     pub saved: Vec<StoredEndpoint>,
     pub removed: Vec<EndpointId>,
+    /// Names of those made over the API that are the file's now, or had to make room for one of the file's.
+    pub taken_over: Vec<String>,
+}
+
+impl Reconciled {
+    /// Tells the operator of those made over the API that are so no more.
+    pub fn warn_of_taken_over(&self) {
+        for name in &self.taken_over {
+            log::warn!("endpoint made over the API is taken over by the config file endpoint={name}");
+        }
+    }
 }
 
 /// Applies the file's endpoints to the stored ones.
@@ -29,7 +41,8 @@ pub fn reconcile(
 ) -> Reconciled {
     let mut left = stored;
     let names: HashSet<String> = file.iter().map(|definition| definition.name.clone()).collect();
-    let mut reconciled = Reconciled { endpoints: Vec::new(), saved: Vec::new(), removed: Vec::new() };
+    let mut reconciled =
+        Reconciled { endpoints: Vec::new(), saved: Vec::new(), removed: Vec::new(), taken_over: Vec::new() };
     for definition in file {
         let root_url = definition.root_url();
         let by_name = left.iter().position(|stored| stored.definition.name == definition.name);
@@ -43,6 +56,8 @@ pub fn reconcile(
                 StoredEndpoint { definition, ..known }
             }
             known => {
+                let made_by_api = known.as_ref().filter(|known| known.source == EndpointSource::Api);
+                reconciled.taken_over.extend(made_by_api.map(|known| known.definition.name.clone()));
                 let endpoint = adopt(known, definition, now, &mut new_id);
                 reconciled.saved.push(endpoint.clone());
                 endpoint
@@ -53,6 +68,8 @@ pub fn reconcile(
     for stored in left {
         let taken = |other: &StoredEndpoint| other.definition.root_url() == stored.definition.root_url();
         if stored.source == EndpointSource::File || reconciled.endpoints.iter().any(taken) {
+            let made_by_api = stored.source == EndpointSource::Api;
+            reconciled.taken_over.extend(made_by_api.then(|| stored.definition.name.clone()));
             reconciled.removed.push(stored.id);
         } else {
             reconciled.endpoints.push(stored);
@@ -107,7 +124,9 @@ mod tests {
         let endpoints: Vec<String> = done.endpoints.iter().map(show).collect();
         let saved: Vec<String> = done.saved.iter().map(|endpoint| id(&endpoint.id)).collect();
         let removed: Vec<String> = done.removed.iter().map(id).collect();
+        let taken_over = done.taken_over.join(" ");
         let shown = format!("{} | saved {} | removed {}", endpoints.join(", "), saved.join(" "), removed.join(" "));
+        let shown = if taken_over.is_empty() { shown } else { format!("{shown} | taken over {taken_over}") };
         assert_eq!(shown, expected);
     }
 
@@ -119,7 +138,7 @@ mod tests {
         check(known(), &[("a", "http://new")], "1 a File, 2 b Api | saved 1 | removed ");
         check(known(), &[("c", "http://c")], "99 c File, 2 b Api | saved 99 | removed 1");
         check(known(), &[], "2 b Api | saved  | removed 1");
-        check(known(), &[("b", "http://b")], "2 b File | saved 2 | removed 1");
+        check(known(), &[("b", "http://b")], "2 b File | saved 2 | removed 1 | taken over b");
         check(known(), &[("renamed", "http://a/v1")], "1 renamed File, 2 b Api | saved 1 | removed ");
     }
 

@@ -8,12 +8,14 @@ use serde::Serialize;
 use crate::domain::endpoint::Target;
 use crate::domain::ids::{LeaseId, Ticket};
 use crate::domain::request::Refusal;
+use crate::domain::time::Moment;
 
 /// The right to use one slot of one endpoint.
 #[derive(Clone, Debug)]
 pub struct Grant {
     pub lease: LeaseId,
     pub target: Arc<Target>,
+    pub granted: Moment,
     /// From arrival to grant; zero for a request that did not wait.
     pub waited: Duration,
     /// `None` for a request that did not wait.

@@ -43,9 +43,9 @@ use self::rooms::Rooms;
 use self::slots::Slots;
 use self::waiting::Waiting;
 use super::endpoint::{EndpointFacts, Target};
-use super::ids::{EndpointId, LeaseId, ModelId, Ticket};
+use super::ids::{EndpointId, LeaseId, Ticket};
 use super::load::LoadReport;
-use super::request::{ApiKind, Failure, FinishedRequest, LeaseRequest, Outcome, Refusal};
+use super::request::{EndedLease, Failure, LeaseRequest, Outcome, Refusal};
 use super::time::Moment;
 
 /// How many may wait, how they are slowed down before the line is full, and what they may wait for.
@@ -66,8 +66,7 @@ pub struct Selections {
 
 struct Held {
     target: Arc<Target>,
-    model: ModelId,
-    api_kind: ApiKind,
+    request: Arc<LeaseRequest>,
     granted: Moment,
     waited: Duration,
 }
@@ -109,16 +108,18 @@ impl Dispatcher {
         &mut self,
         now: Moment,
         ticket: Ticket,
-        request: LeaseRequest,
+        request: Arc<LeaseRequest>,
         deadline: Moment,
         decisions: &mut Vec<Decision>,
     ) -> Submitted {
         self.expire(now, decisions);
         self.slots.look(now);
-        let submitted = if self.draining {
+        let submitted = if self.draining && !request.is_retry() {
             Submitted::Refused(Refusal::Draining)
         } else if let Some((endpoint, reason)) = self.slots.choose(&request) {
             Submitted::Granted(self.grant(now, endpoint, reason, request, None))
+        } else if self.draining && self.slots.has_untried(&request) {
+            Submitted::Refused(Refusal::Draining)
         } else {
             let queued = Queued { position: 1, estimated_wait: None };
             let waiting = Waiting { ticket, request, arrived: now, deadline, queued };
@@ -142,13 +143,13 @@ impl Dispatcher {
         lease: LeaseId,
         outcome: Outcome,
         decisions: &mut Vec<Decision>,
-    ) -> Option<FinishedRequest> {
+    ) -> Option<EndedLease> {
         self.expire(now, decisions);
         let held = self.leases.remove(&lease)?;
         let endpoint = held.target.id;
         let has_turned = self.slots.release(now, lease, &held.target, &outcome);
         if let Outcome::Succeeded { .. } = outcome {
-            self.service_times.record(&held.model, now.since(held.granted));
+            self.service_times.record(&held.request.model, now.since(held.granted));
         }
         self.serve_line(now, endpoint, decisions);
         if has_turned {
@@ -156,7 +157,7 @@ impl Dispatcher {
             self.refuse_vain_retries(decisions);
         }
         self.debug_assert_invariants();
-        Some(held.finished(now, outcome))
+        Some(held.ended(now, outcome))
     }
 
     /// Learns of endpoints that are new, changed or gone, all at once: nobody is refused for what another of them can serve.
@@ -186,7 +187,8 @@ impl Dispatcher {
         self.debug_assert_invariants();
     }
 
-    /// Refuses every waiting request and from now on every new one.
+    /// Refuses every waiting request and from now on every new one; what runs may go on, elsewhere if its endpoint fails and
+    /// another is free.
     pub fn drain(&mut self, decisions: &mut Vec<Decision>) {
         self.draining = true;
         for ticket in self.in_order_of_arrival(|_| true) {
@@ -197,13 +199,13 @@ impl Dispatcher {
     }
 
     /// Ends every lease as cut off by shutdown.
-    pub fn end_all(&mut self, now: Moment) -> Vec<FinishedRequest> {
+    pub fn end_all(&mut self, now: Moment) -> Vec<EndedLease> {
         let outcome = Outcome::Failed(Failure::ShutDown);
         let held: Vec<(LeaseId, Held)> = self.leases.drain().collect();
         for (lease, held) in &held {
             self.slots.release(now, *lease, &held.target, &outcome);
         }
-        held.into_iter().map(|(_, held)| held.finished(now, outcome.clone())).collect()
+        held.into_iter().map(|(_, held)| held.ended(now, outcome.clone())).collect()
     }
 
     /// Returns when [`Dispatcher::expire`] next has something to do.
@@ -267,7 +269,7 @@ impl Dispatcher {
         now: Moment,
         endpoint: EndpointId,
         reason: GrantReason,
-        request: LeaseRequest,
+        request: Arc<LeaseRequest>,
         waited: Option<(Duration, Queued)>,
     ) -> Grant {
         let lease = LeaseId(self.next_lease);
@@ -278,11 +280,8 @@ impl Dispatcher {
         self.selections.total += 1;
         *self.selections.by_reason.entry(reason).or_default() += 1;
         self.recent_grants.add(RecentGrant { target: target.clone(), model, reason, granted, waited });
-        self.leases.insert(
-            lease,
-            Held { target: target.clone(), model: request.model, api_kind: request.api_kind, granted, waited },
-        );
-        Grant { lease, target, waited, queued }
+        self.leases.insert(lease, Held { target: target.clone(), request, granted, waited });
+        Grant { lease, target, granted, waited, queued }
     }
 
     /// Grants the free slots of one endpoint to those who wait for them. Nobody waits for a model that another endpoint has
@@ -320,13 +319,15 @@ impl Dispatcher {
 }
 
 impl Held {
-    fn finished(self, now: Moment, outcome: Outcome) -> FinishedRequest {
-        FinishedRequest {
+    /// Records the end, as of a request that is not tried again.
+    fn ended(self, now: Moment, outcome: Outcome) -> EndedLease {
+        EndedLease {
+            request: self.request,
             endpoint: self.target.id,
-            model: self.model,
-            api_kind: self.api_kind,
             outcome,
+            is_final: true,
             duration: now.since(self.granted),
+            first_token: None,
             waited: self.waited,
         }
     }

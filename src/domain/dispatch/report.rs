@@ -82,8 +82,8 @@ impl Dispatcher {
     pub fn running(&self, now: Moment) -> Vec<Running> {
         let running = |held: &Held| Running {
             target: held.target.clone(),
-            model: held.model.clone(),
-            api_kind: held.api_kind,
+            model: held.request.model.clone(),
+            api_kind: held.request.api_kind,
             elapsed: now.since(held.granted),
         };
         let mut running: Vec<Running> = self.leases.values().map(running).collect();

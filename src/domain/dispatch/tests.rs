@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::choose::Mode;
 use super::*;
 use crate::domain::endpoint::{EndpointDefinition, EndpointStatus};
-use crate::domain::ids::{ClientId, ModelId};
+use crate::domain::ids::{ClientId, ModelId, RequestId};
 use crate::domain::request::ApiKind;
 
 fn facts(id: u128, slots: u32, status: EndpointStatus, models: &[&str]) -> EndpointFacts {
@@ -120,13 +120,15 @@ impl Story {
 
     fn submit_as(mut self, client: &str, ticket: u64, model: &str, patience_secs: u64) -> Self {
         let request = LeaseRequest {
+            id: RequestId::from("r"),
             model: ModelId::from(model),
             api_kind: ApiKind::ChatCompletions,
             client: ClientId::Named(client.as_bytes().into()),
             tried: Vec::new(),
         };
         let deadline = self.now().after(Duration::from_secs(patience_secs));
-        let submitted = self.dispatcher.submit(self.now(), Ticket(ticket), request, deadline, &mut self.decisions);
+        let submitted =
+            self.dispatcher.submit(self.now(), Ticket(ticket), request.into(), deadline, &mut self.decisions);
         self.tell();
         match submitted {
             Submitted::Granted(grant) => self.granted(Ticket(ticket), &grant),

@@ -6,6 +6,7 @@
 //! waits for nothing takes no memory, nor does an empty line.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use slab::Slab;
 
@@ -21,7 +22,7 @@ use crate::domain::time::Moment;
 #[derive(Debug)]
 pub struct Waiting {
     pub ticket: Ticket,
-    pub request: LeaseRequest,
+    pub request: Arc<LeaseRequest>,
     pub arrived: Moment,
     pub deadline: Moment,
     /// What it was told when it joined.
@@ -294,6 +295,7 @@ mod tests {
 
     use super::*;
     use crate::domain::ids::EndpointId;
+    use crate::domain::ids::RequestId;
     use crate::domain::request::ApiKind;
 
     const MODELS: [&str; 3] = ["a", "b", "c"];
@@ -334,7 +336,7 @@ mod tests {
 
         fn request(client: ClientId, model: usize) -> LeaseRequest {
             let (model, api_kind) = (ModelId::from(MODELS[model]), ApiKind::ChatCompletions);
-            LeaseRequest { model, api_kind, client, tried: Vec::new() }
+            LeaseRequest { id: RequestId::from("r"), model, api_kind, client, tried: Vec::new() }
         }
 
         fn join(&mut self, client: u8, model: usize) -> Ticket {
@@ -347,7 +349,7 @@ mod tests {
             self.next_ticket += 1;
             let queued = Queued { position: 0, estimated_wait: None };
             let (arrived, deadline) = (Moment::from_micros(0), Moment::from_micros(1));
-            let waiting = Waiting { ticket, request, arrived, deadline, queued };
+            let waiting = Waiting { ticket, request: Arc::new(request), arrived, deadline, queued };
             self.line.join(&mut self.numbers, waiting, deadline);
             ticket
         }
@@ -377,7 +379,7 @@ mod tests {
             (0..MODELS.len()).for_each(|model| models.insert(model));
             let mut turns: Vec<ClientId> = Vec::new();
             while let Some(waiting) = scene.take_next(&models) {
-                let client = waiting.request.client;
+                let client = waiting.request.client.clone();
                 let since = turns.iter().rposition(|earlier| *earlier == client).map_or(0, |last| last + 1);
                 let others = &turns[since..];
                 let twice = others.iter().enumerate().find(|(at, other)| others[..*at].contains(other));

@@ -75,6 +75,12 @@ impl Process {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("a process").count()
     }
 
+    /// Lifts the limit on the size of its files.
+    pub fn allow_large_files(&self) {
+        let limit = ["--pid", &self.child.id().to_string(), "--fsize=unlimited"];
+        assert!(Command::new("prlimit").args(limit).status().expect("prlimit").success());
+    }
+
     /// Sends a signal, as `kill` names it.
     pub fn signal(&self, name: &str) {
         let done = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();

@@ -19,11 +19,15 @@ impl RawClient {
 
     /// Connects and sends bytes as they are.
     pub async fn send_bytes(address: SocketAddr, bytes: &[u8]) -> Self {
-        let mut stream = TcpStream::connect(address).await.expect("a connection");
+        Self::connect(address, bytes).await.expect("a connection")
+    }
+
+    async fn connect(address: SocketAddr, bytes: &[u8]) -> Option<Self> {
+        let mut stream = TcpStream::connect(address).await.ok()?;
         stream.set_nodelay(true).expect("an option");
         // The server may answer and close before it has read everything.
         let _ = stream.write_all(bytes).await;
-        Self(stream)
+        Some(Self(stream))
     }
 
     /// Connects and posts a JSON body.
@@ -33,10 +37,15 @@ impl RawClient {
 
     /// Connects and posts a JSON body with more headers, each line with its end.
     pub async fn post_with(address: SocketAddr, path: &str, headers: &str, body: &Value) -> Self {
+        Self::try_post(address, path, headers, body).await.expect("a connection")
+    }
+
+    /// Connects and posts as [`RawClient::post_with`] does; `None` if nobody listens.
+    pub async fn try_post(address: SocketAddr, path: &str, headers: &str, body: &Value) -> Option<Self> {
         let body = body.to_string();
         let length = body.len();
         let head = format!("POST {path} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n{headers}");
-        Self::send(address, &format!("{head}content-length: {length}\r\n\r\n{body}")).await
+        Self::connect(address, format!("{head}content-length: {length}\r\n\r\n{body}").as_bytes()).await
     }
 
     /// Reads until what has come contains `part`, and returns it.

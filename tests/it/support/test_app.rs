@@ -77,6 +77,11 @@ impl TestApp {
         Self { address: leaseway.address, leaseway: Some(leaseway), folder }
     }
 
+    /// Returns where `test.db` is.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
     /// Registers an endpoint and waits until it is online. Returns its id.
     pub async fn register(&self, name: &str, endpoint: &FakeEndpoint, slots: u32) -> String {
         self.register_with(json!({ "name": name, "base_url": endpoint.url(), "max_concurrency": slots })).await

@@ -1,0 +1,101 @@
+//! The table `endpoint_daily_stats`: leases by endpoint, model, day and API.
+
+use chrono::NaiveDate;
+use diesel::prelude::*;
+use uuid::Uuid;
+
+use super::schema::endpoint_daily_stats::{self as daily, table};
+use super::{Store, StoreError};
+use crate::domain::history::{Counters, DailyKey, DailySums};
+use crate::domain::ids::{EndpointId, ModelId};
+use crate::domain::request::ApiKind;
+
+#[derive(Queryable, Selectable, Insertable)]
+#[diesel(table_name = daily)]
+struct Row {
+    endpoint_id: String,
+    model_id: String,
+    date: String,
+    api_kind: String,
+    total_requests: i64,
+    successful_requests: i64,
+    failed_requests: i64,
+    total_output_tokens: i64,
+    total_duration_ms: i64,
+}
+
+impl From<(&DailyKey, &DailySums)> for Row {
+    fn from((key, sums): (&DailyKey, &DailySums)) -> Self {
+        Self {
+            endpoint_id: key.endpoint.to_string(),
+            model_id: key.model.as_str().to_owned(),
+            date: key.date.to_string(),
+            api_kind: key.api_kind.as_str().to_owned(),
+            total_requests: sums.leases.total,
+            successful_requests: sums.leases.successful,
+            failed_requests: sums.leases.failed,
+            total_output_tokens: sums.output_tokens,
+            total_duration_ms: sums.duration_ms,
+        }
+    }
+}
+
+impl Row {
+    /// Returns what the row says; `None` if it makes no sense.
+    fn into_sums(self) -> Option<(DailyKey, DailySums)> {
+        let key = DailyKey {
+            endpoint: EndpointId(Uuid::parse_str(&self.endpoint_id).ok()?),
+            model: ModelId::from(self.model_id.as_str()),
+            api_kind: ApiKind::from_name(&self.api_kind)?,
+            date: self.date.parse().ok()?,
+        };
+        let (total, successful, failed) = (self.total_requests, self.successful_requests, self.failed_requests);
+        let leases = Counters { total, successful, failed };
+        Some((key, DailySums { leases, output_tokens: self.total_output_tokens, duration_ms: self.total_duration_ms }))
+    }
+}
+
+/// Adds to the sums of days.
+pub(super) fn add_sums<'a>(
+    connection: &mut SqliteConnection,
+    sums: impl IntoIterator<Item = (&'a DailyKey, &'a DailySums)>,
+) -> QueryResult<()> {
+    for (key, sums) in sums {
+        let row = Row::from((key, sums));
+        let known = table.find((&row.endpoint_id, &row.model_id, &row.date, &row.api_kind));
+        let updated = diesel::update(known)
+            .set((
+                daily::total_requests.eq(daily::total_requests + row.total_requests),
+                daily::successful_requests.eq(daily::successful_requests + row.successful_requests),
+                daily::failed_requests.eq(daily::failed_requests + row.failed_requests),
+                daily::total_output_tokens.eq(daily::total_output_tokens + row.total_output_tokens),
+                daily::total_duration_ms.eq(daily::total_duration_ms + row.total_duration_ms),
+            ))
+            .execute(connection)?;
+        if updated == 0 {
+            diesel::insert_into(table).values(row).execute(connection)?;
+        }
+    }
+    Ok(())
+}
+
+impl Store {
+    /// Sums up the output tokens of all days.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn load_output_tokens(&self) -> Result<i64, StoreError> {
+        let tokens: Vec<i64> = table.select(daily::total_output_tokens).load(&mut *self.connection()?)?;
+        Ok(tokens.into_iter().sum())
+    }
+
+    /// Reads the sums of one day.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn load_day(&self, date: NaiveDate) -> Result<Vec<(DailyKey, DailySums)>, StoreError> {
+        let of_day = table.filter(daily::date.eq(date.to_string()));
+        let rows: Vec<Row> = of_day.select(Row::as_select()).load(&mut *self.connection()?)?;
+        Ok(rows.into_iter().filter_map(Row::into_sums).collect())
+    }
+}

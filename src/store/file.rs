@@ -1,0 +1,193 @@
+//! The database file before it is opened for good: made whole, or found to be no good and left alone.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
+
+use diesel::migration::MigrationVersion;
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::Text;
+use diesel::sqlite::Sqlite;
+use diesel_migrations::MigrationHarness;
+
+use super::MIGRATIONS;
+
+/// Makes sure that there is a database in the file at `path`.
+///
+/// # Errors
+/// Why there is none; the file is then as it was.
+pub fn prepare(path: &str) -> Result<(), String> {
+    match fs::metadata(path) {
+        Ok(found) if found.len() == 0 => {
+            Err("the file is empty, which no database is; remove it to start with a new one".to_owned())
+        }
+        Ok(_) => inspect(path),
+        Err(error) if error.kind() == ErrorKind::NotFound => create(path),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Creates a database under another name first, so that the file is never there half made.
+fn create(path: &str) -> Result<(), String> {
+    let unfinished = format!("{path}.new");
+    create_private(&unfinished).map_err(|error| error.to_string())?;
+    let mut connection = SqliteConnection::establish(&unfinished).map_err(|error| error.to_string())?;
+    connection.run_pending_migrations(MIGRATIONS).map_err(|error| error.to_string())?;
+    drop(connection);
+    fs::rename(&unfinished, path).map_err(|error| error.to_string())
+}
+
+/// Creates an empty file, readable by its owner only: it will hold the keys of endpoints.
+fn create_private(path: &str) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
+}
+
+/// Looks at a database without changing anything.
+fn inspect(path: &str) -> Result<(), String> {
+    OpenOptions::new().read(true).write(true).open(path).map_err(|error| error.to_string())?;
+    let read_only = format!("file:{}?mode=ro", escape(path));
+    let mut connection = SqliteConnection::establish(&read_only).map_err(|error| error.to_string())?;
+    let names = "SELECT name FROM sqlite_master WHERE type = 'table'";
+    let tables: Vec<TableName> = sql_query(names).load(&mut connection).map_err(|error| error.to_string())?;
+    if tables.iter().all(|table| table.name != "__diesel_schema_migrations") {
+        return Err("it holds the tables of another program".to_owned());
+    }
+    check_length(path)?;
+    let applied = connection.applied_migrations().map_err(|error| error.to_string())?;
+    match newest_unknown(applied)? {
+        Some(version) => Err(format!("it was written by a newer version of Leaseway (schema {version})")),
+        None => Ok(()),
+    }
+}
+
+/// Checks that the file has all the pages that its header counts (https://www.sqlite.org/fileformat2.html#the_database_header).
+/// Those that are missing may still be in a write-ahead log, which SQLite then takes them from.
+fn check_length(path: &str) -> Result<(), String> {
+    if fs::metadata(format!("{path}-wal")).is_ok_and(|log| log.len() > 0) {
+        return Ok(());
+    }
+    let mut file = File::open(path).map_err(|error| error.to_string())?;
+    let mut header = [0; 100];
+    file.read_exact(&mut header).map_err(|error| error.to_string())?;
+    let number =
+        |at: usize| u64::from(u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]));
+    let page_size = match u16::from_be_bytes([header[16], header[17]]) {
+        1 => 65_536,
+        size => u64::from(size),
+    };
+    let is_counted = number(24) == number(92);
+    let (expected, length) = (number(28) * page_size, file.metadata().map_err(|error| error.to_string())?.len());
+    match is_counted && length < expected {
+        true => Err(format!("the database is cut off: {length} of {expected} bytes are there")),
+        false => Ok(()),
+    }
+}
+
+fn newest_unknown(applied: Vec<MigrationVersion<'static>>) -> Result<Option<String>, String> {
+    let known =
+        diesel::migration::MigrationSource::<Sqlite>::migrations(&MIGRATIONS).map_err(|error| error.to_string())?;
+    let is_known =
+        |version: &MigrationVersion<'_>| known.iter().any(|migration| migration.name().version() == *version);
+    Ok(applied.into_iter().filter(|version| !is_known(version)).max().map(|version| version.to_string()))
+}
+
+/// Writes a path as part of a URI (https://www.sqlite.org/uri.html).
+fn escape(path: &str) -> String {
+    path.replace('%', "%25").replace('?', "%3f").replace('#', "%23")
+}
+
+#[derive(QueryableByName)]
+struct TableName {
+    #[diesel(sql_type = Text)]
+    name: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use diesel::connection::SimpleConnection;
+
+    use super::*;
+    use crate::store::Store;
+
+    /// Checks that a file is refused for this reason and not touched.
+    fn refused(path: &Path, reason: &str) {
+        let before = fs::read(path).expect("a file");
+        let url = format!("sqlite://{}", path.display());
+        let error = Store::open(&url).err().expect("refused").to_string();
+        assert!(error.contains(&url) && error.contains(reason), "{error}");
+        assert_eq!(fs::read(path).expect("still there"), before);
+    }
+
+    fn connect(path: &Path) -> SqliteConnection {
+        SqliteConnection::establish(&path.display().to_string()).expect("a connection")
+    }
+
+    #[test]
+    fn what_is_no_database_of_leaseway_is_named_and_left_alone() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("notes.txt"), "these are my notes\n".repeat(1000)).expect("written");
+        refused(&path("notes.txt"), "not a database");
+        fs::write(path("empty.db"), "").expect("written");
+        refused(&path("empty.db"), "the file is empty");
+        connect(&path("other.db")).batch_execute("CREATE TABLE endpoints (x)").expect("created");
+        refused(&path("other.db"), "another program");
+    }
+
+    #[test]
+    fn a_truncated_database_is_named_and_left_alone() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let whole = folder.path().join("whole.db");
+        drop(Store::open(&format!("sqlite://{}", whole.display())).expect("a new database"));
+        let bytes = fs::read(&whole).expect("a file");
+        for length in [1, 50, 100, 1000, 4096, 5000, bytes.len() / 2, bytes.len() - 4096, bytes.len() - 1] {
+            let path = folder.path().join(format!("{length}.db"));
+            fs::write(&path, &bytes[..length]).expect("written");
+            refused(&path, "database");
+        }
+    }
+
+    #[test]
+    fn a_database_of_a_newer_version_is_named_and_left_alone() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("newer.db");
+        drop(Store::open(&format!("sqlite://{}", path.display())).expect("a new database"));
+        let newer = "INSERT INTO __diesel_schema_migrations (version) VALUES ('29990101000000')";
+        connect(&path).batch_execute(newer).expect("inserted");
+        refused(&path, "newer version of Leaseway (schema 29990101000000)");
+    }
+
+    #[test]
+    fn odd_names_are_names() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for name in ["a b.db", "50%.db", "what?.db", "#1.db"] {
+            let url = format!("sqlite://{}", folder.path().join(name).display());
+            for _ in 0..2 {
+                drop(Store::open(&url).expect("opened"));
+            }
+            assert!(folder.path().join(name).exists(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_named() {
+        let error = Store::open("sqlite:///nowhere/at/all.db").err().expect("refused").to_string();
+        assert!(error.contains("sqlite:///nowhere/at/all.db"), "{error}");
+    }
+
+    #[test]
+    fn a_start_that_was_broken_off_leaves_nothing_in_the_way() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("test.db");
+        fs::write(folder.path().join("test.db.new"), "half").expect("written");
+        drop(Store::open(&format!("sqlite://{}", path.display())).expect("a new database"));
+        assert!(!folder.path().join("test.db.new").exists());
+    }
+}

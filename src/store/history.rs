@@ -1,0 +1,177 @@
+//! The table `request_history`: one row for each lease, and for each request that got none. Bodies are never stored.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use diesel::dsl::count_star;
+use diesel::prelude::*;
+
+use super::schema::request_history;
+use super::{Store, StoreError};
+use crate::domain::history::{HistoryEnd, HistoryRow};
+use crate::domain::ids::EndpointId;
+use crate::domain::request::{EndedLease, LeaseRequest, Outcome, TokenCount, UnservedRequest};
+use crate::domain::timeline::{MINUTES, Minute};
+
+/// How many rows one statement adds; as an array, because diesel keeps such a statement prepared.
+const ADDED_AT_ONCE: usize = 50;
+
+/// How many rows are removed at once: so few that nobody notices the wait.
+const REMOVED_AT_ONCE: i64 = 500;
+
+const MINUTE_MS: i64 = 60_000;
+
+#[derive(Insertable)]
+#[diesel(table_name = request_history)]
+#[diesel(treat_none_as_default_value = false)]
+struct Row {
+    request_id: String,
+    attempt: i32,
+    created_at: i64,
+    api_kind: &'static str,
+    model_id: String,
+    endpoint_id: Option<String>,
+    client: String,
+    status: &'static str,
+    is_final: bool,
+    duration_ms: Option<i64>,
+    first_token_ms: Option<i64>,
+    wait_ms: i64,
+    input_tokens: Option<i64>,
+    output_tokens: Option<i64>,
+    error: Option<String>,
+}
+
+impl From<&HistoryRow> for Row {
+    fn from(row: &HistoryRow) -> Self {
+        match &row.end {
+            HistoryEnd::Lease(ended) => Row::of_lease(row, ended),
+            HistoryEnd::Unserved(unserved) => Row::of_unserved(row, unserved),
+        }
+    }
+}
+
+impl Row {
+    /// Returns the row of a request that got no lease, as far as that is known of every row.
+    fn new(row: &HistoryRow, request: &LeaseRequest, status: &'static str, waited: Duration) -> Self {
+        Self {
+            request_id: request.id.as_str().to_owned(),
+            attempt: i32::try_from(request.attempt()).unwrap_or(i32::MAX),
+            created_at: row.created_at.timestamp_millis(),
+            api_kind: request.api_kind.as_str(),
+            model_id: request.model.as_str().to_owned(),
+            endpoint_id: None,
+            client: request.client.to_string(),
+            status,
+            is_final: true,
+            duration_ms: None,
+            first_token_ms: None,
+            wait_ms: millis(waited),
+            input_tokens: None,
+            output_tokens: None,
+            error: None,
+        }
+    }
+
+    fn of_lease(row: &HistoryRow, ended: &EndedLease) -> Self {
+        let EndedLease { request, endpoint, outcome, is_final, duration, first_token, waited } = ended;
+        let (status, tokens, error) = match outcome {
+            Outcome::Succeeded { tokens } => ("succeeded", *tokens, None),
+            Outcome::Failed(failure) => ("failed", None, Some(failure.to_string())),
+            Outcome::Abandoned => ("abandoned", None, None),
+        };
+        let EndpointId(endpoint) = endpoint;
+        Self {
+            endpoint_id: Some(endpoint.to_string()),
+            is_final: *is_final,
+            duration_ms: Some(millis(*duration)),
+            first_token_ms: first_token.map(millis),
+            input_tokens: tokens.and_then(|tokens| tokens.input).map(count),
+            output_tokens: tokens.map(|TokenCount { output, .. }| count(output)),
+            error,
+            ..Self::new(row, request, status, *waited)
+        }
+    }
+
+    fn of_unserved(row: &HistoryRow, unserved: &UnservedRequest) -> Self {
+        let UnservedRequest { request, refusal, waited } = unserved;
+        match refusal {
+            Some(refusal) => {
+                let error = Some(refusal.code().to_owned());
+                Self { error, ..Self::new(row, request, "refused", *waited) }
+            }
+            None => Self::new(row, request, "abandoned", *waited),
+        }
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn count(tokens: u64) -> i64 {
+    i64::try_from(tokens).unwrap_or(i64::MAX)
+}
+
+/// Adds rows.
+pub(super) fn add_rows(connection: &mut SqliteConnection, rows: &[HistoryRow]) -> QueryResult<()> {
+    let (chunks, rest) = rows.as_chunks::<ADDED_AT_ONCE>();
+    for chunk in chunks {
+        diesel::insert_into(request_history::table).values(chunk.each_ref().map(Row::from)).execute(connection)?;
+    }
+    for row in rest {
+        diesel::insert_into(request_history::table).values(Row::from(row)).execute(connection)?;
+    }
+    Ok(())
+}
+
+impl Store {
+    /// Counts the requests that ended in each of the [`MINUTES`] minutes up to `current`, in minutes since
+    /// 1970-01-01T00:00Z; minutes without any are left out.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn load_timeline(&self, current: i64) -> Result<Vec<Minute>, StoreError> {
+        let mut connection = self.connection()?;
+        let mut minutes = Vec::new();
+        for minute in current - MINUTES as i64 + 1..=current {
+            let counts: Vec<(String, i64)> = request_history::table
+                .filter(request_history::created_at.ge(minute * MINUTE_MS))
+                .filter(request_history::created_at.lt((minute + 1) * MINUTE_MS))
+                .filter(request_history::is_final)
+                .group_by(request_history::status)
+                .select((request_history::status, count_star()))
+                .load(&mut *connection)?;
+            let mut entry = Minute { minute, success: 0, error: 0 };
+            for (status, requests) in counts {
+                match status.as_str() {
+                    "succeeded" => entry.success += requests.unsigned_abs(),
+                    "failed" | "refused" => entry.error += requests.unsigned_abs(),
+                    _ => {}
+                }
+            }
+            minutes.extend((entry.success + entry.error > 0).then_some(entry));
+        }
+        Ok(minutes)
+    }
+
+    /// Removes the oldest few of the rows from before `before`. Returns whether there are more.
+    ///
+    /// # Errors
+    /// If the database fails; then nothing is removed.
+    pub fn remove_old_rows(&self, before: DateTime<Utc>) -> Result<bool, StoreError> {
+        let before = before.timestamp_millis();
+        let mut connection = self.connection()?;
+        let last: Option<i64> = request_history::table
+            .filter(request_history::created_at.lt(before))
+            .order(request_history::created_at)
+            .offset(REMOVED_AT_ONCE - 1)
+            .select(request_history::created_at)
+            .first(&mut *connection)
+            .optional()?;
+        let last = last.unwrap_or(before - 1);
+        let removed = diesel::delete(request_history::table.filter(request_history::created_at.le(last)))
+            .execute(&mut *connection)?;
+        Ok(removed >= REMOVED_AT_ONCE as usize)
+    }
+}

@@ -1,0 +1,51 @@
+//! The table `request_daily_stats`: requests by day, however many leases each took.
+
+use chrono::NaiveDate;
+use diesel::prelude::*;
+
+use super::schema::request_daily_stats::{self as daily, table};
+use super::{Store, StoreError};
+use crate::domain::history::Counters;
+
+/// Adds to the counters of days.
+pub(super) fn add_counters<'a>(
+    connection: &mut SqliteConnection,
+    counters: impl IntoIterator<Item = (&'a NaiveDate, &'a Counters)>,
+) -> QueryResult<()> {
+    for (date, requests) in counters {
+        let date = date.to_string();
+        let updated = diesel::update(table.find(&date))
+            .set((
+                daily::total_requests.eq(daily::total_requests + requests.total),
+                daily::successful_requests.eq(daily::successful_requests + requests.successful),
+                daily::failed_requests.eq(daily::failed_requests + requests.failed),
+            ))
+            .execute(connection)?;
+        if updated == 0 {
+            let row = (
+                daily::date.eq(date),
+                daily::total_requests.eq(requests.total),
+                daily::successful_requests.eq(requests.successful),
+                daily::failed_requests.eq(requests.failed),
+            );
+            diesel::insert_into(table).values(row).execute(connection)?;
+        }
+    }
+    Ok(())
+}
+
+impl Store {
+    /// Sums up the requests of all days.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn load_request_totals(&self) -> Result<Counters, StoreError> {
+        let counts = (daily::total_requests, daily::successful_requests, daily::failed_requests);
+        let days: Vec<(i64, i64, i64)> = table.select(counts).load(&mut *self.connection()?)?;
+        let mut totals = Counters::default();
+        for (total, successful, failed) in days {
+            totals.add(Counters { total, successful, failed });
+        }
+        Ok(totals)
+    }
+}

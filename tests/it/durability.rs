@@ -1,0 +1,247 @@
+//! The real binary and its database: stopped, killed, locked out, without room, with a file that is no good.
+
+use std::cell::{Cell, RefCell};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use rand::RngExt;
+use serde_json::{Value, json};
+use tempfile::tempdir;
+use tokio::time::{interval, timeout};
+
+use crate::support::database::Database;
+use crate::support::process::{Process, leaseway, run};
+use crate::support::{FakeEndpoint, RawClient, chat, soon};
+
+const CHAT: &str = "/v1/chat/completions";
+const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Prepares `leaseway serve` on a free port.
+fn serve(folder: &Path) -> Command {
+    let mut command = leaseway(folder, &["serve"]);
+    command.env("LEASEWAY_SERVER__BIND", "127.0.0.1:0");
+    command
+}
+
+async fn get(address: SocketAddr, path: &str) -> Value {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let answer = RawClient::send(address, &request).await.read_to_end().await;
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
+    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"))
+}
+
+/// Returns the counters that the first endpoint is shown with: total, successful and failed.
+async fn shown(address: SocketAddr) -> [u64; 3] {
+    let views = get(address, "/api/endpoints").await;
+    ["total_requests", "successful_requests", "failed_requests"]
+        .map(|field| views[0][field].as_u64().unwrap_or_else(|| panic!("no {field} in {views}")))
+}
+
+/// Asks once; true if the answer came whole, false if the server is gone.
+async fn ask(address: SocketAddr) -> bool {
+    let Some(mut client) = RawClient::try_post(address, CHAT, "connection: close\r\n", &chat("m", false)).await else {
+        return false;
+    };
+    let answer = client.read_to_end().await;
+    answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("}}")
+}
+
+/// Registers an endpoint over the API.
+async fn register(address: SocketAddr, name: &str, base_url: &str) {
+    let body = json!({ "name": name, "base_url": base_url, "max_concurrency": 8 });
+    RawClient::post(address, "/api/endpoints", &body).await.read_until("201 Created").await;
+}
+
+/// Asks eight at a time, `pace` between two questions of one asker, until `ends`. Returns when each whole answer came, and
+/// how many were asked.
+async fn load(address: SocketAddr, pace: Duration, ends: Instant) -> (Vec<Instant>, u64) {
+    let (answered, asked) = (RefCell::new(Vec::new()), Cell::new(0));
+    let asker = async || {
+        let mut ticks = interval(pace);
+        while Instant::now() < ends {
+            ticks.tick().await;
+            asked.set(asked.get() + 1);
+            if !ask(address).await {
+                return;
+            }
+            answered.borrow_mut().push(Instant::now());
+        }
+    };
+    join_all((0..8).map(|_| asker())).await;
+    (answered.take(), asked.get())
+}
+
+#[actix_web::test]
+async fn a_stop_loses_nothing() {
+    let (folder, endpoint) = (tempdir().expect("a folder"), FakeEndpoint::start(&["m"]).await);
+    let mut expected = 0;
+    for round in 0..3 {
+        let mut process = Process::start(serve(folder.path()));
+        let address = process.address().await;
+        if round == 0 {
+            register(address, "a", &endpoint.url()).await;
+        }
+        process.line("endpoint is online").await;
+        let (answered, asked) = load(address, Duration::from_millis(1), Instant::now() + FLUSH_INTERVAL / 2).await;
+        assert_eq!(answered.len() as u64, asked);
+        process.signal("TERM");
+        assert!(process.wait().await.success());
+        expected += asked;
+        let mut database = Database::open(&folder.path().join("leaseway.db"));
+        database.check();
+        assert_eq!(database.number("(SELECT count(*) FROM request_history)"), expected as i64);
+    }
+    let mut process = Process::start(serve(folder.path()));
+    assert_eq!(shown(process.address().await).await, [expected, expected, 0]);
+}
+
+#[actix_web::test]
+async fn a_kill_loses_no_registration_and_no_more_statistics_than_the_flush_interval() {
+    let (folder, endpoint) = (tempdir().expect("a folder"), FakeEndpoint::start(&["m"]).await);
+    let path = folder.path().join("leaseway.db");
+    let (mut before, mut lost, mut most_lost) = (0, 0, 0);
+    for round in 0..=20 {
+        let mut process = Process::start(serve(folder.path()));
+        let address = process.address().await;
+        if round == 0 {
+            register(address, "a", &endpoint.url()).await;
+        } else {
+            let views = get(address, "/api/endpoints").await;
+            assert_eq!(views.as_array().map(Vec::len), Some(round + 1), "{views}");
+            let mut database = Database::open(&path);
+            database.check();
+            let total = database.number("(SELECT total_requests FROM endpoints WHERE name='a')") as u64;
+            assert_eq!(shown(address).await[0], total, "memory is what the database has");
+        }
+        process.line("endpoint is online").await;
+        before = if round == 0 { 0 } else { shown(address).await[0].max(before) };
+        if round == 20 {
+            break;
+        }
+        let life = Duration::from_millis(rand::rng().random_range(100..1500));
+        let asking = load(address, Duration::from_millis(2), Instant::now() + life * 2);
+        let killing = async {
+            let mut ticks = interval(life);
+            ticks.tick().await;
+            ticks.tick().await;
+            // The last thing that happens.
+            register(address, &format!("late-{round}"), &format!("http://127.0.0.1:{}", 10 + round)).await;
+            let killed = Instant::now();
+            process.signal("KILL");
+            killed
+        };
+        let ((answered, asked), killed) = futures_util::future::join(asking, killing).await;
+        process.wait().await;
+        let mut database = Database::open(&path);
+        database.check();
+        let written = database.number("(SELECT total_requests FROM endpoints WHERE name='a')") as u64 - before;
+        let due = answered.iter().filter(|answered| **answered + FLUSH_INTERVAL <= killed).count() as u64;
+        assert!((due..=asked).contains(&written), "round {round}: {written} written, {due} due, {asked} asked");
+        lost += answered.len() as u64 - written.min(answered.len() as u64);
+        most_lost = most_lost.max(answered.len() as u64 - written.min(answered.len() as u64));
+        before += written;
+    }
+    println!("{before} requests counted, {lost} lost in 20 kills, {most_lost} at most in one");
+    assert!(before > 100, "hardly any load");
+}
+
+#[actix_web::test]
+async fn requests_go_on_while_the_database_is_locked_and_nothing_is_lost() {
+    let (folder, endpoint) = (tempdir().expect("a folder"), FakeEndpoint::start(&["m"]).await);
+    let mut process = Process::start(serve(folder.path()));
+    let address = process.address().await;
+    register(address, "a", &endpoint.url()).await;
+    process.line("endpoint is online").await;
+    let mut database = Database::open(&folder.path().join("leaseway.db"));
+    database.execute("BEGIN EXCLUSIVE");
+    let locked = Instant::now();
+    let (answered, asked) = load(address, Duration::from_millis(100), locked + Duration::from_secs(60)).await;
+    assert_eq!(answered.len() as u64, asked);
+    assert_eq!(shown(address).await, [asked, asked, 0], "memory has it all");
+    assert_eq!(database.number("(SELECT count(*) FROM request_history)"), 0, "the database has nothing yet");
+    process.line("statistics cannot be written").await;
+    database.execute("ROLLBACK");
+    process.line("statistics are written again").await;
+    let written = async {
+        while database.number("(SELECT count(*) FROM request_history)") != asked as i64 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("all of it is written", written).await;
+    database.check();
+    process.signal("TERM");
+    let said = process.rest().await;
+    assert_eq!(said.matches("statistics cannot be written").count(), 1, "one clear line: {said}");
+}
+
+#[actix_web::test]
+async fn requests_go_on_on_a_full_disk_and_are_written_when_there_is_room() {
+    let (folder, endpoint) = (tempdir().expect("a folder"), FakeEndpoint::start(&["m"]).await);
+    let binary = serve(folder.path());
+    // No file may grow beyond this, which is for SQLite what a full disk is.
+    let mut command = Command::new("sh");
+    command.env_clear().current_dir(folder.path()).env("LEASEWAY_SERVER__BIND", "127.0.0.1:0");
+    command.env("PATH", "/usr/bin:/bin").arg("-c").arg("trap '' XFSZ; ulimit -S -f 300; exec \"$0\" serve");
+    command.arg(binary.get_program());
+    let mut process = Process::start(command);
+    let address = process.address().await;
+    register(address, "a", &endpoint.url()).await;
+    process.line("endpoint is online").await;
+    let mut asked = 0;
+    while timeout(Duration::from_millis(1), process.line("statistics cannot be written")).await.is_err() {
+        let (answered, more) = load(address, Duration::from_millis(1), Instant::now() + FLUSH_INTERVAL).await;
+        assert_eq!(answered.len() as u64, more);
+        asked += more;
+    }
+    let (answered, more) = load(address, Duration::from_millis(1), Instant::now() + FLUSH_INTERVAL * 3).await;
+    assert_eq!(answered.len() as u64, more);
+    asked += more;
+    assert_eq!(shown(address).await, [asked, asked, 0]);
+    process.allow_large_files();
+    process.line("statistics are written again").await;
+    process.signal("TERM");
+    let said = process.rest().await;
+    assert_eq!(said.matches("statistics cannot be written").count(), 1, "one clear line: {said}");
+    let mut database = Database::open(&folder.path().join("leaseway.db"));
+    database.check();
+    assert_eq!(database.number("(SELECT count(*) FROM request_history)"), asked as i64);
+}
+
+#[actix_web::test]
+async fn statistics_that_cannot_be_restored_are_a_warning() {
+    let folder = tempdir().expect("a folder");
+    let mut process = Process::start(serve(folder.path()));
+    process.address().await;
+    process.signal("TERM");
+    assert!(process.wait().await.success());
+    Database::open(&folder.path().join("leaseway.db")).execute("DROP TABLE endpoint_daily_stats");
+    let mut process = Process::start(serve(folder.path()));
+    process.line("speeds not restored").await;
+    assert_eq!(get(process.address().await, "/api/endpoints").await, json!([]));
+}
+
+#[actix_web::test]
+async fn a_file_that_is_no_good_is_named_in_one_line_and_not_touched() {
+    let folder = tempdir().expect("a folder");
+    let path = folder.path().join("leaseway.db");
+    let mut process = Process::start(serve(folder.path()));
+    process.address().await;
+    process.signal("TERM");
+    assert!(process.wait().await.success());
+    let whole = fs::read(&path).expect("a database");
+    Database::open(&path).execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('29990101000000')");
+    let newer = fs::read(&path).expect("a database");
+    for (bytes, reason) in
+        [(&whole[..0], "the file is empty"), (&whole[..whole.len() / 2], "database"), (&newer[..], "newer version")]
+    {
+        fs::write(&path, bytes).expect("written");
+        let (success, said) = run(serve(folder.path())).await;
+        assert!(!success && said.contains("leaseway.db` cannot be used") && said.contains(reason), "{said}");
+        assert_eq!(said.lines().count(), 1, "one clear line: {said}");
+        assert_eq!(fs::read(&path).expect("still there"), bytes);
+    }
+}

@@ -1,0 +1,72 @@
+//! A database file as another program sees it.
+
+use std::path::Path;
+
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Text};
+
+/// An open database.
+pub struct Database(SqliteConnection);
+
+#[derive(QueryableByName)]
+struct Number {
+    #[diesel(sql_type = BigInt)]
+    number: i64,
+}
+
+#[derive(QueryableByName)]
+struct Words {
+    #[diesel(sql_type = Text)]
+    words: String,
+}
+
+impl Database {
+    pub fn open(path: &Path) -> Self {
+        let mut connection = SqliteConnection::establish(&path.display().to_string()).expect("a database");
+        connection.batch_execute("PRAGMA busy_timeout = 10000").expect("an option");
+        Self(connection)
+    }
+
+    /// Carries out a statement.
+    pub fn execute(&mut self, sql: &str) {
+        self.0.batch_execute(sql).unwrap_or_else(|error| panic!("{error}: {sql}"));
+    }
+
+    /// Returns the one number that a query, `SELECT` left out, finds.
+    pub fn number(&mut self, sql: &str) -> i64 {
+        let found: Number = sql_query(format!("SELECT {sql} AS number")).get_result(&mut self.0).expect("a number");
+        found.number
+    }
+
+    /// Checks that the file is sound and that counters, daily rows and history agree.
+    pub fn check(&mut self) {
+        let sound: Words =
+            sql_query("SELECT integrity_check AS words FROM pragma_integrity_check").get_result(&mut self.0).expect("");
+        assert_eq!(sound.words, "ok");
+        let endpoints = |column: &str| format!("(SELECT coalesce(sum({column}), 0) FROM endpoints)");
+        let daily = |column: &str| format!("(SELECT coalesce(sum({column}), 0) FROM endpoint_daily_stats)");
+        let requests = |column: &str| format!("(SELECT coalesce(sum({column}), 0) FROM request_daily_stats)");
+        let history = |filter: &str| format!("(SELECT count(*) FROM request_history WHERE {filter})");
+        for (column, status) in [
+            ("total_requests", "1"),
+            ("successful_requests", "status='succeeded'"),
+            ("failed_requests", "status='failed'"),
+        ] {
+            let leases = self.number(&history(&format!("endpoint_id IS NOT NULL AND {status}")));
+            assert_eq!(self.number(&endpoints(column)), leases, "{column} of endpoints");
+            assert_eq!(self.number(&daily(column)), leases, "{column} of days");
+        }
+        let tokens = "(SELECT coalesce(sum(output_tokens), 0) FROM request_history)";
+        assert_eq!(self.number(&daily("total_output_tokens")), self.number(tokens));
+        for (column, filter) in [
+            ("total_requests", "1"),
+            ("successful_requests", "status='succeeded'"),
+            ("failed_requests", "status IN ('failed', 'refused')"),
+        ] {
+            let finals = self.number(&history(&format!("is_final AND {filter}")));
+            assert_eq!(self.number(&requests(column)), finals, "{column} by their final answer");
+        }
+    }
+}
