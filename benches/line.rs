@@ -13,7 +13,7 @@ use leaseway::config;
 use leaseway::domain::dispatch::admission::Admission;
 use leaseway::domain::dispatch::{Decision, Dispatcher, QueueRules, Submitted};
 use leaseway::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
-use leaseway::domain::ids::{ClientId, EndpointId, LeaseId, ModelId, Ticket};
+use leaseway::domain::ids::{ClientId, EndpointId, LeaseId, ModelId, RequestId, Ticket};
 use leaseway::domain::request::{ApiKind, LeaseRequest, Outcome};
 use leaseway::domain::time::Moment;
 use rand::rngs::StdRng;
@@ -73,10 +73,16 @@ impl Line {
 
     fn submit(&mut self, model: ModelId) -> Option<LeaseId> {
         let client = ClientId::Address(self.random.random_range(0..CLIENTS).to_be_bytes().into());
-        let request = LeaseRequest { model, api_kind: ApiKind::ChatCompletions, client, tried: Vec::new() };
+        let request = LeaseRequest {
+            id: RequestId::from("r"),
+            model,
+            api_kind: ApiKind::ChatCompletions,
+            client,
+            tried: Vec::new(),
+        };
         let deadline = self.now.after(Duration::from_secs(1_000_000));
         self.next_ticket += 1;
-        match self.dispatcher.submit(self.now, Ticket(self.next_ticket), request, deadline, &mut Vec::new()) {
+        match self.dispatcher.submit(self.now, Ticket(self.next_ticket), request.into(), deadline, &mut Vec::new()) {
             Submitted::Granted(grant) => Some(grant.lease),
             Submitted::Waiting => None,
             Submitted::Refused(refusal) => panic!("{refusal:?}"),
@@ -95,7 +101,7 @@ fn measure(waiting: u64, models_per_endpoint: usize) -> (f64, f64) {
         let started = Instant::now();
         let ended = line.dispatcher.end(line.now, lease, Outcome::Abandoned, &mut decisions);
         let took = started.elapsed();
-        let model = ended.expect("it was held").model;
+        let model = ended.expect("it was held").request.model.clone();
         match black_box(decisions.pop()) {
             Some(Decision::Grant(_, grant)) => {
                 (granting, granted) = (granting + took, granted + 1);

@@ -14,11 +14,27 @@ use tokio::net::{TcpListener, TcpStream};
 
 const CONNECTIONS: usize = 64;
 const REQUESTS: usize = 60_000;
+/// After which memory is looked at again.
+const MANY_REQUESTS: usize = 200_000;
 /// Linux reports CPU time in hundredths of a second.
 const TICK: Duration = Duration::from_millis(10);
 
 const MODELS: &str = r#"{"object":"list","data":[{"id":"m","object":"model"}]}"#;
 const ANSWER: &str = r#"{"id":"x","choices":[{"index":0,"message":{"role":"assistant","content":"Hello"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":7}}"#;
+
+/// What is compared.
+struct Setup {
+    name: &'static str,
+    workers: usize,
+    flush_interval_ms: u32,
+}
+
+const SETUPS: [Setup; 4] = [
+    Setup { name: "one worker", workers: 1, flush_interval_ms: 500 },
+    Setup { name: "one worker, nothing written", workers: 1, flush_interval_ms: 60_000 },
+    Setup { name: "one worker", workers: 1, flush_interval_ms: 500 },
+    Setup { name: "two workers", workers: 2, flush_interval_ms: 500 },
+];
 
 struct Leaseway(Child);
 
@@ -30,7 +46,7 @@ impl Drop for Leaseway {
 }
 
 impl Leaseway {
-    fn start(endpoint: SocketAddr, workers: usize, folder: &std::path::Path) -> (Self, SocketAddr) {
+    fn start(endpoint: SocketAddr, setup: &Setup, folder: &std::path::Path) -> (Self, SocketAddr) {
         let config = folder.join("bench.toml");
         let block = format!("[[endpoints]]\nname = \"a\"\nbase_url = \"http://{endpoint}\"\nmax_concurrency = 1000\n");
         fs::write(&config, block).expect("a config file");
@@ -38,8 +54,9 @@ impl Leaseway {
             .args(["serve", "--config"])
             .arg(&config)
             .env("LEASEWAY_SERVER__BIND", "127.0.0.1:0")
-            .env("LEASEWAY_SERVER__WORKERS", workers.to_string())
-            .env("LEASEWAY_DATABASE__URL", "sqlite://:memory:")
+            .env("LEASEWAY_SERVER__WORKERS", setup.workers.to_string())
+            .env("LEASEWAY_DATABASE__FLUSH_INTERVAL_MS", setup.flush_interval_ms.to_string())
+            .env("LEASEWAY_DATABASE__URL", format!("sqlite://{}", folder.join("bench.db").display()))
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary");
@@ -127,21 +144,28 @@ async fn main() {
             actix_web::rt::spawn(answer(socket));
         }
     });
-    let folder = tempfile::tempdir().expect("a folder");
-    for workers in [1, 2] {
+    for setup in &SETUPS {
+        let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().to_owned();
-        let started = tokio::task::spawn_blocking(move || Leaseway::start(endpoint, workers, &path));
+        let started = tokio::task::spawn_blocking(move || Leaseway::start(endpoint, setup, &path));
         let (leaseway, address) = started.await.expect("it starts");
         let idle = leaseway.resident_mib();
-        load(address, REQUESTS / 10).await;
+        load(address, REQUESTS / 3).await;
+        let warm = leaseway.resident_mib();
         let (cpu_before, started) = (leaseway.cpu_time(), Instant::now());
         load(address, REQUESTS).await;
         let (cpu, elapsed) = (leaseway.cpu_time() - cpu_before, started.elapsed());
         println!(
-            "workers {workers}: {idle:.1} MiB idle, {:.1} MiB after, {:.1} µs CPU per request, {:.0} requests/s",
-            leaseway.resident_mib(),
+            "{}: {idle:.1} MiB idle, {:.1} µs CPU per request, {:.0} requests/s",
+            setup.name,
             cpu.as_secs_f64() * 1e6 / REQUESTS as f64,
             REQUESTS as f64 / elapsed.as_secs_f64(),
+        );
+        load(address, MANY_REQUESTS - REQUESTS).await;
+        println!(
+            "    {warm:.1} MiB after {} requests, {:.1} MiB after {MANY_REQUESTS} more",
+            REQUESTS / 3,
+            leaseway.resident_mib()
         );
     }
 }

@@ -14,7 +14,7 @@ use leaseway::domain::dispatch::admission::Admission;
 use leaseway::domain::dispatch::choose::{Balancing, Mode};
 use leaseway::domain::dispatch::{Dispatcher, QueueRules, Submitted};
 use leaseway::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
-use leaseway::domain::ids::{ClientId, EndpointId, LeaseId, ModelId, Ticket};
+use leaseway::domain::ids::{ClientId, EndpointId, LeaseId, ModelId, RequestId, Ticket};
 use leaseway::domain::load::LoadReport;
 use leaseway::domain::request::{ApiKind, LeaseRequest, Outcome};
 use leaseway::domain::time::Moment;
@@ -83,9 +83,15 @@ impl Fleet {
         loop {
             let model = self.models[self.random.random_range(0..self.models.len())].clone();
             let client = ClientId::Address([127, 0, 0, 1].into());
-            let request = LeaseRequest { model, api_kind: ApiKind::ChatCompletions, client, tried: Vec::new() };
+            let request = LeaseRequest {
+                id: RequestId::from("r"),
+                model,
+                api_kind: ApiKind::ChatCompletions,
+                client,
+                tried: Vec::new(),
+            };
             let deadline = self.now.after(Duration::from_secs(1));
-            let submitted = self.dispatcher.submit(self.now, Ticket(0), request, deadline, &mut Vec::new());
+            let submitted = self.dispatcher.submit(self.now, Ticket(0), request.into(), deadline, &mut Vec::new());
             if let Submitted::Granted(grant) = submitted {
                 self.held.push(grant.lease);
                 return;

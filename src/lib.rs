@@ -12,7 +12,7 @@
 //! **One owner per fact.** [`Registry`](actors::registry::Registry): which endpoints exist, their health, models and
 //! counters. [`LoadManager`](actors::load_manager::LoadManager): who holds a slot, who waits.
 //! [`TpsTracker`](actors::tps_tracker::TpsTracker): speeds. [`HistoryRecorder`](actors::history_recorder::HistoryRecorder):
-//! the timeline, and what is not written yet. [`EventHub`](actors::event_hub::EventHub): who listens.
+//! the timeline, the totals, and what is not written yet. [`EventHub`](actors::event_hub::EventHub): who listens.
 //! [`Persistence`](actors::persistence::Persistence) owns nothing; it executes.
 //!
 //! And one technique: **pure core, thin actors.** Decisions live in [`domain`] as plain code whose methods take `now` and
@@ -27,13 +27,17 @@
 //!              ▼                                                    │
 //!         upstream::forward ─▶ endpoint ─▶ LeasedBody (owns the lease, counts tokens) ─▶ client
 //!                                            │ end, or drop = abandoned
-//!                                            └─ EndLease{lease, outcome} ─▶ LoadManager ── RequestFinished ─┬▶ TpsTracker
-//!                                                                                                          ├▶ HistoryRecorder
-//!                                                                                                          └▶ Registry
+//!                                            └─ EndLease{lease, outcome} ─▶ LoadManager ── LeaseEnded ─┬▶ TpsTracker
+//!                                                                                                     ├▶ HistoryRecorder
+//!                                                                                                     └▶ Registry
 //! ```
 //!
-//! An attempt that its endpoint fails before the first byte ends its lease as failed; then the request asks for another lease,
-//! with that endpoint left out. Never are there two leases for one request.
+//! A request whose endpoint fails it before the first byte asks for another lease, with that endpoint left out, and hands in
+//! the failed one, which ends first: never are there two leases for one request. So an endpoint counts leases, and what
+//! counts requests asks whether a lease was the final one.
+//!
+//! What ends is in memory at once, and in the database within `database.flush_interval_ms`: HistoryRecorder gathers deltas
+//! and rows, Persistence adds them in one transaction on a thread of its own, and a batch that fails is kept.
 //!
 //! One message out, one back; no lock, no database. Cleaning up is done by `Drop`: a future that is dropped while it waits
 //! takes its request out of the line, a body that is dropped abandons its lease and closes the connection to the
@@ -67,3 +71,7 @@ pub mod http;
 
 pub mod app;
 pub mod demo;
+
+/// Memory is often taken by one thread and given back by another, which the system's allocator is slow at.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

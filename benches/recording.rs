@@ -1,0 +1,126 @@
+//! What recording costs: CPU time per request, from the end of its lease to the database file.
+//!
+//! Ends of leases go to a HistoryRecorder as LoadManager sends them, so many to a batch as end within half a flush interval
+//! at 2,000 and at 20,000 requests a second, once with a database file and once with a writer that throws every batch away;
+//! the difference is what the database costs. Ends by itself. `cargo bench --bench recording`.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::{Actor, Addr, Context, Handler, Recipient, SyncArbiter};
+use chrono::Utc;
+use leaseway::actors::facts::LeaseEnded;
+use leaseway::actors::history_recorder::{Flush, HistoryRecorder, Past, Upkeep, Writer};
+use leaseway::actors::persistence::{BatchDone, OldRowsRemoved, Persistence, RemoveOldRows, WriteBatch};
+use leaseway::domain::ids::{ClientId, EndpointId, ModelId, RequestId};
+use leaseway::domain::request::{ApiKind, EndedLease, LeaseRequest, Outcome, TokenCount};
+use leaseway::store::Store;
+use uuid::Uuid;
+
+const REQUESTS: usize = 200_000;
+/// Requests between two batches.
+const AT_ONCE: [usize; 2] = [500, 5000];
+const ENDPOINTS: u128 = 10;
+const ROUNDS: usize = 3;
+
+/// Linux reports CPU time in hundredths of a second.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Writes nothing.
+struct Sink;
+
+impl Actor for Sink {
+    type Context = Context<Self>;
+}
+
+impl Handler<WriteBatch> for Sink {
+    type Result = ();
+
+    fn handle(&mut self, WriteBatch { done, .. }: WriteBatch, _: &mut Context<Self>) {
+        done.do_send(BatchDone::Written);
+    }
+}
+
+impl Handler<RemoveOldRows> for Sink {
+    type Result = ();
+
+    fn handle(&mut self, RemoveOldRows { done, .. }: RemoveOldRows, _: &mut Context<Self>) {
+        done.do_send(OldRowsRemoved { are_left: Ok(false) });
+    }
+}
+
+fn cpu_time() -> Duration {
+    let stat = fs::read_to_string("/proc/self/stat").expect("its statistics");
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+    TICK * fields[11..13].iter().map(|field| field.parse::<u32>().expect("a number")).sum()
+}
+
+fn ended(number: usize) -> LeaseEnded {
+    let request = LeaseRequest {
+        id: RequestId::from(Uuid::from_u128(number as u128).to_string().as_str()),
+        model: ModelId::from("llama-3.1-8b-instruct"),
+        api_kind: ApiKind::ChatCompletions,
+        client: ClientId::Address([192, 168, 1, (number % 20) as u8].into()),
+        tried: Vec::new(),
+    };
+    LeaseEnded(Arc::new(EndedLease {
+        request: Arc::new(request),
+        endpoint: EndpointId(Uuid::from_u128(number as u128 % ENDPOINTS)),
+        outcome: Outcome::Succeeded { tokens: Some(TokenCount { input: Some(30), output: 200, estimated: false }) },
+        is_final: true,
+        duration: Duration::from_millis(2000),
+        first_token: Some(Duration::from_millis(150)),
+        waited: Duration::ZERO,
+    }))
+}
+
+/// Sends ends to a recorder and returns the CPU time of each, in microseconds.
+async fn record(at_once: usize, batches: Recipient<WriteBatch>, removals: Recipient<RemoveOldRows>) -> f64 {
+    let day = Duration::from_secs(24 * 3600);
+    let upkeep = Upkeep { flush_interval: day, retention: day };
+    let recorder: Addr<HistoryRecorder> =
+        HistoryRecorder::new(Past::default(), upkeep, Writer { batches, removals }).start();
+    let before = cpu_time();
+    for first in (0..REQUESTS).step_by(at_once) {
+        (first..first + at_once).for_each(|number| recorder.do_send(ended(number)));
+        recorder.send(Flush).await.expect("alive");
+    }
+    (cpu_time() - before).as_secs_f64() * 1e6 / REQUESTS as f64
+}
+
+#[actix_web::main]
+async fn main() {
+    let folder = tempfile::tempdir().expect("a folder");
+    println!("{REQUESTS} requests, microseconds of CPU time for each");
+    println!("to a batch | without database | with database | difference");
+    for at_once in AT_ONCE {
+        for round in 0..ROUNDS {
+            let sink = Sink.start();
+            let without = record(at_once, sink.clone().recipient(), sink.recipient()).await;
+            let path = folder.path().join(format!("{at_once}-{round}.db"));
+            let store = Store::open(&format!("sqlite://{}", path.display())).expect("a database");
+            let writer = SyncArbiter::start(1, move || Persistence::new(store.clone()));
+            let with = record(at_once, writer.clone().recipient(), writer.recipient()).await;
+            println!("{at_once} | {without:.2} | {with:.2} | {:.2}", with - without);
+        }
+    }
+    remove_all(&folder.path().join(format!("{}-0.db", AT_ONCE[0])));
+}
+
+/// Removes the rows of a round, as retention does, and tells how long each bit holds the writer.
+fn remove_all(path: &Path) {
+    let store = Store::open(&format!("sqlite://{}", path.display())).expect("a database");
+    let mut times = Vec::new();
+    loop {
+        let started = Instant::now();
+        let are_left = store.remove_old_rows(Utc::now()).expect("removed");
+        times.push(started.elapsed().as_secs_f64() * 1000.0);
+        if !are_left {
+            break;
+        }
+    }
+    let (count, sum, most) = (times.len(), times.iter().sum::<f64>(), times.iter().copied().fold(0.0, f64::max));
+    println!("{REQUESTS} rows removed in {count} bits of {:.2} ms, {most:.2} ms at most", sum / count as f64);
+}
