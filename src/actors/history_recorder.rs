@@ -57,13 +57,14 @@ pub struct HistoryRecorder {
     unwritten: Unwritten,
     /// The server's local day, as of a minute.
     today: (i64, NaiveDate),
-    batch_in_flight: bool,
+    /// Those who wait for the batch that is on its way, if one is.
+    in_flight: Option<Vec<Caller<()>>>,
+    /// Those who wait for the batch after it.
+    flushing: Vec<Caller<()>>,
     /// The time to write has come while a batch was on its way.
     is_due: bool,
     /// The last batch could not be written.
     is_failing: bool,
-    /// Who waits until everything is written.
-    flushing: Option<Caller<()>>,
     upkeep: Upkeep,
     writer: Writer,
 }
@@ -75,10 +76,10 @@ impl HistoryRecorder {
             totals: past.totals,
             unwritten: Unwritten::default(),
             today: (i64::MIN, NaiveDate::default()),
-            batch_in_flight: false,
+            in_flight: None,
+            flushing: Vec::new(),
             is_due: false,
             is_failing: false,
-            flushing: None,
             upkeep,
             writer,
         }
@@ -103,17 +104,13 @@ impl HistoryRecorder {
         self.today
     }
 
-    fn is_written(&self) -> bool {
-        !self.batch_in_flight && self.unwritten.is_empty()
-    }
-
     /// Writes what is not written, at once or after the batch that is on its way.
     fn write(&mut self, ctx: &mut Context<Self>) {
-        self.is_due = self.batch_in_flight;
-        if self.batch_in_flight || self.unwritten.is_empty() {
+        self.is_due = self.in_flight.is_some();
+        if self.in_flight.is_some() || self.unwritten.is_empty() {
             return;
         }
-        self.batch_in_flight = true;
+        self.in_flight = Some(std::mem::take(&mut self.flushing));
         let batch = self.unwritten.take();
         self.writer.batches.do_send(WriteBatch { batch, done: ctx.address().recipient() });
     }
@@ -164,20 +161,16 @@ impl Handler<BatchDone> for HistoryRecorder {
     type Result = ();
 
     fn handle(&mut self, done: BatchDone, ctx: &mut Context<Self>) {
-        self.batch_in_flight = false;
+        let waiting = self.in_flight.take().unwrap_or_default();
         match done {
             BatchDone::Written => {
                 if std::mem::take(&mut self.is_failing) {
                     let dropped = self.unwritten.rows_dropped();
                     log::info!("statistics are written again history_rows_dropped={dropped}");
                 }
-                if self.is_due || self.flushing.is_some() {
+                waiting.into_iter().for_each(|caller| caller.answer(()));
+                if self.is_due || !self.flushing.is_empty() {
                     self.write(ctx);
-                }
-                if self.is_written()
-                    && let Some(caller) = self.flushing.take()
-                {
-                    caller.answer(());
                 }
             }
             BatchDone::Failed(batch, error) => {
@@ -185,6 +178,7 @@ impl Handler<BatchDone> for HistoryRecorder {
                     log::error!("statistics cannot be written, kept until they can be error=\"{error}\"");
                 }
                 self.unwritten.put_back(*batch);
+                self.flushing.extend(waiting);
             }
         }
     }
@@ -202,7 +196,7 @@ impl Handler<OldRowsRemoved> for HistoryRecorder {
     }
 }
 
-/// Writes everything; answered once it is written.
+/// Has everything written that has been counted so far; answered once it is.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Flush;
@@ -211,12 +205,17 @@ impl Handler<Flush> for HistoryRecorder {
     type Result = Answer<()>;
 
     fn handle(&mut self, _: Flush, ctx: &mut Context<Self>) -> Answer<()> {
-        if self.is_written() {
+        if self.unwritten.is_empty() && self.in_flight.is_none() {
             return Answer::Now(());
         }
         let (caller, answer) = Caller::keep();
-        self.flushing = Some(caller);
-        self.write(ctx);
+        match &mut self.in_flight {
+            Some(waiting) if self.unwritten.is_empty() => waiting.push(caller),
+            Some(_) | None => {
+                self.flushing.push(caller);
+                self.write(ctx);
+            }
+        }
         answer
     }
 }

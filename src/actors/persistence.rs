@@ -1,10 +1,10 @@
 //! Persistence: executes, on a thread of its own, what others want stored. It decides nothing and owns nothing.
 
 use actix::{Actor, Handler, Message, Recipient, SyncContext};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 
-use crate::domain::history::Batch;
-use crate::domain::ids::EndpointId;
+use crate::domain::history::{Batch, DailySums};
+use crate::domain::ids::{EndpointId, ModelId};
 use crate::store::endpoints::{Observation, StoredEndpoint};
 use crate::store::{Store, StoreError};
 
@@ -118,6 +118,35 @@ impl Handler<RemoveOldRows> for Persistence {
 
     fn handle(&mut self, RemoveOldRows { before, done }: RemoveOldRows, _: &mut SyncContext<Self>) {
         done.do_send(OldRowsRemoved { are_left: self.store.remove_old_rows(before) });
+    }
+}
+
+/// Asks for the sums of all days by model, of one endpoint or of all there ever were.
+#[derive(Message)]
+#[rtype(result = "Result<Vec<(ModelId, DailySums)>, StoreError>")]
+pub struct ReadModelSums(pub Option<EndpointId>);
+
+impl Handler<ReadModelSums> for Persistence {
+    type Result = Result<Vec<(ModelId, DailySums)>, StoreError>;
+
+    fn handle(&mut self, ReadModelSums(endpoint): ReadModelSums, _: &mut SyncContext<Self>) -> Self::Result {
+        self.store.load_model_sums(endpoint)
+    }
+}
+
+/// Asks for the sums of an endpoint's days from `first` on, oldest first.
+#[derive(Message)]
+#[rtype(result = "Result<Vec<(NaiveDate, DailySums)>, StoreError>")]
+pub struct ReadDays {
+    pub endpoint: EndpointId,
+    pub first: NaiveDate,
+}
+
+impl Handler<ReadDays> for Persistence {
+    type Result = Result<Vec<(NaiveDate, DailySums)>, StoreError>;
+
+    fn handle(&mut self, ReadDays { endpoint, first }: ReadDays, _: &mut SyncContext<Self>) -> Self::Result {
+        self.store.load_days(endpoint, first)
     }
 }
 

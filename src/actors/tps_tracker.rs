@@ -8,8 +8,8 @@ use super::event_hub::Publish;
 use super::facts::LeaseEnded;
 use crate::domain::event::{Event, TpsUpdated};
 use crate::domain::ids::{EndpointId, ModelId};
-use crate::domain::request::{ApiKind, Outcome};
-use crate::domain::tps::{Aggregate, Speed};
+use crate::domain::request::{ApiKind, EndedLease, Outcome};
+use crate::domain::tps::{Aggregate, Measured, Speed};
 
 /// Speeds by endpoint, model and API.
 pub type Speeds = BTreeMap<(EndpointId, ModelId, ApiKind), Speed>;
@@ -41,7 +41,9 @@ impl Handler<LeaseEnded> for TpsTracker {
         let (model, api_kind) = (ended.request.model.clone(), ended.request.api_kind);
         let key = (ended.endpoint, model.clone(), api_kind);
         let mut speed = self.speeds.get(&key).copied().unwrap_or_default();
-        let Some(tps) = speed.record(self.alpha, tokens.output, ended.duration) else { return };
+        let EndedLease { duration, first_token, .. } = *ended;
+        let measured = Measured { output_tokens: tokens.output, duration, first_token };
+        let Some(tps) = speed.record(self.alpha, measured) else { return };
         self.speeds.insert(key, speed);
         self.events.do_send(Publish(Event::TpsUpdated(TpsUpdated {
             endpoint_id: ended.endpoint,

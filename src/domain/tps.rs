@@ -2,13 +2,35 @@
 
 use std::time::Duration;
 
-/// A running measure of speed.
-///
-/// The mean is exponential: `ema = alpha × value + (1 − alpha) × ema`, the first value as it is. A request without tokens
-/// or without time changes nothing.
+/// A mean that gives the newest value a fixed weight, `alpha`, and starts with the first value as it is:
+/// `mean = alpha × value + (1 − alpha) × mean`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Mean(Option<f64>);
+
+impl Mean {
+    fn record(&mut self, alpha: f64, value: f64) -> f64 {
+        let mean = self.0.map_or(value, |mean| alpha * value + (1.0 - alpha) * mean);
+        self.0 = Some(mean);
+        mean
+    }
+}
+
+/// What is measured of one successful request.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured {
+    pub output_tokens: u64,
+    /// From dispatch to the last byte.
+    pub duration: Duration,
+    /// From dispatch to the first token; `None` if the answer was no stream.
+    pub first_token: Option<Duration>,
+}
+
+/// Running measures of speed. A request without tokens or without time changes nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Speed {
-    tps: Option<f64>,
+    tps: Mean,
+    first_token_ms: Mean,
+    decode_tps: Mean,
     request_count: u64,
     output_tokens: u64,
     duration: Duration,
@@ -18,30 +40,43 @@ impl Speed {
     /// Takes up what was measured before: the mean is then tokens ÷ time. Without tokens or time nothing was measured.
     pub fn restored(request_count: u64, output_tokens: u64, duration: Duration) -> Option<Self> {
         let is_measured = output_tokens > 0 && !duration.is_zero();
-        let tps = Some(output_tokens as f64 / duration.as_secs_f64());
-        is_measured.then_some(Self { tps, request_count, output_tokens, duration })
+        let tps = Mean(Some(output_tokens as f64 / duration.as_secs_f64()));
+        is_measured.then_some(Self { tps, request_count, output_tokens, duration, ..Self::default() })
     }
 
     /// Counts one successful request and returns the new mean, in tokens per second, if it moved.
-    pub fn record(&mut self, alpha: f64, output_tokens: u64, duration: Duration) -> Option<f64> {
+    pub fn record(&mut self, alpha: f64, measured: Measured) -> Option<f64> {
+        let Measured { output_tokens, duration, first_token } = measured;
         if output_tokens == 0 || duration.is_zero() {
             return None;
         }
-        let value = output_tokens as f64 / duration.as_secs_f64();
-        let tps = match self.tps {
-            None => value,
-            Some(mean) => alpha * value + (1.0 - alpha) * mean,
-        };
-        self.tps = Some(tps);
         self.request_count += 1;
         self.output_tokens += output_tokens;
         self.duration += duration;
-        self.tps
+        if let Some(first_token) = first_token {
+            self.first_token_ms.record(alpha, first_token.as_secs_f64() * 1000.0);
+            let decoding = duration.saturating_sub(first_token);
+            // The first token came before decoding began.
+            if output_tokens > 1 && !decoding.is_zero() {
+                self.decode_tps.record(alpha, (output_tokens - 1) as f64 / decoding.as_secs_f64());
+            }
+        }
+        Some(self.tps.record(alpha, output_tokens as f64 / duration.as_secs_f64()))
     }
 
-    /// Tokens per second; `None` while nothing was measured.
+    /// Tokens per second from dispatch to the last byte; `None` while nothing was measured.
     pub fn tps(&self) -> Option<f64> {
-        self.tps
+        self.tps.0
+    }
+
+    /// Milliseconds from dispatch to the first token of a stream; `None` while no stream was measured.
+    pub fn first_token_ms(&self) -> Option<f64> {
+        self.first_token_ms.0
+    }
+
+    /// Tokens per second once the first has come; `None` while no stream was measured.
+    pub fn decode_tps(&self) -> Option<f64> {
+        self.decode_tps.0
     }
 
     pub fn request_count(&self) -> u64 {
@@ -114,7 +149,9 @@ mod tests {
     #[test]
     fn the_mean_moves_a_fifth_of_the_way_to_each_new_value() {
         let mut speed = Speed::default();
-        let mut record = |tokens, ms| speed.record(0.2, tokens, Duration::from_millis(ms));
+        let mut record = |output_tokens, ms| {
+            speed.record(0.2, Measured { output_tokens, duration: Duration::from_millis(ms), first_token: None })
+        };
         assert_eq!(record(100, 2000), Some(50.0));
         assert_eq!(record(200, 2000), Some(60.0));
         assert_eq!(record(50, 1000), Some(58.0));
@@ -124,5 +161,19 @@ mod tests {
         assert_eq!(speed.request_count(), 3);
         assert_eq!(speed.output_tokens(), 350);
         assert_eq!(speed.average_duration_ms(), Some(5000.0 / 3.0));
+        assert_eq!((speed.first_token_ms(), speed.decode_tps()), (None, None), "no stream was measured");
+    }
+
+    #[test]
+    fn streams_tell_prefill_from_decoding() {
+        let mut speed = Speed::default();
+        let mut record = |output_tokens, ms, first_token_ms| {
+            let (duration, first_token) = (Duration::from_millis(ms), Some(Duration::from_millis(first_token_ms)));
+            speed.record(0.2, Measured { output_tokens, duration, first_token });
+        };
+        record(101, 3000, 1000);
+        record(1, 500, 500);
+        record(201, 2500, 500);
+        assert_eq!((speed.first_token_ms(), speed.decode_tps()), (Some(820.0), Some(60.0)));
     }
 }

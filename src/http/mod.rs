@@ -15,6 +15,7 @@ mod queue_updates;
 mod reports;
 mod serving;
 mod session;
+mod statistics;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -74,6 +75,8 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(at("/api/endpoints/{id}/drain", [web::post().to(endpoints::drain)]))
         .service(at("/api/endpoints/{id}/resume", [web::post().to(endpoints::resume)]))
         .service(at("/api/endpoints/{id}/model-tps", [web::get().to(endpoints::model_tps)]))
+        .service(at("/api/endpoints/{id}/model-stats", [web::get().to(statistics::of_endpoint_by_model)]))
+        .service(at("/api/endpoints/{id}/daily-stats", [web::get().to(statistics::of_endpoint_by_day)]))
         .service(at("/api/endpoints/{id}/metrics", load_reports()))
         .service(at("/api/nodes/{id}/metrics", load_reports()))
         .service(at("/api/agents/{id}/metrics", load_reports()))
@@ -84,6 +87,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(at("/api/dashboard/overview", [web::get().to(dashboard::overview)]))
         .service(at("/api/dashboard/stats", [web::get().to(dashboard::stats)]))
         .service(at("/api/dashboard/endpoints", [web::get().to(dashboard::endpoints)]))
+        .service(at("/api/dashboard/model-stats", [web::get().to(statistics::of_all_by_model)]))
         .service(at("/api/dashboard/request-history", [web::get().to(dashboard::request_history)]))
         .service(at("/ws/dashboard", [web::get().to(dashboard::events)]))
         .service(at("/health", [web::get().to(health::health), web::head().to(health::health)]))

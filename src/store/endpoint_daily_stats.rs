@@ -1,7 +1,10 @@
 //! The table `endpoint_daily_stats`: leases by endpoint, model, day and API.
 
 use chrono::NaiveDate;
+use diesel::dsl::sql;
+use diesel::expression::SqlLiteral;
 use diesel::prelude::*;
+use diesel::sql_types::BigInt;
 use uuid::Uuid;
 
 use super::schema::endpoint_daily_stats::{self as daily, table};
@@ -49,10 +52,29 @@ impl Row {
             api_kind: ApiKind::from_name(&self.api_kind)?,
             date: self.date.parse().ok()?,
         };
-        let (total, successful, failed) = (self.total_requests, self.successful_requests, self.failed_requests);
-        let leases = Counters { total, successful, failed };
-        Some((key, DailySums { leases, output_tokens: self.total_output_tokens, duration_ms: self.total_duration_ms }))
+        let counts = (self.total_requests, self.successful_requests, self.failed_requests);
+        Some((key, to_sums((counts.0, counts.1, counts.2, self.total_output_tokens, self.total_duration_ms))))
     }
+}
+
+/// The columns that are summed up, in the order of [`sums`].
+type Sums = (i64, i64, i64, i64, i64);
+
+/// A sum that stays a whole number, which not every database keeps it.
+type WholeSum = SqlLiteral<BigInt>;
+
+fn sums() -> (WholeSum, WholeSum, WholeSum, WholeSum, WholeSum) {
+    (
+        sql("CAST(SUM(total_requests) AS BIGINT)"),
+        sql("CAST(SUM(successful_requests) AS BIGINT)"),
+        sql("CAST(SUM(failed_requests) AS BIGINT)"),
+        sql("CAST(SUM(total_output_tokens) AS BIGINT)"),
+        sql("CAST(SUM(total_duration_ms) AS BIGINT)"),
+    )
+}
+
+fn to_sums((total, successful, failed, output_tokens, duration_ms): Sums) -> DailySums {
+    DailySums { leases: Counters { total, successful, failed }, output_tokens, duration_ms }
 }
 
 /// Adds to the sums of days.
@@ -87,6 +109,39 @@ impl Store {
     pub fn load_output_tokens(&self) -> Result<i64, StoreError> {
         let tokens: Vec<i64> = table.select(daily::total_output_tokens).load(&mut *self.connection()?)?;
         Ok(tokens.into_iter().sum())
+    }
+
+    /// Sums up all days by model, of one endpoint or of all there ever were.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn load_model_sums(&self, endpoint: Option<EndpointId>) -> Result<Vec<(ModelId, DailySums)>, StoreError> {
+        let mut query =
+            table.group_by(daily::model_id).select((daily::model_id, sums())).order(daily::model_id).into_boxed();
+        if let Some(EndpointId(id)) = endpoint {
+            query = query.filter(daily::endpoint_id.eq(id.to_string()));
+        }
+        let rows: Vec<(String, Sums)> = query.load(&mut *self.connection()?)?;
+        Ok(rows.into_iter().map(|(model, sums)| (ModelId::from(model.as_str()), to_sums(sums))).collect())
+    }
+
+    /// Sums up the days of one endpoint from `first` on, oldest first; days without a lease are left out.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn load_days(
+        &self,
+        EndpointId(id): EndpointId,
+        first: NaiveDate,
+    ) -> Result<Vec<(NaiveDate, DailySums)>, StoreError> {
+        let rows: Vec<(String, Sums)> = table
+            .filter(daily::endpoint_id.eq(id.to_string()))
+            .filter(daily::date.ge(first.to_string()))
+            .group_by(daily::date)
+            .select((daily::date, sums()))
+            .order(daily::date)
+            .load(&mut *self.connection()?)?;
+        Ok(rows.into_iter().filter_map(|(date, sums)| Some((date.parse().ok()?, to_sums(sums)))).collect())
     }
 
     /// Reads the sums of one day.

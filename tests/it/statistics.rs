@@ -79,7 +79,9 @@ async fn memory(app: &TestApp, id: &str) -> Value {
     let overview = app.get("/api/dashboard/overview").await.json();
     let is_busy = |minute: &&Value| minute["success"] != 0 || minute["error"] != 0;
     let busy: Vec<&Value> = overview["history"].as_array().expect("a list").iter().filter(is_busy).collect();
-    let speeds = app.get(&format!("/api/endpoints/{id}/model-tps")).await.json();
+    let mut speeds = app.get(&format!("/api/endpoints/{id}/model-tps")).await.json();
+    // Measured anew after each start.
+    ["first_token_ms", "decode_tps"].iter().for_each(|field| speeds[0][field] = Value::Null);
     let stats = ["total_requests", "successful_requests", "total_output_tokens"].map(|field| &overview["stats"][field]);
     json!([view, busy, speeds, stats])
 }
@@ -154,5 +156,42 @@ async fn history_is_removed_with_age_but_not_what_it_counted() {
     until_written(app.folder(), "removed", "(SELECT count(*) FROM request_history WHERE request_id='old')", 0).await;
     assert_eq!(database.number("(SELECT count(*) FROM request_history)"), 3);
     app.until_counted(&id, 3, 0).await;
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn sums_are_kept_by_model_and_by_day() {
+    let (app, a, b) =
+        (TestApp::start().await, FakeEndpoint::start(&["m", "n"]).await, FakeEndpoint::start(&["n"]).await);
+    let (a_id, b_id) = (app.register_scored("a", &a, 2).await, app.register_scored("b", &b, 1).await);
+    let sums = async |path: &str| app.get(path).await.json();
+    assert_eq!(sums(&format!("/api/endpoints/{a_id}/model-stats")).await, json!([]));
+    for model in ["m", "n", "n"] {
+        assert_eq!(app.post(CHAT, &chat(model, false)).await.status, 200);
+    }
+    a.script(|_| json_answer(422, "{}"));
+    assert_eq!(app.post(CHAT, &chat("m", false)).await.status, 422);
+    let by_model = sums(&format!("/api/endpoints/{a_id}/model-stats")).await;
+    let show = |sums: &Value| {
+        let fields = ["total_requests", "successful_requests", "failed_requests", "total_output_tokens"];
+        json!(fields.map(|field| &sums[field]))
+    };
+    assert_eq!(by_model.as_array().map(Vec::len), Some(2));
+    assert_eq!((&by_model[0]["model_id"], show(&by_model[0])), (&json!("m"), json!([2, 1, 1, 7])));
+    assert_eq!((&by_model[1]["model_id"], show(&by_model[1])), (&json!("n"), json!([2, 2, 0, 14])));
+    assert!(by_model[0]["total_duration_ms"].is_i64());
+    assert_eq!(sums("/api/dashboard/model-stats").await, by_model, "the other has had none");
+    let days = sums(&format!("/api/endpoints/{a_id}/daily-stats?days=365")).await;
+    assert_eq!((days.as_array().map(Vec::len), show(&days[0])), (Some(1), json!([4, 3, 1, 21])));
+    assert_eq!(sums(&format!("/api/endpoints/{b_id}/daily-stats")).await, json!([]));
+    for days in ["0", "366", "-1", "many", ""] {
+        let answer = app.get(&format!("/api/endpoints/{a_id}/daily-stats?days={days}")).await;
+        assert_eq!(answer.error(), (400, "invalid_request".to_owned()));
+        assert_eq!(answer.json()["error"]["param"], "days");
+    }
+    let unknown = "/api/endpoints/00000000-0000-0000-0000-000000000000";
+    for part in ["model-stats", "daily-stats", "model-tps"] {
+        assert_eq!(app.get(&format!("{unknown}/{part}")).await.error(), (404, "endpoint_not_found".to_owned()));
+    }
     app.finish().await;
 }

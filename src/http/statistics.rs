@@ -1,0 +1,103 @@
+//! Sums by model and by day, from the database.
+
+use actix_web::{HttpResponse, web};
+use chrono::Days;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::endpoints::endpoint_id;
+use super::error::ApiError;
+use super::{Services, ask};
+use crate::actors::history_recorder::Flush;
+use crate::actors::persistence::{ReadDays, ReadModelSums};
+use crate::actors::registry::ReadEndpoint;
+use crate::clock;
+use crate::domain::history::DailySums;
+use crate::domain::ids::{EndpointId, ModelId};
+
+type Answer = Result<HttpResponse, ApiError>;
+
+/// The longest time that can be asked for, in days.
+const DAYS_MAX: u64 = 365;
+
+#[derive(Deserialize)]
+pub struct Period {
+    days: Option<String>,
+}
+
+impl Period {
+    /// Returns how many days are asked for, today included; a week if none are said.
+    fn days(&self) -> Result<u64, ApiError> {
+        let Some(text) = &self.days else { return Ok(7) };
+        text.parse().ok().filter(|days| (1..=DAYS_MAX).contains(days)).ok_or_else(|| ApiError::InvalidRequest {
+            message: format!("`days` is \"{text}\"; allowed is a whole number from 1 to {DAYS_MAX}"),
+            param: Some("days".to_owned()),
+        })
+    }
+}
+
+/// The sums of one endpoint by model, over all days.
+pub async fn of_endpoint_by_model(services: web::Data<Services>, id: web::Path<String>) -> Answer {
+    let id = known(&services, &id).await?;
+    by_model(&services, Some(id)).await
+}
+
+/// The sums of all endpoints there ever were by model, over all days.
+pub async fn of_all_by_model(services: web::Data<Services>) -> Answer {
+    by_model(&services, None).await
+}
+
+/// The sums of one endpoint by day, oldest first.
+pub async fn of_endpoint_by_day(
+    services: web::Data<Services>,
+    id: web::Path<String>,
+    period: web::Query<Period>,
+) -> Answer {
+    let (endpoint, days) = (known(&services, &id).await?, period.days()?);
+    let today = clock::local_day(clock::wall());
+    let first = today.checked_sub_days(Days::new(days - 1)).unwrap_or(today);
+    ask(&services.history, Flush).await?;
+    let sums = ask(&services.persistence, ReadDays { endpoint, first }).await?.map_err(|_| no_database())?;
+    let shown = sums.iter().map(|(date, sums)| {
+        let mut day = show(sums);
+        day["date"] = json!(date.to_string());
+        day["tps"] = json!(tps(sums));
+        day
+    });
+    Ok(HttpResponse::Ok().json(shown.collect::<Vec<Value>>()))
+}
+
+async fn known(services: &Services, id: &str) -> Result<EndpointId, ApiError> {
+    Ok(ask(&services.registry, ReadEndpoint(endpoint_id(id)?)).await??.id)
+}
+
+async fn by_model(services: &Services, endpoint: Option<EndpointId>) -> Answer {
+    ask(&services.history, Flush).await?;
+    let sums = ask(&services.persistence, ReadModelSums(endpoint)).await?.map_err(|_| no_database())?;
+    let shown = sums.iter().map(|(model, sums): &(ModelId, DailySums)| {
+        let mut shown = show(sums);
+        shown["model_id"] = json!(model);
+        shown
+    });
+    Ok(HttpResponse::Ok().json(shown.collect::<Vec<Value>>()))
+}
+
+fn no_database() -> ApiError {
+    ApiError::NotReady("the database gives no answer")
+}
+
+fn show(sums: &DailySums) -> Value {
+    json!({
+        "total_requests": sums.leases.total,
+        "successful_requests": sums.leases.successful,
+        "failed_requests": sums.leases.failed,
+        "total_output_tokens": sums.output_tokens,
+        "total_duration_ms": sums.duration_ms,
+    })
+}
+
+/// Returns tokens ÷ seconds; `None` without time or tokens.
+fn tps(sums: &DailySums) -> Option<f64> {
+    let is_measured = sums.output_tokens > 0 && sums.duration_ms > 0;
+    is_measured.then(|| sums.output_tokens as f64 * 1000.0 / sums.duration_ms as f64)
+}
