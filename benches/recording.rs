@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, Addr, Context, Handler, Recipient, SyncArbiter};
 use chrono::Utc;
+use leaseway::actors::event_hub::EventHub;
 use leaseway::actors::facts::LeaseEnded;
 use leaseway::actors::history_recorder::{Flush, HistoryRecorder, Past, Upkeep, Writer};
 use leaseway::actors::persistence::{BatchDone, OldRowsRemoved, Persistence, RemoveOldRows, WriteBatch};
@@ -80,8 +81,13 @@ fn ended(number: usize) -> LeaseEnded {
 async fn record(at_once: usize, batches: Recipient<WriteBatch>, removals: Recipient<RemoveOldRows>) -> f64 {
     let day = Duration::from_secs(24 * 3600);
     let upkeep = Upkeep { flush_interval: day, retention: day };
-    let recorder: Addr<HistoryRecorder> =
-        HistoryRecorder::new(Past::default(), upkeep, Writer { batches, removals }).start();
+    let recorder: Addr<HistoryRecorder> = HistoryRecorder::new(
+        Past::default(),
+        upkeep,
+        Writer { batches, removals },
+        EventHub::default().start().recipient(),
+    )
+    .start();
     let before = cpu_time();
     for first in (0..REQUESTS).step_by(at_once) {
         (first..first + at_once).for_each(|number| recorder.do_send(ended(number)));

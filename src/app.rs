@@ -101,7 +101,7 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     let upkeep =
         Upkeep { flush_interval: config.database.flush_interval, retention: config.database.history_retention };
     let writer = Writer { batches: persistence.clone().recipient(), removals: persistence.clone().recipient() };
-    let history = HistoryRecorder::new(past, upkeep, writer).start();
+    let history = HistoryRecorder::new(past, upkeep, writer, events.clone().recipient()).start();
     let (load_manager, mailbox) = Mailbox::<LoadManager>::new();
     let catalog = Arc::new(ModelCatalog::default());
     let neighbours = Neighbours {

@@ -1,12 +1,13 @@
 //! EventHub: who listens.
 //!
-//! Events are gathered for a moment, so that a viewer gets at most ten a second of one kind and each is written once for
-//! all viewers. A viewer that does not keep up is let go; it reconnects and starts afresh.
+//! Events are gathered for a moment, so that a viewer gets at most ten a second of one key and each is written once for
+//! all viewers. A viewer that does not keep up gets nothing more until it has room again, and then starts afresh.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix::prelude::SendError;
 use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient};
 
 use crate::domain::event::{Event, EventKey};
@@ -16,9 +17,17 @@ const GATHER: Duration = Duration::from_millis(100);
 /// Owns the list of viewers.
 #[derive(Default)]
 pub struct EventHub {
-    viewers: Vec<Recipient<Broadcast>>,
+    viewers: Vec<Viewer>,
     gathered: Vec<Event>,
     places: HashMap<EventKey, usize>,
+    /// The end of the gathering is due.
+    is_due: bool,
+}
+
+struct Viewer {
+    mailbox: Recipient<Broadcast>,
+    /// It has missed something.
+    is_behind: bool,
 }
 
 impl Actor for EventHub {
@@ -29,8 +38,10 @@ impl Actor for EventHub {
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub enum Broadcast {
-    /// One event as JSON.
-    Event(Arc<str>),
+    /// Events as JSON, in their order.
+    Events(Arc<[String]>),
+    /// It has missed events, and must read everything anew.
+    StartAfresh,
     /// Leaseway is stopping.
     Close,
 }
@@ -43,8 +54,8 @@ pub struct Subscribe(pub Recipient<Broadcast>);
 impl Handler<Subscribe> for EventHub {
     type Result = ();
 
-    fn handle(&mut self, Subscribe(viewer): Subscribe, _: &mut Context<Self>) {
-        self.viewers.push(viewer);
+    fn handle(&mut self, Subscribe(mailbox): Subscribe, _: &mut Context<Self>) {
+        self.viewers.push(Viewer { mailbox, is_behind: false });
     }
 }
 
@@ -60,9 +71,7 @@ impl Handler<Publish> for EventHub {
         if self.viewers.is_empty() {
             return;
         }
-        if self.gathered.is_empty() {
-            ctx.notify_later(GatherDue, GATHER);
-        }
+        self.arm(ctx);
         match event.key() {
             Some(key) => match self.places.get(&key) {
                 Some(place) => self.gathered[*place] = event,
@@ -83,8 +92,12 @@ struct GatherDue;
 impl Handler<GatherDue> for EventHub {
     type Result = ();
 
-    fn handle(&mut self, _: GatherDue, _: &mut Context<Self>) {
+    fn handle(&mut self, _: GatherDue, ctx: &mut Context<Self>) {
+        self.is_due = false;
         self.send_gathered();
+        if self.viewers.iter().any(|viewer| viewer.is_behind) {
+            self.arm(ctx);
+        }
     }
 }
 
@@ -99,25 +112,40 @@ impl Handler<CloseViewers> for EventHub {
     fn handle(&mut self, _: CloseViewers, _: &mut Context<Self>) {
         self.send_gathered();
         for viewer in self.viewers.drain(..) {
-            viewer.do_send(Broadcast::Close);
+            viewer.mailbox.do_send(Broadcast::Close);
         }
     }
 }
 
 impl EventHub {
+    fn arm(&mut self, ctx: &mut Context<Self>) {
+        if !std::mem::replace(&mut self.is_due, true) {
+            ctx.notify_later(GatherDue, GATHER);
+        }
+    }
+
     fn send_gathered(&mut self) {
         self.places.clear();
-        for event in self.gathered.drain(..) {
-            let text: Arc<str> = match serde_json::to_string(&event) {
-                Ok(text) => text.into(),
-                Err(error) => {
-                    log::error!("event cannot be written error={error}");
-                    continue;
-                }
-            };
-            // A full mailbox is a viewer that does not read.
-            self.viewers.retain(|viewer| viewer.try_send(Broadcast::Event(text.clone())).is_ok());
+        let write = |event: Event| serde_json::to_string(&event).expect("an event has text keys only");
+        let events: Arc<[String]> = self.gathered.drain(..).map(write).collect();
+        self.viewers.retain_mut(|viewer| viewer.send(&events));
+    }
+}
+
+impl Viewer {
+    /// Sends events; false if it has gone. A full mailbox is that of one that does not read.
+    fn send(&mut self, events: &Arc<[String]>) -> bool {
+        let message = match self.is_behind {
+            true => Broadcast::StartAfresh,
+            false if events.is_empty() => return true,
+            false => Broadcast::Events(events.clone()),
+        };
+        match self.mailbox.try_send(message) {
+            Ok(()) => self.is_behind = false,
+            Err(SendError::Full(_)) => self.is_behind = true,
+            Err(SendError::Closed(_)) => return false,
         }
+        true
     }
 }
 
@@ -126,13 +154,13 @@ mod tests {
     use super::*;
     use crate::domain::event::QueueDepth;
 
-    struct Viewer(Vec<Broadcast>);
+    struct Listener(Vec<Broadcast>);
 
-    impl Actor for Viewer {
+    impl Actor for Listener {
         type Context = Context<Self>;
     }
 
-    impl Handler<Broadcast> for Viewer {
+    impl Handler<Broadcast> for Listener {
         type Result = ();
 
         fn handle(&mut self, message: Broadcast, _: &mut Context<Self>) {
@@ -144,12 +172,13 @@ mod tests {
     #[rtype(result = "Vec<String>")]
     struct Seen;
 
-    impl Handler<Seen> for Viewer {
+    impl Handler<Seen> for Listener {
         type Result = Vec<String>;
 
         fn handle(&mut self, _: Seen, _: &mut Context<Self>) -> Vec<String> {
             let show = |message: &Broadcast| match message {
-                Broadcast::Event(text) => text.to_string(),
+                Broadcast::Events(texts) => texts.join(" "),
+                Broadcast::StartAfresh => "afresh".to_owned(),
                 Broadcast::Close => "close".to_owned(),
             };
             self.0.iter().map(show).collect()
@@ -159,7 +188,7 @@ mod tests {
     #[actix::test]
     async fn of_events_with_the_same_key_only_the_newest_is_sent() {
         let hub = EventHub::default().start();
-        let viewer = Viewer(Vec::new()).start();
+        let viewer = Listener(Vec::new()).start();
         hub.send(Subscribe(viewer.clone().recipient())).await.expect("alive");
         for waiting in 1..=3 {
             let depth = QueueDepth { waiting, ..QueueDepth::default() };
@@ -170,5 +199,31 @@ mod tests {
         assert_eq!(seen.len(), 2, "{seen:?}");
         assert!(seen[0].contains(r#""waiting":3"#), "{seen:?}");
         assert_eq!(seen[1], "close");
+    }
+
+    #[actix::test]
+    async fn one_who_does_not_keep_up_starts_afresh_and_slows_nobody() {
+        tokio::time::pause();
+        let hub = EventHub::default().start();
+        let (sender, receiver) = actix::dev::channel::channel(2);
+        let (stalled, reading) = (actix::Addr::new(sender), Listener(Vec::new()).start());
+        hub.send(Subscribe(stalled.clone().recipient())).await.expect("alive");
+        hub.send(Subscribe(reading.clone().recipient())).await.expect("alive");
+        for waiting in 0..10 {
+            hub.send(Publish(Event::QueueDepth(QueueDepth { waiting, ..QueueDepth::default() }))).await.expect("alive");
+            tokio::time::advance(GATHER * 2).await;
+            reading.send(Seen).await.expect("alive");
+        }
+        let seen = reading.send(Seen).await.expect("alive");
+        assert_eq!(seen.len(), 10, "{seen:?}");
+        // From now on it reads.
+        Context::with_receiver(receiver).run(Listener(Vec::new()));
+        tokio::time::advance(GATHER * 2).await;
+        hub.send(Publish(Event::QueueDepth(QueueDepth::default()))).await.expect("alive");
+        tokio::time::advance(GATHER * 2).await;
+        hub.send(CloseViewers).await.expect("alive");
+        let seen = stalled.send(Seen).await.expect("alive");
+        assert!(seen.len() < 7 && seen.contains(&"afresh".to_owned()), "{seen:?}");
+        assert_eq!(seen.last().map(String::as_str), Some("close"));
     }
 }

@@ -9,15 +9,20 @@ use actix::{Actor, AsyncContext, Context, Handler, Message, MessageResult, Recip
 use chrono::{DateTime, NaiveDate, Utc};
 
 use super::answer::{Answer, Caller};
+use super::event_hub::Publish;
 use super::facts::{LeaseEnded, RequestUnserved};
 use super::persistence::{BatchDone, OldRowsRemoved, RemoveOldRows, WriteBatch};
 use crate::clock;
+use crate::domain::event::{Event, MinuteAdvanced};
 use crate::domain::history::{Counters, HistoryEnd, HistoryRow, Unwritten};
 use crate::domain::request::Outcome;
 use crate::domain::timeline::{Minute, Timeline};
 
 /// How often old history is looked for.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// How often viewers hear of the current minute at most.
+const TELL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What was written before this start.
 #[derive(Clone, Debug, Default)]
@@ -67,10 +72,13 @@ pub struct HistoryRecorder {
     is_failing: bool,
     upkeep: Upkeep,
     writer: Writer,
+    events: Recipient<Publish>,
+    /// The minute that viewers were told of last, and whether it has changed since.
+    told: (i64, bool),
 }
 
 impl HistoryRecorder {
-    pub fn new(past: Past, upkeep: Upkeep, writer: Writer) -> Self {
+    pub fn new(past: Past, upkeep: Upkeep, writer: Writer, events: Recipient<Publish>) -> Self {
         Self {
             timeline: Timeline::from(past.minutes),
             totals: past.totals,
@@ -82,6 +90,8 @@ impl HistoryRecorder {
             is_failing: false,
             upkeep,
             writer,
+            events,
+            told: (i64::MIN, false),
         }
     }
 
@@ -91,6 +101,7 @@ impl HistoryRecorder {
         if let Some(request) = end.request() {
             self.timeline.record(minute, request);
             self.totals.requests.add(request);
+            self.told.1 = true;
         }
         self.unwritten.record(today, HistoryRow { created_at: wall, end });
     }
@@ -121,6 +132,28 @@ impl HistoryRecorder {
     }
 }
 
+impl HistoryRecorder {
+    /// Tells viewers of the current minute if it is new or has more in it.
+    fn tell_minute(&mut self, _: &mut Context<Self>) {
+        let minute = minute_of(clock::wall());
+        if self.told == (minute, false) {
+            return;
+        }
+        self.told = (minute, false);
+        let Minute { success, error, .. } = self.timeline.at(minute);
+        let Totals { requests, output_tokens } = self.totals;
+        self.events.do_send(Publish(Event::MinuteAdvanced(MinuteAdvanced {
+            minute: DateTime::from_timestamp(minute * 60, 0).unwrap_or_default(),
+            success,
+            error,
+            total_requests: requests.total,
+            successful_requests: requests.successful,
+            failed_requests: requests.failed,
+            total_output_tokens: output_tokens,
+        })));
+    }
+}
+
 /// Returns the minutes since 1970-01-01T00:00Z.
 pub fn minute_of(wall: DateTime<Utc>) -> i64 {
     wall.timestamp().div_euclid(60)
@@ -132,6 +165,7 @@ impl Actor for HistoryRecorder {
     fn started(&mut self, ctx: &mut Context<Self>) {
         // Half of it to wait for, half of it to write in.
         ctx.run_interval(self.upkeep.flush_interval / 2, Self::write);
+        ctx.run_interval(TELL_INTERVAL, Self::tell_minute);
         self.remove_old(ctx);
         ctx.run_interval(RETENTION_INTERVAL, Self::remove_old);
     }

@@ -62,7 +62,8 @@ pub struct LoadManager {
     timer: Option<(Moment, SpawnHandle)>,
     /// Spent on granting leases.
     selection_time: Duration,
-    depth: QueueDepth,
+    /// Requests that wait and leases held, as viewers will have been told.
+    depth: (usize, usize),
     depth_told: bool,
     last_hour: LastHour,
 }
@@ -87,7 +88,7 @@ impl LoadManager {
             report: None,
             timer: None,
             selection_time: Duration::ZERO,
-            depth: QueueDepth::default(),
+            depth: (0, 0),
             depth_told: true,
             last_hour: LastHour::default(),
         }
@@ -144,11 +145,11 @@ impl LoadManager {
     }
 
     fn note_depth(&mut self, ctx: &mut Context<Self>) {
-        let (waiting, active) = (self.dispatcher.waiting(), self.dispatcher.active());
-        if (waiting, active) == (self.depth.waiting, self.depth.active) {
+        let depth = (self.dispatcher.waiting(), self.dispatcher.active());
+        if depth == self.depth {
             return;
         }
-        (self.depth.waiting, self.depth.active) = (waiting, active);
+        self.depth = depth;
         if self.depth_told {
             self.depth_told = false;
             ctx.notify_later(DepthDue, DEPTH_INTERVAL);
@@ -333,8 +334,10 @@ impl Handler<DepthDue> for LoadManager {
 
     fn handle(&mut self, _: DepthDue, _: &mut Context<Self>) {
         self.depth_told = true;
-        self.depth.avg_wait_ms = self.last_hour.read(clock::now()).avg_wait_ms();
-        self.events.do_send(Publish(Event::QueueDepth(self.depth)));
+        let (waiting, active) = self.depth;
+        let avg_wait_ms = self.last_hour.read(clock::now()).avg_wait_ms();
+        let in_flight = self.dispatcher.in_flight().filter(|(_, slots)| *slots > 0).collect();
+        self.events.do_send(Publish(Event::QueueDepth(QueueDepth { waiting, active, avg_wait_ms, in_flight })));
     }
 }
 

@@ -1,5 +1,8 @@
 //! What viewers are told.
 
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::endpoint::EndpointStatus;
@@ -9,15 +12,30 @@ use super::ids::{EndpointId, ModelId};
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "type", content = "data")]
 pub enum Event {
-    EndpointRegistered { endpoint_id: EndpointId, name: String },
-    EndpointRemoved { endpoint_id: EndpointId },
-    EndpointStatusChanged { endpoint_id: EndpointId, old_status: EndpointStatus, new_status: EndpointStatus },
+    EndpointRegistered {
+        endpoint_id: EndpointId,
+        name: String,
+    },
+    EndpointRemoved {
+        endpoint_id: EndpointId,
+    },
+    EndpointStatusChanged {
+        endpoint_id: EndpointId,
+        old_status: EndpointStatus,
+        new_status: EndpointStatus,
+    },
+    /// Its definition, its models or its kind.
+    EndpointChanged {
+        endpoint_id: EndpointId,
+    },
     QueueDepth(QueueDepth),
     TpsUpdated(TpsUpdated),
+    RequestsCounted(RequestsCounted),
+    MinuteAdvanced(MinuteAdvanced),
 }
 
 /// A reading of the line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct QueueDepth {
     /// Requests that wait for a lease.
     pub waiting: usize,
@@ -25,6 +43,31 @@ pub struct QueueDepth {
     pub active: usize,
     /// Mean time from arrival to lease, over the leases granted within the last hour, in milliseconds.
     pub avg_wait_ms: f64,
+    /// Slots taken of each endpoint; those with none are left out.
+    pub in_flight: BTreeMap<EndpointId, u32>,
+}
+
+/// The counters of an endpoint.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RequestsCounted {
+    pub endpoint_id: EndpointId,
+    /// Leases; those that were abandoned are neither of the others.
+    pub total_requests: i64,
+    pub successful_requests: i64,
+    pub failed_requests: i64,
+}
+
+/// The current minute, new or with more in it, and the totals with it. Requests count by their final answer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MinuteAdvanced {
+    /// Its beginning.
+    pub minute: DateTime<Utc>,
+    pub success: u64,
+    pub error: u64,
+    pub total_requests: i64,
+    pub successful_requests: i64,
+    pub failed_requests: i64,
+    pub total_output_tokens: i64,
 }
 
 /// A new mean speed.
@@ -45,6 +88,8 @@ pub struct TpsUpdated {
 pub enum EventKey {
     QueueDepth,
     Tps(EndpointId, ModelId),
+    Requests(EndpointId),
+    Minute(DateTime<Utc>),
 }
 
 impl Event {
@@ -53,9 +98,12 @@ impl Event {
         match self {
             Event::QueueDepth(_) => Some(EventKey::QueueDepth),
             Event::TpsUpdated(update) => Some(EventKey::Tps(update.endpoint_id, update.model_id.clone())),
-            Event::EndpointRegistered { .. } | Event::EndpointRemoved { .. } | Event::EndpointStatusChanged { .. } => {
-                None
-            }
+            Event::RequestsCounted(counted) => Some(EventKey::Requests(counted.endpoint_id)),
+            Event::MinuteAdvanced(advanced) => Some(EventKey::Minute(advanced.minute)),
+            Event::EndpointRegistered { .. }
+            | Event::EndpointRemoved { .. }
+            | Event::EndpointStatusChanged { .. }
+            | Event::EndpointChanged { .. } => None,
         }
     }
 }
@@ -66,8 +114,8 @@ mod tests {
 
     #[test]
     fn an_event_is_a_type_and_its_data() {
-        let event = Event::QueueDepth(QueueDepth { waiting: 2, active: 1, avg_wait_ms: 1.5 });
+        let event = Event::QueueDepth(QueueDepth { waiting: 2, active: 1, avg_wait_ms: 1.5, ..QueueDepth::default() });
         let json = serde_json::to_string(&event).expect("JSON");
-        assert_eq!(json, r#"{"type":"QueueDepth","data":{"waiting":2,"active":1,"avg_wait_ms":1.5}}"#);
+        assert_eq!(json, r#"{"type":"QueueDepth","data":{"waiting":2,"active":1,"avg_wait_ms":1.5,"in_flight":{}}}"#);
     }
 }

@@ -46,8 +46,12 @@ impl Timeline {
     /// Returns the [`MINUTES`] minutes that end with `current`, oldest first, empty ones included.
     pub fn read(&self, current: i64) -> Vec<Minute> {
         let first = current - MINUTES as i64 + 1;
-        let empty = |minute| Minute { minute, success: 0, error: 0 };
-        (first..=current).map(|minute| self.minutes.get(&minute).copied().unwrap_or_else(|| empty(minute))).collect()
+        (first..=current).map(|minute| self.at(minute)).collect()
+    }
+
+    /// Returns one minute.
+    pub fn at(&self, minute: i64) -> Minute {
+        self.minutes.get(&minute).copied().unwrap_or(Minute { minute, success: 0, error: 0 })
     }
 }
 

@@ -28,5 +28,5 @@ pub async fn events(
     request: HttpRequest,
     payload: web::Payload,
 ) -> actix_web::Result<HttpResponse> {
-    Session::open(services.events.clone(), &request, payload)
+    Session::open(services, &request, payload)
 }

@@ -1,12 +1,16 @@
-//! One viewer: a WebSocket that is told every event.
+//! One viewer: a WebSocket that is told everything once, and then every event.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorContext, Addr, AsyncContext, Handler, StreamHandler};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Handler, StreamHandler, WrapFuture};
 use actix_web::{HttpRequest, HttpResponse, web};
 use actix_web_actors::ws;
+use serde_json::json;
 
-use crate::actors::event_hub::{Broadcast, EventHub, Subscribe};
+use super::Services;
+use super::overview::Overview;
+use crate::actors::event_hub::{Broadcast, Subscribe};
 use crate::clock;
 use crate::domain::time::Moment;
 
@@ -17,7 +21,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(40);
 
 /// A viewer's session.
 pub struct Session {
-    events: Addr<EventHub>,
+    services: web::Data<Services>,
+    /// Events that came while the overview was read, which may be older than they are; `None` when it is not being read.
+    held: Option<Vec<Arc<[String]>>>,
     heard: Moment,
 }
 
@@ -27,12 +33,42 @@ impl Session {
     /// # Errors
     /// If it is none.
     pub fn open(
-        events: Addr<EventHub>,
+        services: web::Data<Services>,
         request: &HttpRequest,
         payload: web::Payload,
     ) -> actix_web::Result<HttpResponse> {
-        ws::start(Self { events, heard: clock::now() }, request, payload)
+        ws::start(Self { services, held: None, heard: clock::now() }, request, payload)
     }
+
+    /// Sends everything there is to see, and then the events that have come meanwhile.
+    fn send_snapshot(&mut self, ctx: &mut ws::WebsocketContext<Self>) {
+        if self.held.is_some() {
+            return;
+        }
+        self.held = Some(Vec::new());
+        let services = self.services.clone();
+        let read = async move { Overview::read(&services).await };
+        ctx.spawn(read.into_actor(self).map(|overview, session, ctx| {
+            let held = session.held.take().unwrap_or_default();
+            match overview {
+                Ok(overview) => ctx.text(json!({ "type": "Snapshot", "data": overview }).to_string()),
+                Err(error) => {
+                    log::debug!("viewer let go error=\"{error}\"");
+                    return leave(ctx, ws::CloseCode::Again);
+                }
+            }
+            held.iter().for_each(|events| send(ctx, events));
+        }));
+    }
+}
+
+fn send(ctx: &mut ws::WebsocketContext<Session>, events: &[String]) {
+    events.iter().for_each(|event| ctx.text(event.as_str()));
+}
+
+fn leave(ctx: &mut ws::WebsocketContext<Session>, code: ws::CloseCode) {
+    ctx.close(Some(code.into()));
+    ctx.stop();
 }
 
 impl Actor for Session {
@@ -40,7 +76,8 @@ impl Actor for Session {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.text(r#"{"type":"connected"}"#);
-        self.events.do_send(Subscribe(ctx.address().recipient()));
+        self.services.events.do_send(Subscribe(ctx.address().recipient()));
+        self.send_snapshot(ctx);
         ctx.run_interval(PING_INTERVAL, |session, ctx| {
             if clock::now().since(session.heard) > SILENCE_MAX {
                 ctx.stop();
@@ -55,12 +92,11 @@ impl Handler<Broadcast> for Session {
     type Result = ();
 
     fn handle(&mut self, message: Broadcast, ctx: &mut Self::Context) {
-        match message {
-            Broadcast::Event(text) => ctx.text(&*text),
-            Broadcast::Close => {
-                ctx.close(Some(ws::CloseCode::Away.into()));
-                ctx.stop();
-            }
+        match (message, &mut self.held) {
+            (Broadcast::Events(events), Some(held)) => held.push(events),
+            (Broadcast::Events(events), None) => send(ctx, &events),
+            (Broadcast::StartAfresh, _) => self.send_snapshot(ctx),
+            (Broadcast::Close, _) => leave(ctx, ws::CloseCode::Away),
         }
     }
 }

@@ -1,8 +1,10 @@
 //! What viewers are told.
 
+use futures_util::future::{join, join_all};
 use serde_json::json;
 
-use crate::support::{FakeEndpoint, TestApp, chat};
+use crate::support::test_app::Viewer;
+use crate::support::{FakeEndpoint, RawClient, TestApp, chat};
 
 #[actix_web::test]
 async fn viewers_hear_of_endpoints_the_line_and_speeds() {
@@ -22,6 +24,71 @@ async fn viewers_hear_of_endpoints_the_line_and_speeds() {
     viewer.until("EndpointRemoved", |data| data["endpoint_id"] == json!(id)).await;
     app.finish().await;
     assert_eq!(viewer.next().await, None, "viewers are told of the end");
+}
+
+#[actix_web::test]
+async fn a_viewer_sees_everything_first_and_then_what_changes() {
+    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    let id = app.register("a", &endpoint, 2).await;
+    app.post("/v1/chat/completions", &chat("m", false)).await;
+    app.until_counted(&id, 1, 0).await;
+    let mut viewer = app.viewer_from_the_start().await;
+    let snapshot = viewer.until("Snapshot", |_| true).await;
+    let mut overview = app.get("/api/dashboard/overview").await.json();
+    let generated = snapshot["generated_at"].clone();
+    overview["generated_at"] = generated;
+    assert_eq!(snapshot, overview);
+    let stats = &snapshot["stats"];
+    assert_eq!(
+        json!([stats["online_endpoints"], stats["total_requests"], stats["total_output_tokens"]]),
+        json!([1, 1, 7])
+    );
+    assert_eq!(snapshot["endpoint_tps"][0]["model_count"], 1);
+    endpoint.hold();
+    let question = chat("m", true);
+    let served = app.post("/v1/chat/completions", &question);
+    let told = async {
+        let depth = viewer.until("QueueDepth", |data| data["active"] == 1).await;
+        assert_eq!(depth["in_flight"], json!({ &id: 1 }));
+        endpoint.release(1);
+        viewer
+    };
+    let (_, mut viewer) = join(served, told).await;
+    let counted = json!({ "endpoint_id": id, "total_requests": 2, "successful_requests": 2, "failed_requests": 0 });
+    viewer.until("RequestsCounted", |data| *data == counted).await;
+    let mut viewer = app.viewer().await;
+    assert_eq!(app.post("/v1/chat/completions", &chat("unknown", true)).await.status, 404);
+    let minute = viewer.until("MinuteAdvanced", |data| data["total_requests"] == 3).await;
+    assert_eq!(json!([minute["successful_requests"], minute["failed_requests"]]), json!([2, 1]));
+    assert!(minute["minute"].as_str().is_some_and(|time| time.ends_with(":00Z")), "{minute}");
+    let change = json!({ "max_concurrency": 3 }).to_string();
+    app.send(awc::http::Method::PUT, &format!("/api/endpoints/{id}"), &[], &change).await;
+    viewer.until("EndpointChanged", |data| data["endpoint_id"] == json!(id)).await;
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn viewers_that_do_not_read_slow_nobody() {
+    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    let id = app.register("a", &endpoint, 8).await;
+    let mut reading = join_all((0..20).map(|_| app.viewer())).await;
+    let handshake = "GET /ws/dashboard HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+        sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let stalled = join_all((0..5).map(|_| RawClient::send(app.address, handshake))).await;
+    let question = chat("m", false);
+    let ask = async || {
+        for _ in 0..100 {
+            assert_eq!(app.post("/v1/chat/completions", &question).await.status, 200);
+        }
+    };
+    let watch = |viewer: Viewer| async {
+        let mut viewer = viewer;
+        viewer.until("RequestsCounted", |data| data["total_requests"] == 400).await;
+    };
+    join(join_all((0..4).map(|_| ask())), join_all(reading.drain(..).map(watch))).await;
+    app.until_counted(&id, 400, 0).await;
+    drop(stalled);
+    app.finish().await;
 }
 
 #[actix_web::test]

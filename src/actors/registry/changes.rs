@@ -106,6 +106,7 @@ impl Handler<UpdateEndpoint> for Registry {
                 log::info!("endpoint changed endpoint={} base_url={}", view.name, view.base_url);
                 registry.tell_dispatcher(vec![id], Vec::new());
                 registry.publish_catalog();
+                registry.publish(Event::EndpointChanged { endpoint_id: id });
                 registry.probe(id, ctx);
                 Ok(view)
             })

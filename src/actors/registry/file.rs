@@ -59,7 +59,10 @@ impl Registry {
             let (id, name) = (endpoint.id, endpoint.definition.name.clone());
             match self.entries.get_mut(&id) {
                 Some(entry) if entry.definition == endpoint.definition && entry.source == endpoint.source => continue,
-                Some(entry) => entry.redefine(endpoint.definition, endpoint.source),
+                Some(entry) => {
+                    entry.redefine(endpoint.definition, endpoint.source);
+                    self.publish(Event::EndpointChanged { endpoint_id: id });
+                }
                 None => {
                     self.entries.insert(id, Entry::new(endpoint));
                     self.publish(Event::EndpointRegistered { endpoint_id: id, name });

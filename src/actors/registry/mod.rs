@@ -33,7 +33,7 @@ use super::event_hub::Publish;
 use super::facts::{EndpointsChanged, LeaseEnded, LoadReported};
 use super::persistence::Persistence;
 use crate::config::HealthConfig;
-use crate::domain::event::Event;
+use crate::domain::event::{Event, RequestsCounted};
 use crate::domain::history::Counters;
 use crate::domain::ids::{EndpointId, ModelId};
 use crate::domain::request::Outcome;
@@ -43,6 +43,9 @@ use crate::upstream::probe::Prober;
 
 /// How often an endpoint is probed that is loading its model, or may be gone.
 const UNSETTLED_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often viewers hear of counters at most.
+const TELL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The models that can be asked for now, with the time (Unix seconds) at which the first endpoint that serves each was
 /// registered. Replaced whole by Registry, read by HTTP without asking anybody.
@@ -66,6 +69,8 @@ pub struct Registry {
     health: HealthConfig,
     /// How long a load report counts.
     reports_fresh: Duration,
+    /// Of these viewers are to be told the counters.
+    counted: BTreeSet<EndpointId>,
     /// Of these something has been observed that is not saved.
     unsaved: BTreeSet<EndpointId>,
     /// Observations are on their way to be saved.
@@ -127,6 +132,7 @@ impl Registry {
             prober,
             health,
             reports_fresh,
+            counted: BTreeSet::new(),
             unsaved: BTreeSet::new(),
             saving: false,
             neighbours,
@@ -140,6 +146,21 @@ impl Registry {
 
     fn publish(&self, event: Event) {
         self.neighbours.events.do_send(Publish(event));
+    }
+
+    /// Tells viewers of the counters that have moved.
+    fn tell_counted(&mut self, _: &mut Context<Self>) {
+        for id in std::mem::take(&mut self.counted) {
+            let Some(Counters { total, successful, failed }) = self.entries.get(&id).map(|entry| entry.counters) else {
+                continue;
+            };
+            self.publish(Event::RequestsCounted(RequestsCounted {
+                endpoint_id: id,
+                total_requests: total,
+                successful_requests: successful,
+                failed_requests: failed,
+            }));
+        }
     }
 
     fn publish_catalog(&self) {
@@ -162,6 +183,7 @@ impl Actor for Registry {
         self.tell_dispatcher(self.entries.keys().copied().collect(), Vec::new());
         self.probe_due(ctx);
         ctx.run_interval(self.health.interval, Self::probe_due);
+        ctx.run_interval(TELL_INTERVAL, Self::tell_counted);
         ctx.run_interval(UNSETTLED_INTERVAL, Self::unsettled_due);
     }
 }
@@ -200,6 +222,7 @@ impl Handler<LeaseEnded> for Registry {
     fn handle(&mut self, LeaseEnded(ended): LeaseEnded, ctx: &mut Context<Self>) {
         let Some(entry) = self.entries.get_mut(&ended.endpoint) else { return };
         entry.counters.add(Counters::of(&ended.outcome));
+        self.counted.insert(ended.endpoint);
         entry.health.request_ended(&ended.outcome);
         let Outcome::Failed(failure) = &ended.outcome else { return };
         entry.is_suspect |= failure.ranks_last();

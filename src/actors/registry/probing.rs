@@ -90,6 +90,8 @@ impl Registry {
             log_status(entry, before);
             let (old_status, new_status) = (before, entry.status());
             self.publish(Event::EndpointStatusChanged { endpoint_id: id, old_status, new_status });
+        } else {
+            self.publish(Event::EndpointChanged { endpoint_id: id });
         }
         // The catalogue first: who has been granted a lease may ask for the model list next.
         self.publish_catalog();

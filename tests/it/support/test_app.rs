@@ -152,8 +152,15 @@ impl TestApp {
         }
     }
 
-    /// Opens a viewer's session.
+    /// Opens a viewer's session, and returns once it has seen everything.
     pub async fn viewer(&self) -> Viewer {
+        let mut viewer = self.viewer_from_the_start().await;
+        assert_eq!(viewer.next().await.expect("a snapshot")["type"], "Snapshot");
+        viewer
+    }
+
+    /// Opens a viewer's session.
+    pub async fn viewer_from_the_start(&self) -> Viewer {
         let url = format!("ws://{}/ws/dashboard", self.address);
         let (_, socket) = awc::Client::new().ws(url).connect().await.expect("a session");
         let mut viewer = Viewer(socket);
