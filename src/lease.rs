@@ -8,7 +8,7 @@ use actix::{Message, Recipient};
 use crate::domain::dispatch::{Grant, Queued};
 use crate::domain::endpoint::Target;
 use crate::domain::ids::LeaseId;
-use crate::domain::request::Outcome;
+use crate::domain::request::{Failure, Outcome};
 use crate::domain::time::Moment;
 
 /// Ends a lease; sent by the lease itself, exactly once.
@@ -23,21 +23,23 @@ pub struct EndLease {
 
 /// The right to use one slot of one endpoint for one request.
 ///
-/// It holds no count: LoadManager's table is the only one. Dropping it reports [`Outcome::Abandoned`], so that no path on
-/// which a client leaves can forget to.
+/// It holds no count: LoadManager's table is the only one. Dropping it reports [`Outcome::Abandoned`], or the failure that it
+/// was told of, so that no path on which a client leaves can forget to.
 #[derive(Debug)]
 #[must_use = "a lease that is dropped is abandoned"]
 pub struct Lease {
     grant: Grant,
     first_token: Option<Duration>,
-    /// `None` once the end is reported.
+    /// What a drop reports.
+    outcome: Outcome,
+    /// `None` once the lease is handed in or dropped.
     report: Option<Arc<Recipient<EndLease>>>,
 }
 
 impl Lease {
     /// Wraps a grant; only LoadManager makes leases.
     pub fn new(grant: Grant, report: Arc<Recipient<EndLease>>) -> Self {
-        Self { grant, first_token: None, report: Some(report) }
+        Self { grant, first_token: None, outcome: Outcome::Abandoned, report: Some(report) }
     }
 
     /// Returns where the request goes.
@@ -57,28 +59,30 @@ impl Lease {
 
     /// Ends the lease and frees its slot.
     pub fn end(mut self, outcome: Outcome) {
-        self.report_end(outcome);
+        self.outcome = outcome;
     }
 
-    /// Returns what the end would report, which is then for the caller to do.
-    pub fn into_end(mut self, outcome: Outcome) -> EndLease {
+    /// Takes note of a failure; the lease ends with it as soon as it is dropped or handed in.
+    pub fn fail(&mut self, failure: Failure) {
+        self.outcome = Outcome::Failed(failure);
+    }
+
+    /// Hands the lease in: returns what its end would report, which is then for the caller to do.
+    pub fn into_end(mut self) -> EndLease {
         self.report = None;
-        self.make_end(outcome)
+        self.make_end()
     }
 
-    fn make_end(&self, outcome: Outcome) -> EndLease {
+    fn make_end(&mut self) -> EndLease {
+        let outcome = std::mem::replace(&mut self.outcome, Outcome::Abandoned);
         EndLease { lease: self.grant.lease, outcome, first_token: self.first_token }
-    }
-
-    fn report_end(&mut self, outcome: Outcome) {
-        if let Some(report) = self.report.take() {
-            report.do_send(self.make_end(outcome));
-        }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.report_end(Outcome::Abandoned);
+        if let Some(report) = self.report.take() {
+            report.do_send(self.make_end());
+        }
     }
 }

@@ -23,7 +23,7 @@ CREATE TABLE request_history (
 
 CREATE INDEX request_history_created_at ON request_history (created_at);
 
--- Leases by the day on which they ended.
+-- Leases by the day on which they ended. Measured are those with tokens and time.
 CREATE TABLE endpoint_daily_stats (
     endpoint_id TEXT NOT NULL,
     model_id TEXT NOT NULL,
@@ -34,6 +34,7 @@ CREATE TABLE endpoint_daily_stats (
     failed_requests BIGINT NOT NULL,
     total_output_tokens BIGINT NOT NULL,
     total_duration_ms BIGINT NOT NULL,
+    measured_requests BIGINT NOT NULL,
     PRIMARY KEY (endpoint_id, model_id, date, api_kind)
 );
 

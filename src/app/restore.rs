@@ -8,32 +8,33 @@ use chrono::{DateTime, Utc};
 use crate::actors::history_recorder::{Past, Totals, minute_of};
 use crate::actors::tps_tracker::Speeds;
 use crate::clock;
-use crate::domain::history::{DailyKey, DailySums};
+use crate::domain::history::DailySums;
 use crate::domain::tps::Speed;
 use crate::store::{Store, StoreError};
 
-/// Returns the last hour and the totals, as of `wall`.
-pub fn past(store: &Store, wall: DateTime<Utc>) -> Past {
-    let requests = or_default("request totals", store.load_request_totals());
-    let output_tokens = or_default("token totals", store.load_output_tokens());
-    let minutes = or_default("timeline", store.load_timeline(minute_of(wall)));
-    Past { minutes, totals: Totals { requests, output_tokens } }
+/// Returns the last hour, the totals, and the speeds measured on the server's local day of `wall`.
+pub fn restore(store: &Store, wall: DateTime<Utc>) -> (Past, Speeds) {
+    let mut failures = Vec::new();
+    let requests = or_default("request totals", store.load_request_totals(), &mut failures);
+    let output_tokens = or_default("token totals", store.load_output_tokens(), &mut failures);
+    let minutes = or_default("timeline", store.load_timeline(minute_of(wall)), &mut failures);
+    let day = or_default("speeds", store.load_day(clock::local_day(wall)), &mut failures);
+    if !failures.is_empty() {
+        log::warn!("statistics not restored: {}", failures.join("; "));
+    }
+    let speeds =
+        day.into_iter().filter_map(|(key, sums)| Some(((key.endpoint, key.model, key.api_kind), speed(sums)?)));
+    (Past { minutes, totals: Totals { requests, output_tokens } }, speeds.collect())
 }
 
-/// Returns the speeds measured on the server's local day of `wall`.
-pub fn speeds(store: &Store, wall: DateTime<Utc>) -> Speeds {
-    let day = or_default("speeds", store.load_day(clock::local_day(wall)));
-    let speed = |(key, sums): (DailyKey, DailySums)| {
-        let duration = Duration::from_millis(sums.duration_ms.unsigned_abs());
-        let (requests, tokens) = (sums.leases.successful.unsigned_abs(), sums.output_tokens.unsigned_abs());
-        Some(((key.endpoint, key.model, key.api_kind), Speed::restored(requests, tokens, duration)?))
-    };
-    day.into_iter().filter_map(speed).collect()
+fn speed(sums: DailySums) -> Option<Speed> {
+    let duration = Duration::from_millis(sums.duration_ms.unsigned_abs());
+    Speed::restored(sums.measured.unsigned_abs(), sums.output_tokens.unsigned_abs(), duration)
 }
 
-fn or_default<T: Default>(what: &str, restored: Result<T, StoreError>) -> T {
+fn or_default<T: Default>(what: &str, restored: Result<T, StoreError>, failures: &mut Vec<String>) -> T {
     restored.unwrap_or_else(|error| {
-        log::warn!("{what} not restored error=\"{error}\"");
+        failures.push(format!("{what}: {error}"));
         T::default()
     })
 }

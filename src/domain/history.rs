@@ -57,17 +57,20 @@ pub struct DailySums {
     pub leases: Counters,
     pub output_tokens: i64,
     pub duration_ms: i64,
+    /// Leases with both.
+    pub measured: i64,
 }
 
 impl DailySums {
     fn of(ended: &EndedLease) -> Self {
         let leases = Counters::of(&ended.outcome);
         match ended.outcome {
-            Outcome::Succeeded { tokens: Some(tokens) } => Self {
-                leases,
-                output_tokens: i64::try_from(tokens.output).unwrap_or(i64::MAX),
-                duration_ms: i64::try_from(ended.duration.as_millis()).unwrap_or(i64::MAX),
-            },
+            Outcome::Succeeded { tokens: Some(tokens) } => {
+                let output_tokens = i64::try_from(tokens.output).unwrap_or(i64::MAX);
+                let duration_ms = i64::try_from(ended.duration.as_millis()).unwrap_or(i64::MAX);
+                let measured = i64::from(output_tokens > 0 && duration_ms > 0);
+                Self { leases, output_tokens, duration_ms, measured }
+            }
             Outcome::Succeeded { tokens: None } | Outcome::Failed(_) | Outcome::Abandoned => {
                 Self { leases, ..Self::default() }
             }
@@ -78,6 +81,7 @@ impl DailySums {
         self.leases.add(more.leases);
         self.output_tokens = self.output_tokens.saturating_add(more.output_tokens);
         self.duration_ms = self.duration_ms.saturating_add(more.duration_ms);
+        self.measured += more.measured;
     }
 }
 
@@ -120,6 +124,8 @@ pub struct Batch {
 #[derive(Debug, Default)]
 pub struct Unwritten {
     batch: Batch,
+    /// Rows that were taken and may be put back.
+    rows_away: usize,
     rows_dropped: u64,
 }
 
@@ -135,7 +141,13 @@ impl Unwritten {
 
     /// Returns everything, to be written.
     pub fn take(&mut self) -> Batch {
+        self.rows_away = self.batch.rows.len();
         std::mem::take(&mut self.batch)
+    }
+
+    /// Learns that what was taken is written.
+    pub fn written(&mut self) {
+        self.rows_away = 0;
     }
 
     /// Takes up an end, `today` being the server's local day.
@@ -154,6 +166,7 @@ impl Unwritten {
 
     /// Takes a batch back that could not be written.
     pub fn put_back(&mut self, failed: Batch) {
+        self.rows_away = 0;
         let newer = std::mem::replace(&mut self.batch, failed);
         for (id, counters) in newer.endpoints {
             self.batch.endpoints.entry(id).or_default().add(counters);
@@ -168,7 +181,7 @@ impl Unwritten {
     }
 
     fn keep(&mut self, row: HistoryRow) {
-        if self.batch.rows.len() < ROWS_MAX {
+        if self.batch.rows.len() + self.rows_away < ROWS_MAX {
             self.batch.rows.push(row);
         } else {
             self.rows_dropped += 1;
@@ -255,7 +268,7 @@ mod tests {
         assert_eq!(batch.endpoints[&ENDPOINT], counters(5, 2, 2));
         assert_eq!(batch.requests[&day(1)], counters(6, 2, 2));
         let sums = batch.daily.values().next().expect("one key");
-        let expected = DailySums { leases: counters(5, 2, 2), output_tokens: 100, duration_ms: 2000 };
+        let expected = DailySums { leases: counters(5, 2, 2), output_tokens: 100, duration_ms: 2000, measured: 1 };
         assert_eq!((batch.daily.len(), *sums, batch.rows.len()), (1, expected, 7));
     }
 
@@ -291,10 +304,13 @@ mod tests {
         assert_eq!(unwritten.rows_dropped(), 1);
         let first = unwritten.take();
         unwritten.record(day(1), failed(true));
+        assert_eq!(unwritten.rows_dropped(), 2, "those that are being written take room, too");
         unwritten.put_back(first);
-        assert_eq!(unwritten.rows_dropped(), 2);
         let batch = unwritten.take();
         assert_eq!((batch.rows.len(), batch.endpoints[&ENDPOINT].total), (ROWS_MAX, ROWS_MAX as i64 + 2));
         assert_eq!(batch.requests[&day(1)].failed, ROWS_MAX as i64 + 2);
+        unwritten.written();
+        unwritten.record(day(1), failed(true));
+        assert_eq!((unwritten.rows_dropped(), unwritten.take().rows.len()), (2, 1), "there is room again");
     }
 }

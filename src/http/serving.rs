@@ -52,7 +52,7 @@ impl Inference {
         let id = request.extensions().get::<RequestId>().expect("every request is given one").clone();
         let first = LeaseRequest { id, model: body.model.clone(), api_kind, client, tried: Vec::new() };
         let mut asked = Arc::new(first);
-        let mut failed: Option<(Lease, Failure)> = None;
+        let mut failed: Option<Lease> = None;
         let deadline = services.desk.deadline();
         let mut queued: Option<(Queued, Duration)> = None;
         let mut failures = Failures::default();
@@ -80,10 +80,11 @@ impl Inference {
                     lease.end(Outcome::Failed(failure.clone()));
                     return Err(ApiError::AttemptFailed(endpoint.name.clone(), failure));
                 }
-                Err(FailedAttempt { lease, failure, answer }) => {
+                Err(FailedAttempt { mut lease, failure, answer }) => {
                     Arc::make_mut(&mut asked).tried.push(endpoint.id);
-                    failures.add(endpoint, failure.clone(), answer);
-                    failed = Some((lease, failure));
+                    lease.fail(failure.clone());
+                    failed = Some(lease);
+                    failures.add(endpoint, failure, answer);
                 }
             }
         }

@@ -25,6 +25,7 @@ struct Row {
     failed_requests: i64,
     total_output_tokens: i64,
     total_duration_ms: i64,
+    measured_requests: i64,
 }
 
 impl From<(&DailyKey, &DailySums)> for Row {
@@ -39,6 +40,7 @@ impl From<(&DailyKey, &DailySums)> for Row {
             failed_requests: sums.leases.failed,
             total_output_tokens: sums.output_tokens,
             total_duration_ms: sums.duration_ms,
+            measured_requests: sums.measured,
         }
     }
 }
@@ -52,29 +54,32 @@ impl Row {
             api_kind: ApiKind::from_name(&self.api_kind)?,
             date: self.date.parse().ok()?,
         };
-        let counts = (self.total_requests, self.successful_requests, self.failed_requests);
-        Some((key, to_sums((counts.0, counts.1, counts.2, self.total_output_tokens, self.total_duration_ms))))
+        let (total, successful, failed) = (self.total_requests, self.successful_requests, self.failed_requests);
+        let sums =
+            (total, successful, failed, self.total_output_tokens, self.total_duration_ms, self.measured_requests);
+        Some((key, to_sums(sums)))
     }
 }
 
 /// The columns that are summed up, in the order of [`sums`].
-type Sums = (i64, i64, i64, i64, i64);
+type Sums = (i64, i64, i64, i64, i64, i64);
 
 /// A sum that stays a whole number, which not every database keeps it.
 type WholeSum = SqlLiteral<BigInt>;
 
-fn sums() -> (WholeSum, WholeSum, WholeSum, WholeSum, WholeSum) {
+fn sums() -> (WholeSum, WholeSum, WholeSum, WholeSum, WholeSum, WholeSum) {
     (
         sql("CAST(SUM(total_requests) AS BIGINT)"),
         sql("CAST(SUM(successful_requests) AS BIGINT)"),
         sql("CAST(SUM(failed_requests) AS BIGINT)"),
         sql("CAST(SUM(total_output_tokens) AS BIGINT)"),
         sql("CAST(SUM(total_duration_ms) AS BIGINT)"),
+        sql("CAST(SUM(measured_requests) AS BIGINT)"),
     )
 }
 
-fn to_sums((total, successful, failed, output_tokens, duration_ms): Sums) -> DailySums {
-    DailySums { leases: Counters { total, successful, failed }, output_tokens, duration_ms }
+fn to_sums((total, successful, failed, output_tokens, duration_ms, measured): Sums) -> DailySums {
+    DailySums { leases: Counters { total, successful, failed }, output_tokens, duration_ms, measured }
 }
 
 /// Adds to the sums of days.
@@ -92,6 +97,7 @@ pub(super) fn add_sums<'a>(
                 daily::failed_requests.eq(daily::failed_requests + row.failed_requests),
                 daily::total_output_tokens.eq(daily::total_output_tokens + row.total_output_tokens),
                 daily::total_duration_ms.eq(daily::total_duration_ms + row.total_duration_ms),
+                daily::measured_requests.eq(daily::measured_requests + row.measured_requests),
             ))
             .execute(connection)?;
         if updated == 0 {
@@ -108,7 +114,7 @@ impl Store {
     /// If the database fails.
     pub fn load_output_tokens(&self) -> Result<i64, StoreError> {
         let tokens: Vec<i64> = table.select(daily::total_output_tokens).load(&mut *self.connection()?)?;
-        Ok(tokens.into_iter().sum())
+        Ok(tokens.into_iter().fold(0, i64::saturating_add))
     }
 
     /// Sums up all days by model, of one endpoint or of all there ever were.

@@ -105,6 +105,9 @@ impl Store {
     /// # Errors
     /// If the database fails; then nothing is changed.
     pub fn save_endpoints(&self, saved: &[StoredEndpoint], removed: &[EndpointId]) -> Result<(), StoreError> {
+        if saved.is_empty() && removed.is_empty() {
+            return Ok(());
+        }
         let removed: Vec<String> = removed.iter().map(EndpointId::to_string).collect();
         let mut connection = self.connection()?;
         connection.immediate_transaction(|connection| {

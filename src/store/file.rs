@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use diesel::migration::MigrationVersion;
 use diesel::prelude::*;
@@ -11,7 +12,10 @@ use diesel::sql_types::Text;
 use diesel::sqlite::Sqlite;
 use diesel_migrations::MigrationHarness;
 
-use super::MIGRATIONS;
+use super::{MIGRATIONS, be_patient};
+
+/// Of a database file, in bytes.
+const HEADER_LENGTH: usize = 100;
 
 /// Makes sure that there is a database in the file at `path`.
 ///
@@ -22,15 +26,29 @@ pub fn prepare(path: &str) -> Result<(), String> {
         Ok(found) if found.len() == 0 => {
             Err("the file is empty, which no database is; remove it to start with a new one".to_owned())
         }
+        Ok(found) if found.len() < HEADER_LENGTH as u64 => {
+            Err(format!("the file is not a database: it has no more than {} bytes", found.len()))
+        }
         Ok(_) => inspect(path),
-        Err(error) if error.kind() == ErrorKind::NotFound => create(path),
+        Err(error) if error.kind() == ErrorKind::NotFound => create(&behind_link(path)),
         Err(error) => Err(error.to_string()),
     }
 }
 
+/// Returns where a file is made that a link without a target names.
+fn behind_link(path: &str) -> String {
+    let beside = Path::new(path).parent().unwrap_or(Path::new(""));
+    fs::read_link(path).map_or_else(|_| path.to_owned(), |target| beside.join(target).display().to_string())
+}
+
 /// Creates a database under another name first, so that the file is never there half made.
 fn create(path: &str) -> Result<(), String> {
+    // What is left of a database that is gone would be taken for a part of the new one.
+    for rest in ["-wal", "-shm", "-journal"] {
+        remove_if_there(&format!("{path}{rest}")).map_err(|error| error.to_string())?;
+    }
     let unfinished = format!("{path}.new");
+    remove_if_there(&unfinished).map_err(|error| error.to_string())?;
     create_private(&unfinished).map_err(|error| error.to_string())?;
     let mut connection = SqliteConnection::establish(&unfinished).map_err(|error| error.to_string())?;
     connection.run_pending_migrations(MIGRATIONS).map_err(|error| error.to_string())?;
@@ -40,11 +58,14 @@ fn create(path: &str) -> Result<(), String> {
 
 /// Creates an empty file, readable by its owner only: it will hold the keys of endpoints.
 fn create_private(path: &str) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
+}
+
+fn remove_if_there(path: &str) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Looks at a database without changing anything.
@@ -52,10 +73,11 @@ fn inspect(path: &str) -> Result<(), String> {
     OpenOptions::new().read(true).write(true).open(path).map_err(|error| error.to_string())?;
     let read_only = format!("file:{}?mode=ro", escape(path));
     let mut connection = SqliteConnection::establish(&read_only).map_err(|error| error.to_string())?;
+    be_patient(&mut connection).map_err(|error| error.to_string())?;
     let names = "SELECT name FROM sqlite_master WHERE type = 'table'";
     let tables: Vec<TableName> = sql_query(names).load(&mut connection).map_err(|error| error.to_string())?;
     if tables.iter().all(|table| table.name != "__diesel_schema_migrations") {
-        return Err("it holds the tables of another program".to_owned());
+        return Err("it holds no tables of Leaseway, but may be that of another program".to_owned());
     }
     check_length(path)?;
     let applied = connection.applied_migrations().map_err(|error| error.to_string())?;
@@ -72,7 +94,7 @@ fn check_length(path: &str) -> Result<(), String> {
         return Ok(());
     }
     let mut file = File::open(path).map_err(|error| error.to_string())?;
-    let mut header = [0; 100];
+    let mut header = [0; HEADER_LENGTH];
     file.read_exact(&mut header).map_err(|error| error.to_string())?;
     let number =
         |at: usize| u64::from(u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]));
@@ -109,8 +131,6 @@ struct TableName {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use diesel::connection::SimpleConnection;
 
     use super::*;
@@ -147,10 +167,19 @@ mod tests {
         let whole = folder.path().join("whole.db");
         drop(Store::open(&format!("sqlite://{}", whole.display())).expect("a new database"));
         let bytes = fs::read(&whole).expect("a file");
-        for length in [1, 50, 100, 1000, 4096, 5000, bytes.len() / 2, bytes.len() - 4096, bytes.len() - 1] {
+        let (none, malformed) = ("file is not a database", "database disk image is malformed");
+        for (length, reason) in [
+            (1, none),
+            (50, none),
+            (1000, malformed),
+            (4096, malformed),
+            (bytes.len() / 2, malformed),
+            (bytes.len() - 4096, malformed),
+            (bytes.len() - 1, "the database is cut off"),
+        ] {
             let path = folder.path().join(format!("{length}.db"));
             fs::write(&path, &bytes[..length]).expect("written");
-            refused(&path, "database");
+            refused(&path, reason);
         }
     }
 
@@ -162,6 +191,30 @@ mod tests {
         let newer = "INSERT INTO __diesel_schema_migrations (version) VALUES ('29990101000000')";
         connect(&path).batch_execute(newer).expect("inserted");
         refused(&path, "newer version of Leaseway (schema 29990101000000)");
+    }
+
+    #[test]
+    fn the_rest_of_a_database_that_was_removed_is_no_part_of_the_new_one() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (path, log) = (folder.path().join("a.db"), folder.path().join("a.db-wal"));
+        let url = format!("sqlite://{}", path.display());
+        let store = Store::open(&url).expect("a new database");
+        let row = "INSERT INTO request_daily_stats VALUES ('2026-01-01', 7, 7, 0)";
+        connect(&path).batch_execute(row).expect("inserted");
+        let left = fs::read(&log).expect("a log");
+        drop(store);
+        fs::remove_file(&path).expect("removed");
+        fs::write(&log, left).expect("written");
+        let store = Store::open(&url).expect("a new database");
+        assert_eq!(store.load_request_totals().expect("read").total, 0);
+    }
+
+    #[test]
+    fn a_link_without_a_target_is_followed() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::os::unix::fs::symlink("real.db", folder.path().join("link.db")).expect("a link");
+        drop(Store::open(&format!("sqlite://{}", folder.path().join("link.db").display())).expect("opened"));
+        assert!(folder.path().join("link.db").is_symlink() && folder.path().join("real.db").is_file());
     }
 
     #[test]

@@ -64,6 +64,9 @@ impl Store {
         if path != MEMORY {
             file::prepare(path).map_err(failed)?;
         }
+        // Set up once outside the pool, which would try again for half a minute before it says why.
+        let mut first = SqliteConnection::establish(path).map_err(|error| failed(error.to_string()))?;
+        set_up(&mut first).map_err(|error| failed(error.to_string()))?;
         // One connection, kept for good: there is one writer, and each connection to ":memory:" is a database of its own.
         let pool = Pool::builder()
             .max_size(1)
@@ -76,7 +79,7 @@ impl Store {
         let store = Self { pool };
         let mut connection = store.connection().map_err(|error| failed(error.to_string()))?;
         connection.run_pending_migrations(MIGRATIONS).map_err(|error| failed(error.to_string()))?;
-        drop(connection);
+        drop((connection, first));
         Ok(store)
     }
 
@@ -85,13 +88,12 @@ impl Store {
     /// # Errors
     /// If the database fails; then nothing is added.
     pub fn write_batch(&self, batch: &Batch) -> Result<(), StoreError> {
-        self.connection()?.immediate_transaction(|connection| {
-            endpoints::add_counters(connection, &batch.endpoints)?;
-            endpoint_daily_stats::add_sums(connection, &batch.daily)?;
-            request_daily_stats::add_counters(connection, &batch.requests)?;
-            history::add_rows(connection, &batch.rows)?;
-            Ok(())
-        })
+        let mut cause = None;
+        let written = self.connection()?.immediate_transaction(|connection| {
+            add(connection, batch).inspect_err(|error| cause = Some(StoreError::Query(error.to_string())))
+        });
+        // A rollback that fails, too, would hide why it was tried.
+        written.map_err(|error: diesel::result::Error| cause.unwrap_or_else(|| error.into()))
     }
 
     /// Asks the database for a sign of life.
@@ -102,10 +104,10 @@ impl Store {
         self.connection()?.batch_execute("SELECT 1").map_err(StoreError::from)
     }
 
-    /// Moves everything from the write-ahead log into the database file, so that a copy of the file is whole.
+    /// Moves what nobody else is reading from the write-ahead log into the database file, so that a copy of the file is whole.
     ///
     /// # Errors
-    /// If somebody else holds the database.
+    /// If the database fails.
     pub fn checkpoint(&self) -> Result<(), StoreError> {
         self.connection()?.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)").map_err(StoreError::from)
     }
@@ -115,13 +117,25 @@ impl Store {
     }
 }
 
+fn add(connection: &mut SqliteConnection, batch: &Batch) -> QueryResult<()> {
+    endpoints::add_counters(connection, &batch.endpoints)?;
+    endpoint_daily_stats::add_sums(connection, &batch.daily)?;
+    request_daily_stats::add_counters(connection, &batch.requests)?;
+    history::add_rows(connection, &batch.rows)
+}
+
 /// Sets up a connection; the statements are separate because the first guards the others.
 fn set_up(connection: &mut SqliteConnection) -> QueryResult<()> {
-    connection.batch_execute("PRAGMA busy_timeout = 5000")?;
+    be_patient(connection)?;
     connection.batch_execute("PRAGMA journal_mode = WAL")?;
     connection.batch_execute("PRAGMA synchronous = NORMAL")?;
     // What a long batch has made of the write-ahead log is given back.
     connection.batch_execute("PRAGMA journal_size_limit = 8388608")
+}
+
+/// Has a connection wait for somebody else's lock.
+fn be_patient(connection: &mut SqliteConnection) -> QueryResult<()> {
+    connection.batch_execute("PRAGMA busy_timeout = 5000")
 }
 
 #[derive(Debug)]

@@ -52,6 +52,7 @@ diesel::table! {
         failed_requests -> BigInt,
         total_output_tokens -> BigInt,
         total_duration_ms -> BigInt,
+        measured_requests -> BigInt,
     }
 }
 

@@ -220,8 +220,11 @@ async fn statistics_that_cannot_be_restored_are_a_warning() {
     assert!(process.wait().await.success());
     Database::open(&folder.path().join("leaseway.db")).execute("DROP TABLE endpoint_daily_stats");
     let mut process = Process::start(serve(folder.path()));
-    process.line("speeds not restored").await;
+    process.line("statistics not restored").await;
     assert_eq!(get(process.address().await, "/api/endpoints").await, json!([]));
+    process.signal("TERM");
+    let said = process.rest().await;
+    assert_eq!(said.matches("WARN").count(), 1, "one warning: {said}");
 }
 
 #[actix_web::test]
@@ -236,7 +239,7 @@ async fn a_file_that_is_no_good_is_named_in_one_line_and_not_touched() {
     Database::open(&path).execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('29990101000000')");
     let newer = fs::read(&path).expect("a database");
     for (bytes, reason) in
-        [(&whole[..0], "the file is empty"), (&whole[..whole.len() / 2], "database"), (&newer[..], "newer version")]
+        [(&whole[..0], "the file is empty"), (&whole[..whole.len() / 2], "malformed"), (&newer[..], "newer version")]
     {
         fs::write(&path, bytes).expect("written");
         let (success, said) = run(serve(folder.path())).await;

@@ -9,7 +9,7 @@ use actix::Addr;
 use super::{AcquireLease, CancelWait, LoadManager, QueueUpdates};
 use crate::clock;
 use crate::domain::ids::Ticket;
-use crate::domain::request::{Failure, LeaseRequest, Refusal};
+use crate::domain::request::{LeaseRequest, Refusal};
 use crate::domain::time::Moment;
 use crate::lease::Lease;
 
@@ -40,7 +40,7 @@ impl LeaseDesk {
     pub async fn acquire(
         &self,
         request: Arc<LeaseRequest>,
-        failed: Option<(Lease, Failure)>,
+        failed: Option<Lease>,
         deadline: Moment,
         updates: Option<QueueUpdates>,
     ) -> Result<Lease, Refusal> {

@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use actix::Addr;
+use actix::{Addr, MessageResult};
 use futures_util::FutureExt;
 use tokio::time::{advance, pause};
 use uuid::Uuid;
@@ -180,4 +180,60 @@ async fn a_drain_is_over_with_the_last_lease() {
     assert!(drain.as_mut().now_or_never().is_none());
     lease.end(Outcome::Abandoned);
     assert_eq!(drain.await, Ok(0), "nothing was cut");
+}
+
+#[derive(Message)]
+#[rtype(result = "(Vec<bool>, Vec<Option<Refusal>>)")]
+struct Ends;
+
+impl Handler<Ends> for Probe {
+    type Result = MessageResult<Ends>;
+
+    fn handle(&mut self, _: Ends, _: &mut Context<Self>) -> Self::Result {
+        let finals = self.ended.iter().map(|ended| ended.is_final).collect();
+        MessageResult((finals, self.unserved.iter().map(|unserved| unserved.refusal.clone()).collect()))
+    }
+}
+
+impl Scene {
+    /// Returns whether each lease ended its request, and how requests ended that had none.
+    async fn ends(&self) -> (Vec<bool>, Vec<Option<Refusal>>) {
+        self.in_flight().await;
+        self.probe.send(Ends).await.expect("alive")
+    }
+
+    /// Hands in a lease as failed and asks for another, not on the endpoint `tried`.
+    fn retry(&self, mut lease: Lease, tried: u128) -> impl Future<Output = LeaseAnswer> {
+        lease.fail(Failure::Status(500));
+        let request = LeaseRequest { tried: vec![EndpointId(Uuid::from_u128(tried))], ..request() };
+        self.desk.acquire(Arc::new(request), Some(lease), self.desk.deadline(), None)
+    }
+}
+
+#[actix::test]
+async fn a_request_ends_once_however_many_leases_it_took() {
+    let scene = scene().await;
+    let lease = scene.acquire().await.expect("free");
+    let lease = scene.retry(lease, 9).await.expect("another endpoint is free");
+    assert_eq!(scene.ends().await, (vec![false], vec![]));
+    let refusal = scene.retry(lease, 1).await.expect_err("there is no other");
+    assert!(matches!(refusal, Refusal::NothingUntried { .. }));
+    assert_eq!(scene.ends().await, (vec![false, true], vec![]), "the failure is the answer");
+    let holder = scene.acquire().await.expect("free");
+    let mut left = Box::pin(scene.acquire());
+    assert!(left.as_mut().now_or_never().is_none());
+    scene.in_flight().await;
+    drop(left);
+    assert_eq!(scene.ends().await.1, [None], "it left while it waited");
+    drop(holder);
+    assert_eq!(scene.in_flight().await, 0);
+}
+
+#[actix::test]
+async fn what_the_shutdown_has_cut_off_is_not_tried_again() {
+    let scene = scene().await;
+    let lease = scene.acquire().await.expect("free");
+    assert_eq!(scene.manager.send(Drain { grace: Duration::ZERO }).await, Ok(1), "one was cut");
+    assert_eq!(scene.retry(lease, 9).await.expect_err("it is over"), Refusal::Draining);
+    assert_eq!(scene.ends().await, (vec![true], vec![]), "it has ended once");
 }
