@@ -26,7 +26,7 @@ use crate::domain::dispatch::{Decision, Dispatcher, Grant, QueueRules, Submitted
 use crate::domain::event::{Event, QueueDepth};
 use crate::domain::ids::Ticket;
 use crate::domain::last_hour::LastHour;
-use crate::domain::request::{EndedLease, Failure, LeaseRequest, Outcome, Refusal, UnservedRequest};
+use crate::domain::request::{EndedLease, LeaseRequest, Refusal, UnservedRequest};
 use crate::domain::time::Moment;
 use crate::lease::{EndLease, Lease};
 
@@ -212,7 +212,7 @@ pub struct AcquireLease {
     pub ticket: Ticket,
     pub request: Arc<LeaseRequest>,
     /// Of a retry: the attempt before it, which ends with the asking.
-    pub failed: Option<(Lease, Failure)>,
+    pub failed: Option<Lease>,
     pub deadline: Moment,
     /// Where to tell of the wait, if there is one.
     pub updates: Option<QueueUpdates>,
@@ -224,10 +224,11 @@ impl Handler<AcquireLease> for LoadManager {
     fn handle(&mut self, message: AcquireLease, ctx: &mut Context<Self>) -> Answer<LeaseAnswer> {
         let AcquireLease { ticket, request, failed, deadline, updates } = message;
         let mut decisions = Vec::new();
-        let failed = failed.and_then(|(lease, failure)| {
-            let end = lease.into_end(Outcome::Failed(failure));
-            self.end(end, &mut decisions)
-        });
+        let failed = match failed.map(|lease| self.end(lease.into_end(), &mut decisions)) {
+            // It was cut off when the shutdown grace was over, and its request with it.
+            Some(None) => return Answer::Now(Err(Refusal::Draining)),
+            ended => ended.flatten(),
+        };
         let now = clock::now();
         let stopwatch = Stopwatch::start();
         let submitted = self.dispatcher.submit(now, ticket, request.clone(), deadline, &mut decisions);
@@ -335,9 +336,11 @@ impl Handler<DepthDue> for LoadManager {
     fn handle(&mut self, _: DepthDue, _: &mut Context<Self>) {
         self.depth_told = true;
         let (waiting, active) = self.depth;
-        let avg_wait_ms = self.last_hour.read(clock::now()).avg_wait_ms();
+        let last_hour = self.last_hour.read(clock::now());
+        let (avg_wait_ms, average_response_ms) = (last_hour.avg_wait_ms(), last_hour.average_response_ms());
         let in_flight = self.dispatcher.in_flight().filter(|(_, slots)| *slots > 0).collect();
-        self.events.do_send(Publish(Event::QueueDepth(QueueDepth { waiting, active, avg_wait_ms, in_flight })));
+        let depth = QueueDepth { waiting, active, avg_wait_ms, average_response_ms, in_flight };
+        self.events.do_send(Publish(Event::QueueDepth(depth)));
     }
 }
 

@@ -6,7 +6,7 @@ use actix::{Actor, Context, Handler, Message, MessageResult, Recipient};
 
 use super::event_hub::Publish;
 use super::facts::LeaseEnded;
-use crate::domain::event::{Event, TpsUpdated};
+use crate::domain::event::{EndpointTps, Event, TpsUpdated};
 use crate::domain::ids::{EndpointId, ModelId};
 use crate::domain::request::{ApiKind, EndedLease, Outcome};
 use crate::domain::tps::{Aggregate, Measured, Speed};
@@ -26,6 +26,31 @@ impl TpsTracker {
     /// newest value.
     pub fn new(alpha: f64, speeds: Speeds, events: Recipient<Publish>) -> Self {
         Self { alpha, events, speeds }
+    }
+}
+
+impl TpsTracker {
+    /// Returns what was measured of one endpoint.
+    fn of(&self, endpoint: EndpointId) -> impl Iterator<Item = (&ModelId, ApiKind, &Speed)> {
+        let first = (endpoint, ModelId::from(""), ApiKind::ChatCompletions);
+        let known = self.speeds.range(first..).take_while(move |((id, ..), _)| *id == endpoint);
+        known.map(|((_, model, api_kind), speed)| (model, *api_kind, speed))
+    }
+
+    fn endpoint_tps(&self, endpoint_id: EndpointId) -> EndpointTps {
+        let mut aggregate = Aggregate::default();
+        let mut models = BTreeSet::new();
+        for (model, _, speed) in self.of(endpoint_id) {
+            models.insert(model);
+            aggregate.add(speed);
+        }
+        EndpointTps {
+            endpoint_id,
+            model_count: models.len(),
+            aggregate_tps: aggregate.tps(),
+            total_output_tokens: aggregate.output_tokens(),
+            total_requests: aggregate.request_count(),
+        }
     }
 }
 
@@ -51,6 +76,7 @@ impl Handler<LeaseEnded> for TpsTracker {
             tps,
             output_tokens: tokens.output,
             duration_ms: u64::try_from(ended.duration.as_millis()).unwrap_or(u64::MAX),
+            endpoint_tps: self.endpoint_tps(ended.endpoint),
         })));
     }
 }
@@ -64,34 +90,20 @@ impl Handler<ReadSpeeds> for TpsTracker {
     type Result = Vec<(ModelId, ApiKind, Speed)>;
 
     fn handle(&mut self, ReadSpeeds(endpoint): ReadSpeeds, _: &mut Context<Self>) -> Self::Result {
-        let of_endpoint = self.speeds.iter().filter(|((id, ..), _)| *id == endpoint);
-        of_endpoint.map(|((_, model, api_kind), speed)| (model.clone(), *api_kind, *speed)).collect()
+        self.of(endpoint).map(|(model, api_kind, speed)| (model.clone(), api_kind, *speed)).collect()
     }
 }
 
-/// What is known of an endpoint's speed.
-#[derive(Clone, Debug, Default)]
-pub struct EndpointSpeed {
-    /// Models that were measured.
-    pub models: BTreeSet<ModelId>,
-    pub aggregate: Aggregate,
-}
-
-/// Asks for the speed of every endpoint that was measured.
+/// Asks for the speed of every endpoint that was measured, over all its models.
 #[derive(Message)]
-#[rtype(result = "BTreeMap<EndpointId, EndpointSpeed>")]
+#[rtype(result = "BTreeMap<EndpointId, EndpointTps>")]
 pub struct ReadEndpointSpeeds;
 
 impl Handler<ReadEndpointSpeeds> for TpsTracker {
     type Result = MessageResult<ReadEndpointSpeeds>;
 
     fn handle(&mut self, _: ReadEndpointSpeeds, _: &mut Context<Self>) -> Self::Result {
-        let mut endpoints: BTreeMap<EndpointId, EndpointSpeed> = BTreeMap::new();
-        for ((endpoint, model, _), speed) in &self.speeds {
-            let known = endpoints.entry(*endpoint).or_default();
-            known.models.insert(model.clone());
-            known.aggregate.add(speed);
-        }
-        MessageResult(endpoints)
+        let endpoints: BTreeSet<EndpointId> = self.speeds.keys().map(|(endpoint, ..)| *endpoint).collect();
+        MessageResult(endpoints.into_iter().map(|endpoint| (endpoint, self.endpoint_tps(endpoint))).collect())
     }
 }

@@ -43,6 +43,8 @@ pub struct QueueDepth {
     pub active: usize,
     /// Mean time from arrival to lease, over the leases granted within the last hour, in milliseconds.
     pub avg_wait_ms: f64,
+    /// Mean time of the requests served within the last hour, in milliseconds; `None` without any.
+    pub average_response_ms: Option<f64>,
     /// Slots taken of each endpoint; those with none are left out.
     pub in_flight: BTreeMap<EndpointId, u32>,
 }
@@ -81,6 +83,27 @@ pub struct TpsUpdated {
     pub output_tokens: u64,
     /// Of the request that moved it.
     pub duration_ms: u64,
+    /// The endpoint over all its models.
+    pub endpoint_tps: EndpointTps,
+}
+
+/// The speed of an endpoint over all its models and APIs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EndpointTps {
+    pub endpoint_id: EndpointId,
+    /// Models that were measured.
+    pub model_count: usize,
+    /// Tokens per second: the mean of the means, weighted by requests; `None` while nothing was measured.
+    pub aggregate_tps: Option<f64>,
+    pub total_output_tokens: u64,
+    pub total_requests: u64,
+}
+
+impl EndpointTps {
+    /// Returns what is known of an endpoint of which nothing was measured.
+    pub fn unmeasured(endpoint_id: EndpointId) -> Self {
+        Self { endpoint_id, model_count: 0, aggregate_tps: None, total_output_tokens: 0, total_requests: 0 }
+    }
 }
 
 /// What an event replaces when a newer one of the same key comes before it was sent.
@@ -116,6 +139,9 @@ mod tests {
     fn an_event_is_a_type_and_its_data() {
         let event = Event::QueueDepth(QueueDepth { waiting: 2, active: 1, avg_wait_ms: 1.5, ..QueueDepth::default() });
         let json = serde_json::to_string(&event).expect("JSON");
-        assert_eq!(json, r#"{"type":"QueueDepth","data":{"waiting":2,"active":1,"avg_wait_ms":1.5,"in_flight":{}}}"#);
+        assert_eq!(
+            json,
+            r#"{"type":"QueueDepth","data":{"waiting":2,"active":1,"avg_wait_ms":1.5,"average_response_ms":null,"in_flight":{}}}"#
+        );
     }
 }

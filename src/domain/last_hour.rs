@@ -34,6 +34,11 @@ impl Sums {
         mean_ms(self.service_total, self.served)
     }
 
+    /// Mean time of the requests served, in milliseconds; `None` without any.
+    pub fn average_response_ms(&self) -> Option<f64> {
+        (self.served > 0).then(|| self.avg_service_ms())
+    }
+
     fn add(&mut self, more: &Sums) {
         self.granted += more.granted;
         self.wait_total += more.wait_total;

@@ -51,7 +51,7 @@ impl Speed {
             return None;
         }
         self.request_count += 1;
-        self.output_tokens += output_tokens;
+        self.output_tokens = self.output_tokens.saturating_add(output_tokens);
         self.duration += duration;
         if let Some(first_token) = first_token {
             self.first_token_ms.record(alpha, first_token.as_secs_f64() * 1000.0);
@@ -106,7 +106,7 @@ impl Aggregate {
     pub fn add(&mut self, speed: &Speed) {
         self.weighted_tps += speed.tps().unwrap_or(0.0) * speed.request_count() as f64;
         self.request_count += speed.request_count();
-        self.output_tokens += speed.output_tokens();
+        self.output_tokens = self.output_tokens.saturating_add(speed.output_tokens());
     }
 
     /// Tokens per second: the mean of the means, weighted by requests; `None` while nothing was measured.

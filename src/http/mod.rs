@@ -1,5 +1,6 @@
 //! The HTTP face: every route, and what handlers ask.
 
+mod assets;
 mod body;
 mod client;
 mod dashboard;
@@ -89,6 +90,9 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(at("/api/dashboard/endpoints", [web::get().to(dashboard::endpoints)]))
         .service(at("/api/dashboard/model-stats", [web::get().to(statistics::of_all_by_model)]))
         .service(at("/api/dashboard/request-history", [web::get().to(dashboard::request_history)]))
+        .service(at("/", [web::get().to(assets::to_dashboard)]))
+        .service(at("/dashboard", [web::get().to(assets::page)]))
+        .service(at("/static/{path:.+}", [web::get().to(assets::file)]))
         .service(at("/ws/dashboard", [web::get().to(dashboard::events)]))
         .service(at("/health", [web::get().to(health::health), web::head().to(health::health)]))
         .service(at("/ready", [web::get().to(health::ready), web::head().to(health::ready)]))

@@ -1,7 +1,5 @@
 //! The overview: everything a viewer sees first.
 
-use std::collections::BTreeMap;
-
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -11,10 +9,10 @@ use super::{Services, ask, endpoints};
 use crate::actors::history_recorder::{ReadRecent, Recent};
 use crate::actors::load_manager::{Load, ReadLoad};
 use crate::actors::registry::EndpointView;
-use crate::actors::tps_tracker::{EndpointSpeed, ReadEndpointSpeeds};
+use crate::actors::tps_tracker::ReadEndpointSpeeds;
 use crate::clock;
 use crate::domain::endpoint::EndpointStatus;
-use crate::domain::ids::EndpointId;
+use crate::domain::event::EndpointTps;
 use crate::domain::timeline::Minute;
 
 /// Everything a viewer sees first.
@@ -23,7 +21,7 @@ pub struct Overview {
     pub endpoints: Vec<EndpointView>,
     pub stats: Value,
     pub history: Vec<Value>,
-    pub endpoint_tps: Vec<Value>,
+    pub endpoint_tps: Vec<EndpointTps>,
     pub generated_at: DateTime<Utc>,
 }
 
@@ -40,7 +38,12 @@ impl Overview {
         Ok(Self {
             stats: stats(&endpoints, &load, &recent),
             history: recent.minutes.iter().map(minute).collect(),
-            endpoint_tps: endpoints.iter().map(|endpoint| endpoint_tps(endpoint.id, &speeds)).collect(),
+            endpoint_tps: endpoints
+                .iter()
+                .map(|endpoint| {
+                    speeds.get(&endpoint.id).cloned().unwrap_or_else(|| EndpointTps::unmeasured(endpoint.id))
+                })
+                .collect(),
             endpoints,
             generated_at: clock::wall(),
         })
@@ -72,9 +75,11 @@ fn stats(endpoints: &[EndpointView], load: &Load, recent: &Recent) -> Value {
 
 /// Returns the mean time of the requests served within the last hour, else the mean latency of the endpoints online.
 fn average_response_ms(endpoints: &[EndpointView], load: &Load) -> Option<f64> {
-    if load.last_hour.served > 0 {
-        return Some(load.last_hour.avg_service_ms());
-    }
+    let by_probes = || average_latency_ms(endpoints);
+    load.last_hour.average_response_ms().or_else(by_probes)
+}
+
+fn average_latency_ms(endpoints: &[EndpointView]) -> Option<f64> {
     let online = endpoints.iter().filter(|endpoint| endpoint.status == EndpointStatus::Online);
     let latencies: Vec<f64> = online.filter_map(|endpoint| endpoint.latency_ms).collect();
     (!latencies.is_empty()).then(|| latencies.iter().sum::<f64>() / latencies.len() as f64)
@@ -86,17 +91,6 @@ fn minute(entry: &Minute) -> Value {
     json!({ "minute": minute, "success": entry.success, "error": entry.error })
 }
 
-fn endpoint_tps(id: EndpointId, speeds: &BTreeMap<EndpointId, EndpointSpeed>) -> Value {
-    let speed = speeds.get(&id).cloned().unwrap_or_default();
-    json!({
-        "endpoint_id": id,
-        "model_count": speed.models.len(),
-        "aggregate_tps": speed.aggregate.tps(),
-        "total_output_tokens": speed.aggregate.output_tokens(),
-        "total_requests": speed.aggregate.request_count(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use uuid::Uuid;
@@ -104,6 +98,7 @@ mod tests {
     use super::*;
     use crate::domain::dispatch::admission::Backpressure;
     use crate::domain::endpoint::EndpointSource;
+    use crate::domain::ids::EndpointId;
     use crate::domain::last_hour::Sums;
 
     fn endpoint(status: EndpointStatus, latency_ms: Option<f64>) -> EndpointView {

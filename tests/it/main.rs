@@ -3,6 +3,7 @@
 mod support;
 
 mod choosing;
+mod dashboard;
 mod durability;
 mod endpoints;
 mod failover;

@@ -1,5 +1,6 @@
 //! What the tests are built from.
 
+pub mod browser;
 pub mod database;
 pub mod fake_endpoint;
 pub mod process;

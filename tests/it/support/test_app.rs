@@ -136,7 +136,7 @@ impl TestApp {
     }
 
     pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-        let client = awc::Client::builder().disable_timeout().finish();
+        let client = awc::Client::builder().disable_timeout().disable_redirects().finish();
         let mut request = client.request(method, format!("http://{}{path}", self.address));
         for (name, value) in headers {
             request = request.insert_header((*name, *value));

@@ -1,0 +1,35 @@
+// The cards: one figure each.
+
+import { element, write } from "./dom.js";
+import { milliseconds, NONE, percent, speed, text, whole } from "./text.js";
+
+const CARDS = [
+  ["online-endpoints", "onlineEndpoints", ({ stats }) => `${stats.online_endpoints} / ${stats.total_endpoints}`],
+  ["total-requests", "totalRequests", ({ stats }) => whole(stats.total_requests)],
+  ["active-requests", "activeRequests", ({ stats }) => whole(stats.total_active_requests)],
+  ["queued-requests", "queuedRequests", ({ stats }) => whole(stats.queued_requests)],
+  ["average-wait", "averageWait", ({ stats }) => milliseconds(stats.average_wait_time_ms)],
+  ["success-rate", "successRate", ({ stats }) => percent(stats.successful_requests, stats.failed_requests)],
+  ["average-response", "averageResponse", ({ stats }) => milliseconds(stats.average_response_time_ms)],
+  ["output-tokens", "outputTokens", ({ stats }) => whole(stats.total_output_tokens)],
+  ["tokens-per-second", "tokensPerSecond", ({ endpoint_tps }) => speed(meanSpeed(endpoint_tps))],
+];
+
+// The mean over all endpoints, weighted by requests.
+function meanSpeed(speeds) {
+  const measured = speeds.filter((known) => known.aggregate_tps !== null);
+  const requests = measured.reduce((sum, known) => sum + known.total_requests, 0);
+  if (requests === 0) return null;
+  return measured.reduce((sum, known) => sum + known.aggregate_tps * known.total_requests, 0) / requests;
+}
+
+export function drawCards(place, overview) {
+  if (place.childElementCount === 0) {
+    place.append(...CARDS.map(([stat]) => element("div", {}, element("dt"), element("dd", { "data-stat": stat }))));
+  }
+  CARDS.forEach(([, label, figure], index) => {
+    const [term, value] = place.children[index].children;
+    write(term, text(label));
+    write(value, overview ? figure(overview) : NONE);
+  });
+}

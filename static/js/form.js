@@ -1,0 +1,62 @@
+// The form that adds an endpoint. What the server refuses stands beside its field.
+
+import { ask } from "./api.js";
+import { element, write } from "./dom.js";
+import { text } from "./text.js";
+
+const dialog = document.getElementById("form");
+
+// Name, label, hint, and how it is typed.
+const FIELDS = [
+  ["name", "name", null, { required: true, maxlength: 100 }],
+  ["base_url", "address", "addressHint", { required: true, inputmode: "url", spellcheck: "false" }],
+  ["max_concurrency", "slots", "slotsHint", { type: "number", min: 1, value: 1, required: true }],
+  ["api_key", "key", "keyHint", { type: "password", autocomplete: "off" }],
+];
+
+export function openForm() {
+  const fields = FIELDS.map(([name, label, hint, attributes]) => {
+    const problem = element("span", { class: "problem", id: `problem-${name}`, role: "alert" });
+    const input = element("input", { name, autocomplete: "off", "aria-describedby": problem.id, ...attributes });
+    return element("label", {}, text(label), hint && element("small", {}, text(hint)), input, problem);
+  });
+  const save = element("button", { type: "submit" }, text("add"));
+  const cancel = element("button", { type: "button", class: "quiet", onclick: () => dialog.close() }, text("cancel"));
+  const problem = element("p", { class: "problem", role: "alert" });
+  const form = element("form", { novalidate: true },
+    element("h2", { id: "form-title" }, text("addTitle")), fields, problem, element("div", { class: "actions" }, save, cancel));
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    save.disabled = true;
+    await submit(form, problem);
+    save.disabled = false;
+  });
+  dialog.replaceChildren(form);
+  dialog.showModal();
+}
+
+async function submit(form, general) {
+  const values = Object.fromEntries(new FormData(form));
+  const body = { name: values.name, base_url: values.base_url, max_concurrency: Number(values.max_concurrency) };
+  if (values.api_key !== "") body.api_key = values.api_key;
+  try {
+    await ask("/api/endpoints", "POST", body);
+    dialog.close();
+  } catch (error) {
+    const field = guessField(error, values);
+    for (const input of form.querySelectorAll("input")) {
+      const isWrong = input.name === field;
+      input.setAttribute("aria-invalid", isWrong);
+      write(form.querySelector(`#problem-${input.name}`), isWrong ? error.message : "");
+      if (isWrong) input.focus();
+    }
+    write(general, form.elements[field] ? "" : error.message);
+  }
+}
+
+// A name or an address that is taken has no field in the answer.
+function guessField({ field, message }, values) {
+  if (field) return field;
+  if (message.includes(`\`${values.name}\``)) return message.startsWith("base_url") ? "base_url" : "name";
+  return message.startsWith("base_url") ? "base_url" : null;
+}

@@ -1,0 +1,53 @@
+// Draws the page from what is known, once per frame and only what has changed.
+
+import { drawCards } from "./cards.js";
+import { drawChart } from "./chart.js";
+import { write } from "./dom.js";
+import { drawEndpoints } from "./endpoints.js";
+import { openForm } from "./form.js";
+import { connect } from "./socket.js";
+import { listen, redraw, state } from "./store.js";
+import { clock, currentLanguage, switchLanguage, text } from "./text.js";
+import { nextTheme, showTheme, theme } from "./theme.js";
+import { drawWaiting, lineMoved } from "./waiting.js";
+
+const place = (id) => document.getElementById(id);
+
+function drawWords() {
+  document.documentElement.lang = currentLanguage();
+  document.querySelectorAll("[data-text]").forEach((node) => write(node, text(node.dataset.text)));
+  write(place("language"), text("otherLanguage"));
+  write(place("theme"), `${text("theme")}: ${text(theme())}`);
+}
+
+function drawConnection() {
+  place("connection").dataset.state = state.connection;
+  write(place("connection").querySelector("[data-connection]"), text(state.connection));
+}
+
+function drawTimeline() {
+  const bars = state.overview.history.map((minute) => ({ ...minute, label: clock(minute.minute) }));
+  drawChart(place("timeline"), bars, 15);
+}
+
+listen((kinds) => {
+  const has = (...wanted) => kinds.has("Snapshot") || kinds.has("Redraw") || wanted.some((kind) => kinds.has(kind));
+  drawConnection();
+  if (kinds.has("Redraw")) drawWords();
+  drawCards(place("cards"), state.overview);
+  if (!state.overview) return;
+  if (has("MinuteAdvanced")) drawTimeline();
+  drawEndpoints(place("endpoint-table"), state.overview, openForm);
+  if (kinds.has("Redraw")) drawWaiting();
+  if (has("QueueDepth")) lineMoved();
+});
+
+place("add").addEventListener("click", openForm);
+place("language").addEventListener("click", () => { switchLanguage(); redraw(); });
+place("theme").addEventListener("click", () => { nextTheme(); redraw(); });
+new ResizeObserver(() => state.overview && drawTimeline()).observe(place("timeline").parentElement);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showTheme);
+
+showTheme();
+redraw();
+connect();

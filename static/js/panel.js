@@ -1,0 +1,141 @@
+// One endpoint, opened from the table: its facts, its speeds by model, its days, and what can be done with it.
+
+import { ask } from "./api.js";
+import { drawChart } from "./chart.js";
+import { element, number, row, table, write } from "./dom.js";
+import { statusOf } from "./endpoints.js";
+import { endpoint as known, listen } from "./store.js";
+import { milliseconds, moment, NONE, speed, text, whole } from "./text.js";
+
+const dialog = document.getElementById("panel");
+
+// How soon the figures are read again after an event, in milliseconds.
+const READ_AGAIN_MS = 500;
+
+let shown = null;
+let reading = false;
+
+listen((kinds) => {
+  if (shown === null) return;
+  const endpoint = known(shown);
+  if (!endpoint) return dialog.close();
+  drawFacts(endpoint);
+  if (["TpsUpdated", "RequestsCounted", "Snapshot", "Redraw"].some((kind) => kinds.has(kind))) readSoon();
+});
+
+dialog.addEventListener("close", () => {
+  // Closing is told late: it may have been opened again since.
+  if (dialog.open) return;
+  const opener = document.querySelector(`[data-id="${shown}"]`);
+  shown = null;
+  opener?.focus();
+});
+
+export function openPanel(id) {
+  shown = id;
+  dialog.replaceChildren(element("div", {},
+    element("div", { class: "bar" }, element("h2", { id: "panel-title" }), closeButton()),
+    element("dl", { class: "facts" }),
+    element("p", { class: "problem", role: "alert" }),
+    element("div", { class: "actions" }),
+    element("h3", {}),
+    element("div", { class: "scroll", "data-part": "models", tabindex: 0 }),
+    element("h3", {}),
+    element("div", { class: "chart", "data-part": "days" }),
+  ));
+  drawFacts(known(id));
+  read();
+  dialog.showModal();
+}
+
+function closeButton() {
+  return element("button", { type: "button", class: "quiet", onclick: () => dialog.close() }, text("close"));
+}
+
+function drawFacts(endpoint) {
+  const [models, days] = dialog.querySelectorAll("h3");
+  write(dialog.querySelector("h2"), endpoint.name);
+  write(models, text("byModel"));
+  write(days, text("byDay"));
+  const facts = [
+    [text("status"), statusOf(endpoint)], [text("address"), endpoint.base_url], [text("kind"), endpoint.kind],
+    [text("source"), endpoint.source === "file" ? text("file") : "API"], [text("models"), endpoint.models.join(", ") || NONE],
+    [text("inFlight"), `${endpoint.in_flight} / ${endpoint.max_concurrency}`], [text("lastSeen"), moment(endpoint.last_seen)],
+    [text("lastError"), endpoint.last_error ?? NONE],
+  ];
+  dialog.querySelector("dl").replaceChildren(...facts.flatMap(([term, value]) => [element("dt", {}, term), element("dd", {}, value)]));
+  drawActions(endpoint);
+}
+
+function drawActions(endpoint) {
+  const place = dialog.querySelector(".actions");
+  const isDraining = endpoint.status === "draining";
+  const state = `${endpoint.id} ${isDraining} ${text("drain")}`;
+  if (place.dataset.state === state) return;
+  place.dataset.state = state;
+  const act = (label, path, method = "POST") => {
+    const button = element("button", { type: "button", class: "quiet" }, label);
+    button.addEventListener("click", () => perform(button, `/api/endpoints/${endpoint.id}${path}`, method));
+    return button;
+  };
+  const actions = [act(text(isDraining ? "resume" : "drain"), isDraining ? "/resume" : "/drain"), act(text("sync"), "/sync")];
+  if (endpoint.source === "api") actions.push(removeButton(endpoint));
+  place.replaceChildren(...actions);
+}
+
+function removeButton(endpoint) {
+  const button = element("button", { type: "button", class: "danger last" }, text("remove"));
+  button.addEventListener("click", () => {
+    if (button.dataset.sure) return perform(button, `/api/endpoints/${endpoint.id}`, "DELETE");
+    button.dataset.sure = "1";
+    write(button, text("reallyRemove"));
+  });
+  return button;
+}
+
+async function perform(button, path, method) {
+  const problem = dialog.querySelector(".problem");
+  button.disabled = true;
+  try {
+    await ask(path, method, method === "POST" ? {} : undefined);
+    write(problem, "");
+  } catch (error) {
+    write(problem, error.message);
+  }
+  button.disabled = false;
+}
+
+function readSoon() {
+  if (reading) return;
+  reading = true;
+  setTimeout(() => {
+    reading = false;
+    if (shown !== null) read();
+  }, READ_AGAIN_MS);
+}
+
+async function read() {
+  const id = shown;
+  const path = `/api/endpoints/${id}`;
+  const [models, days] = await Promise.all([ask(`${path}/model-tps`), ask(`${path}/daily-stats?days=14`)]).catch(() => [null, null]);
+  if (!models || shown !== id) return;
+  drawModels(dialog.querySelector("[data-part=models]"), models);
+  const bars = days.map((day) => ({ label: day.date.slice(5), success: day.successful_requests, error: day.failed_requests }));
+  const chart = dialog.querySelector("[data-part=days]");
+  if (bars.length > 0) drawChart(chart, bars, 1);
+  else chart.replaceChildren(element("p", {}, text("nothingMeasured")));
+}
+
+function drawModels(place, models) {
+  if (models.length === 0) return place.replaceChildren(element("p", { class: "empty" }, text("nothingMeasured")));
+  const columns = [[text("model")], [text("api")], [text("tps"), true], [text("requests"), true], [text("tokens"), true], [text("averageTime"), true]];
+  const rows = models.map((model) => row(
+    model.model_id,
+    model.api_kind,
+    number(speed(model.tps)),
+    number(whole(model.request_count)),
+    number(whole(model.total_output_tokens)),
+    number(milliseconds(model.average_duration_ms)),
+  ));
+  place.replaceChildren(table(columns, rows));
+}

@@ -1,0 +1,32 @@
+// The live connection: opened again whenever it is lost, at growing intervals.
+
+import { apply, setConnection } from "./store.js";
+
+const RETRY_MIN_MS = 250;
+const RETRY_MAX_MS = 5000;
+// The server pings every 15 seconds, which a page does not see; events come every minute at least.
+const SILENCE_MAX_MS = 90000;
+
+let retryMs = RETRY_MIN_MS;
+
+export function connect() {
+  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+  const socket = new WebSocket(`${scheme}//${location.host}/ws/dashboard`);
+  let silence = setTimeout(() => socket.close(), SILENCE_MAX_MS);
+  socket.addEventListener("message", ({ data }) => {
+    clearTimeout(silence);
+    silence = setTimeout(() => socket.close(), SILENCE_MAX_MS);
+    const event = JSON.parse(data);
+    if (event.type === "Snapshot") {
+      retryMs = RETRY_MIN_MS;
+      setConnection("live");
+    }
+    apply(event);
+  });
+  socket.addEventListener("close", () => {
+    clearTimeout(silence);
+    setConnection("reconnecting");
+    setTimeout(connect, retryMs);
+    retryMs = Math.min(retryMs * 2, RETRY_MAX_MS);
+  });
+}

@@ -1,0 +1,105 @@
+// Every word on the page, in English and Japanese, and how numbers and times are written.
+
+const TEXTS = {
+  en: {
+    skip: "To the endpoints", connecting: "Connecting…", live: "Live", reconnecting: "Connection lost, reconnecting…",
+    otherLanguage: "日本語", light: "Light", dark: "Dark", auto: "Auto", theme: "Theme",
+    onlineEndpoints: "Endpoints online", totalRequests: "Requests", activeRequests: "Active", queuedRequests: "Queued",
+    averageWait: "Average wait", successRate: "Success rate", averageResponse: "Average response",
+    outputTokens: "Output tokens", tokensPerSecond: "Speed per request",
+    timeline: "Requests of the last 60 minutes", succeeded: "succeeded", failed: "failed",
+    endpoints: "Endpoints", add: "Add endpoint", status: "Status", name: "Name", kind: "Kind", models: "Models",
+    inFlight: "In flight / slots", requests: "Requests", success: "Success", latency: "Latency", tps: "Speed",
+    pending: "pending", online: "online", loading: "loading", draining: "draining", offline: "offline", error: "error",
+    noEndpoints: "No endpoints yet. Add the first one here, or over the API:",
+    waitingRoom: "Waiting room", waitsNow: "Waiting now", running: "Running", grants: "Last grants",
+    model: "Model", waiting: "Waiting", estimate: "Estimated wait", endpoint: "Endpoint", api: "API", elapsed: "Elapsed",
+    time: "Time", reason: "Reason", waited: "Waited", nobodyWaits: "Nobody waits.", nothingRuns: "Nothing runs.",
+    noGrants: "No request has been served yet.",
+    close: "Close", drain: "Drain", resume: "Resume", sync: "Probe now", remove: "Remove", reallyRemove: "Really remove?",
+    address: "Address", source: "Source", lastSeen: "Last seen", lastError: "Last error", file: "config file",
+    averageTime: "Average time", tokens: "Output tokens", byModel: "Speed by model", byDay: "Requests by day",
+    nothingMeasured: "Nothing measured yet.", addTitle: "Add an endpoint", slots: "Slots",
+    slotsHint: "requests at a time", key: "API key", keyHint: "sent in place of the client's; never shown again",
+    addressHint: "for example http://10.0.0.11:8000", cancel: "Cancel", saving: "Saving…", noAnswer: "Leaseway gives no answer.",
+    never: "never",
+  },
+  ja: {
+    skip: "エンドポイントへ", connecting: "接続中…", live: "ライブ", reconnecting: "接続が切れました。再接続中…",
+    otherLanguage: "English", light: "ライト", dark: "ダーク", auto: "自動", theme: "テーマ",
+    onlineEndpoints: "オンライン", totalRequests: "リクエスト", activeRequests: "処理中", queuedRequests: "待機中",
+    averageWait: "平均待ち時間", successRate: "成功率", averageResponse: "平均応答時間",
+    outputTokens: "出力トークン", tokensPerSecond: "リクエストあたりの速度",
+    timeline: "直近60分のリクエスト", succeeded: "成功", failed: "失敗",
+    endpoints: "エンドポイント", add: "エンドポイントを追加", status: "状態", name: "名前", kind: "種類", models: "モデル",
+    inFlight: "処理中 / スロット", requests: "リクエスト", success: "成功率", latency: "レイテンシ", tps: "速度",
+    pending: "確認待ち", online: "オンライン", loading: "読み込み中", draining: "停止準備中", offline: "オフライン", error: "エラー",
+    noEndpoints: "エンドポイントがまだありません。ここから、または API で追加してください:",
+    waitingRoom: "待合室", waitsNow: "待機中のリクエスト", running: "処理中のリクエスト", grants: "最近の割り当て",
+    model: "モデル", waiting: "待機数", estimate: "予想待ち時間", endpoint: "エンドポイント", api: "API", elapsed: "経過",
+    time: "時刻", reason: "理由", waited: "待ち時間", nobodyWaits: "待機中のリクエストはありません。", nothingRuns: "処理中のリクエストはありません。",
+    noGrants: "まだリクエストは処理されていません。",
+    close: "閉じる", drain: "新規停止", resume: "再開", sync: "今すぐ確認", remove: "削除", reallyRemove: "本当に削除しますか?",
+    address: "アドレス", source: "登録元", lastSeen: "最終応答", lastError: "最後のエラー", file: "設定ファイル",
+    averageTime: "平均時間", tokens: "出力トークン", byModel: "モデル別の速度", byDay: "日別リクエスト",
+    nothingMeasured: "まだ計測されていません。", addTitle: "エンドポイントを追加", slots: "スロット数",
+    slotsHint: "同時に処理するリクエスト数", key: "API キー", keyHint: "クライアントのキーの代わりに送信。再表示されません",
+    addressHint: "例: http://10.0.0.11:8000", cancel: "キャンセル", saving: "保存中…", noAnswer: "Leaseway が応答しません。",
+    never: "なし",
+  },
+};
+
+const NONE = "—";
+
+let language = remembered();
+
+function remembered() {
+  const kept = localStorage.getItem("leaseway-language");
+  if (kept in TEXTS) return kept;
+  return navigator.language.startsWith("ja") ? "ja" : "en";
+}
+
+export function currentLanguage() {
+  return language;
+}
+
+export function switchLanguage() {
+  language = language === "en" ? "ja" : "en";
+  localStorage.setItem("leaseway-language", language);
+}
+
+export function text(key) {
+  return TEXTS[language][key] ?? key;
+}
+
+export function whole(value) {
+  return value.toLocaleString(language);
+}
+
+export function milliseconds(value) {
+  if (value === null || value === undefined) return NONE;
+  if (value < 1000) return `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
+  return `${(value / 1000).toFixed(value < 10000 ? 2 : 1)} s`;
+}
+
+export function speed(value) {
+  return value === null || value === undefined ? NONE : `${value.toFixed(1)} tok/s`;
+}
+
+// The share of successes among what has an answer.
+export function percent(successful, failed) {
+  const answered = successful + failed;
+  if (answered === 0) return NONE;
+  const share = (successful / answered) * 100;
+  return `${share === 100 ? "100" : share.toFixed(1)} %`;
+}
+
+export function clock(time) {
+  return new Date(time).toLocaleTimeString(language, { hour: "2-digit", minute: "2-digit" });
+}
+
+export function moment(time) {
+  return time ? new Date(time).toLocaleString(language) : text("never");
+}
+
+export { NONE };

@@ -1,0 +1,20 @@
+// Light or dark: as the system prefers, until somebody switches.
+
+const KEY = "leaseway-theme";
+const THEMES = ["auto", "light", "dark"];
+
+export function theme() {
+  const kept = localStorage.getItem(KEY);
+  return THEMES.includes(kept) ? kept : "auto";
+}
+
+export function nextTheme() {
+  localStorage.setItem(KEY, THEMES[(THEMES.indexOf(theme()) + 1) % THEMES.length]);
+  showTheme();
+}
+
+export function showTheme() {
+  const chosen = theme();
+  const isDark = chosen === "dark" || (chosen === "auto" && matchMedia("(prefers-color-scheme: dark)").matches);
+  document.documentElement.dataset.theme = isDark ? "dark" : "light";
+}

@@ -1,0 +1,253 @@
+//! The dashboard in a real browser.
+
+use std::path::PathBuf;
+
+use awc::http::Method;
+use serde_json::json;
+
+use crate::support::browser::Tab;
+use crate::support::fake_endpoint::json_answer;
+use crate::support::{FakeEndpoint, RawClient, TestApp, chat, soon};
+
+const CHAT: &str = "/v1/chat/completions";
+
+fn stat(name: &str) -> String {
+    format!("[data-stat={name}]")
+}
+
+/// Where pictures go if somebody wants to look at them.
+fn pictures() -> Option<PathBuf> {
+    std::env::var_os("LEASEWAY_PICTURES").map(PathBuf::from)
+}
+
+async fn close(tab: Tab) {
+    let problems = tab.close().await;
+    assert!(problems.is_empty(), "on the console: {problems:#?}");
+}
+
+#[actix_web::test]
+async fn a_request_moves_cards_speed_and_timeline_without_a_reload() {
+    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    let tab = Tab::open(app.address).await;
+    tab.until("the empty state", "document.querySelector('.empty code').textContent.startsWith('curl http://')").await;
+    let id = app.register("gpu-1", &endpoint, 2).await;
+    tab.until_text(&stat("online-endpoints"), "1 / 1").await;
+    tab.until_text("[data-endpoint=gpu-1] .status", "online").await;
+    endpoint.hold();
+    let running = RawClient::post(app.address, CHAT, &chat("m", true)).await;
+    tab.until_text(&stat("active-requests"), "1").await;
+    tab.until_text("[data-endpoint=gpu-1] td:nth-child(5)", "1 / 2").await;
+    endpoint.release(1);
+    tab.until_text(&stat("active-requests"), "0").await;
+    tab.until_text(&stat("total-requests"), "1").await;
+    tab.until_text(&stat("success-rate"), "100 %").await;
+    tab.until_text(&stat("output-tokens"), "5").await;
+    tab.until(
+        "a speed",
+        "/^[0-9.]+ tok.s$/.test(document.querySelector('[data-endpoint=gpu-1] td:nth-child(9)').textContent)",
+    )
+    .await;
+    let bar = "document.querySelectorAll('#timeline .success')[59].height.baseVal.value > 50";
+    tab.until("a bar", bar).await;
+    tab.until(
+        "figures of the bar",
+        "document.querySelectorAll('#timeline title')[59].textContent.endsWith('1 succeeded, 0 failed')",
+    )
+    .await;
+    drop(running);
+    app.until_counted(&id, 1, 0).await;
+    close(tab).await;
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn an_endpoint_that_dies_is_seen_to_die_and_come_back() {
+    let app = TestApp::with(|config| config.health.interval = std::time::Duration::from_secs(1)).await;
+    let mut endpoint = FakeEndpoint::start(&["m"]).await;
+    app.register("gpu-1", &endpoint, 1).await;
+    let tab = Tab::open(app.address).await;
+    tab.until_text("[data-endpoint=gpu-1] .status", "online").await;
+    endpoint.kill().await;
+    tab.until_text("[data-endpoint=gpu-1] .status", "offline").await;
+    tab.until_text(&stat("online-endpoints"), "0 / 1").await;
+    endpoint.revive();
+    tab.until_text("[data-endpoint=gpu-1] .status", "online").await;
+    close(tab).await;
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn the_queue_rises_and_falls_and_the_waiting_room_shows_it() {
+    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    let id = app.register("gpu-1", &endpoint, 1).await;
+    let tab = Tab::open(app.address).await;
+    endpoint.hold();
+    let mut clients = Vec::new();
+    for waiting in 0..4 {
+        clients.push(RawClient::post(app.address, CHAT, &chat("m", false)).await);
+        tab.until_text(&stat("queued-requests"), &waiting.to_string()).await;
+    }
+    tab.value("document.querySelector('#waiting').scrollIntoView()").await;
+    tab.until_text("[data-part=waitsNow] tbody td:nth-child(2)", "3").await;
+    tab.until_text("[data-part=running] tbody td", "gpu-1").await;
+    endpoint.release(4);
+    tab.until_text(&stat("queued-requests"), "0").await;
+    tab.until_text("[data-part=waitsNow] .none", "Nobody waits.").await;
+    tab.until_text("[data-part=grants] tbody td:nth-child(4)", "only_candidate").await;
+    app.until_counted(&id, 4, 0).await;
+    close(tab).await;
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn a_lost_connection_is_said_and_made_good() {
+    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    app.register("gpu-1", &endpoint, 1).await;
+    let tab = Tab::open(app.address).await;
+    let address = app.address;
+    assert_eq!(app.post(CHAT, &chat("m", false)).await.status, 200);
+    let folder = app.restartable().await;
+    tab.until("it says so", "document.querySelector('#connection').dataset.state === 'reconnecting'").await;
+    let app = TestApp::start_in(folder, |config| config.server.bind = address).await;
+    tab.until("live", "document.querySelector('#connection').dataset.state === 'live'").await;
+    tab.until_text(&stat("total-requests"), "1").await;
+    assert_eq!(app.post(CHAT, &chat("unknown", false)).await.status, 404);
+    tab.until_text(&stat("total-requests"), "2").await;
+    let problems = tab.close().await;
+    assert!(problems.iter().all(|problem| problem.contains("ERR_CONNECTION_REFUSED")), "{problems:#?}");
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn endpoints_are_added_looked_at_and_removed_by_keyboard_alone() {
+    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    let tab = Tab::open(app.address).await;
+    let reach = async |what: &str| {
+        let expression = format!("document.activeElement.matches(`{what}`)");
+        let walking = async {
+            while tab.value(&expression).await != json!(true) {
+                tab.press("Tab").await;
+            }
+        };
+        soon(what, walking).await;
+    };
+    reach("#add").await;
+    tab.press("Enter").await;
+    tab.until("the form", "document.querySelector('#form').open").await;
+    reach("[name=name]").await;
+    tab.write("gpu-1").await;
+    reach("[name=base_url]").await;
+    tab.write("gopher://x").await;
+    tab.press("Enter").await;
+    tab.until("the server's words", "document.querySelector('#problem-base_url').textContent.includes('gopher://x')")
+        .await;
+    tab.until(
+        "beside the field",
+        "document.activeElement.name === 'base_url' && document.activeElement.getAttribute('aria-invalid') === 'true'",
+    )
+    .await;
+    tab.value("document.activeElement.select()").await;
+    tab.write(&endpoint.url()).await;
+    tab.press("Enter").await;
+    tab.until_text("[data-endpoint=gpu-1] .status", "online").await;
+    assert_eq!(app.post(CHAT, &chat("m", false)).await.status, 200);
+    reach("[data-endpoint=gpu-1] button").await;
+    tab.press("Enter").await;
+    tab.until_text("#panel h2", "gpu-1").await;
+    tab.until_text("#panel [data-part=models] tbody td", "m").await;
+    tab.until(
+        "its day",
+        "document.querySelector('#panel [data-part=days] title').textContent.endsWith('1 succeeded, 0 failed')",
+    )
+    .await;
+    tab.press("Escape").await;
+    tab.until("the focus is back", "document.activeElement.matches('[data-endpoint=gpu-1] button')").await;
+    tab.press("Enter").await;
+    reach("#panel .danger").await;
+    tab.press("Enter").await;
+    tab.press("Enter").await;
+    tab.until(
+        "it is gone",
+        "document.querySelector('[data-endpoint]') === null && !document.querySelector('#panel').open",
+    )
+    .await;
+    assert_eq!(app.get("/api/endpoints").await.json(), json!([]));
+    let problems = tab.close().await;
+    assert!(problems.iter().all(|problem| problem.contains("400")), "{problems:#?}");
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn language_and_theme_are_switched_and_remembered() {
+    let app = TestApp::start().await;
+    let tab = Tab::open(app.address).await;
+    tab.prefer("dark").await;
+    tab.until("dark", "document.documentElement.dataset.theme === 'dark'").await;
+    tab.click("#theme").await;
+    tab.until("light", "document.documentElement.dataset.theme === 'light'").await;
+    tab.until_text("#endpoints-title", "Endpoints").await;
+    tab.click("#language").await;
+    tab.until_text("#endpoints-title", "エンドポイント").await;
+    tab.reload().await;
+    tab.until_text("#endpoints-title", "エンドポイント").await;
+    tab.until("light", "document.documentElement.dataset.theme === 'light' && document.documentElement.lang === 'ja'")
+        .await;
+    close(tab).await;
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn no_width_needs_scrolling_sideways_and_the_first_paint_is_small() {
+    let app = TestApp::start().await;
+    let mut endpoints = Vec::new();
+    let tab = Tab::open(app.address).await;
+    for count in [0, 3, 60] {
+        while endpoints.len() < count {
+            let endpoint = FakeEndpoint::start(&["llama-3.1-8b-instruct-with-a-long-name", "m"]).await;
+            app.register(&format!("endpoint-{}", endpoints.len()), &endpoint, 4).await;
+            endpoint.script(|_| json_answer(422, "{}"));
+            endpoints.push(endpoint);
+        }
+        if count > 0 {
+            assert_eq!(app.post(CHAT, &chat("m", false)).await.status, 422);
+        }
+        tab.until("all rows", &format!("document.querySelectorAll('[data-endpoint]').length === {count}")).await;
+        for width in [1440, 390] {
+            tab.show(width, 900).await;
+            tab.until("it fits", "document.documentElement.scrollWidth <= window.innerWidth").await;
+            for theme in ["light", "dark"] {
+                tab.prefer(theme).await;
+                tab.until(theme, &format!("document.documentElement.dataset.theme === '{theme}'")).await;
+                if let Some(folder) = pictures() {
+                    tab.picture(&folder.join(format!("{count}-{width}-{theme}.png"))).await;
+                    tab.show(width, 900).await;
+                }
+            }
+        }
+    }
+    let bytes = "performance.getEntriesByType('resource').filter(({ name }) => name.includes('/static/'))\
+        .reduce((sum, { encodedBodySize }) => sum + encodedBodySize, 0)";
+    let bytes = tab.value(bytes).await.as_f64().expect("a number");
+    assert!((10_000.0..100.0 * 1024.0).contains(&bytes), "{bytes} bytes");
+    close(tab).await;
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn files_are_kept_by_browsers_until_they_change_and_nothing_else_is_served() {
+    let app = TestApp::start().await;
+    let page = app.get("/dashboard").await;
+    assert_eq!((page.status.as_u16(), page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    let policy = page.header("content-security-policy").expect("a policy");
+    assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    let tag = page.header("etag").expect("a tag").to_owned();
+    let again = app.send(Method::GET, "/dashboard", &[("if-none-match", &tag)], "").await;
+    assert_eq!((again.status.as_u16(), again.body.len()), (304, 0));
+    let script = app.get("/static/js/main.js").await;
+    assert_eq!(script.header("content-type"), Some("text/javascript; charset=utf-8"));
+    for path in ["/static/none.js", "/static/../Cargo.toml", "/static/%2e%2e/Cargo.toml", "/static/js"] {
+        assert_eq!(app.get(path).await.error(), (404, "not_found".to_owned()), "{path}");
+    }
+    assert_eq!(app.get("/").await.header("location"), Some("/dashboard"));
+    app.finish().await;
+}

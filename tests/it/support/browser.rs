@@ -1,0 +1,159 @@
+//! The dashboard in a real browser: Chromium, without a window.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chromiumoxide::cdp::browser_protocol::emulation::{
+    MediaFeature, SetDeviceMetricsOverrideParams, SetEmulatedMediaParams,
+};
+use chromiumoxide::cdp::browser_protocol::input::{DispatchKeyEventParams, DispatchKeyEventType};
+use chromiumoxide::cdp::browser_protocol::log::EventEntryAdded;
+use chromiumoxide::cdp::js_protocol::runtime::{EventConsoleApiCalled, EventExceptionThrown};
+use chromiumoxide::{Browser, BrowserConfig, Page};
+use futures_util::StreamExt;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::soon;
+
+/// Where Debian's package puts it.
+const CHROMIUM: &str = "/usr/bin/chromium";
+
+/// A tab that shows the dashboard.
+pub struct Tab {
+    page: Page,
+    browser: Browser,
+    /// Errors on its console.
+    problems: Arc<Mutex<Vec<String>>>,
+    profile: TempDir,
+}
+
+impl Tab {
+    /// Opens the dashboard and waits until it is live.
+    pub async fn open(address: SocketAddr) -> Self {
+        let profile = tempfile::tempdir().expect("a folder");
+        let config = BrowserConfig::builder()
+            .chrome_executable(CHROMIUM)
+            .user_data_dir(profile.path())
+            .no_sandbox()
+            .new_headless_mode()
+            .viewport(None)
+            .args(["--disable-gpu", "--disable-dev-shm-usage", "--lang=en-US"])
+            .launch_timeout(Duration::from_secs(60))
+            .build()
+            .expect("a browser");
+        let (browser, mut events) = Browser::launch(config).await.expect("Chromium, which `make test` installs");
+        actix_web::rt::spawn(async move { while events.next().await.is_some() {} });
+        let page = browser.new_page("about:blank").await.expect("a tab");
+        let problems: Arc<Mutex<Vec<String>>> = Arc::default();
+        let tab = Self { page, browser, problems, profile };
+        tab.listen().await;
+        tab.show(1440, 900).await;
+        tab.page.goto(format!("http://{address}/")).await.expect("the page");
+        tab.until("live", "document.querySelector('#connection').dataset.state === 'live'").await;
+        tab
+    }
+
+    async fn listen(&self) {
+        let mut entries = self.page.event_listener::<EventEntryAdded>().await.expect("events");
+        let mut calls = self.page.event_listener::<EventConsoleApiCalled>().await.expect("events");
+        let mut exceptions = self.page.event_listener::<EventExceptionThrown>().await.expect("events");
+        self.page.enable_log().await.expect("the log");
+        self.page.enable_runtime().await.expect("the console");
+        let problems = self.problems.clone();
+        actix_web::rt::spawn(async move {
+            loop {
+                let problem = tokio::select! {
+                    Some(entry) = entries.next() => format!("{:?}: {}", entry.entry.level, entry.entry.text),
+                    Some(call) = calls.next() => format!("{:?}: {:?}", call.r#type, call.args),
+                    Some(exception) = exceptions.next() => format!("{:?}", exception.exception_details),
+                    else => return,
+                };
+                problems.lock().expect("no panic").push(problem);
+            }
+        });
+    }
+
+    /// Gives the page so many pixels.
+    pub async fn show(&self, width: i64, height: i64) {
+        let metrics = SetDeviceMetricsOverrideParams::new(width, height, 1.0, width < 500);
+        self.page.execute(metrics).await.expect("a size");
+    }
+
+    /// Has the system prefer dark or light pages.
+    pub async fn prefer(&self, scheme: &str) {
+        let feature = MediaFeature::new("prefers-color-scheme", scheme);
+        let media = SetEmulatedMediaParams::builder().features(vec![feature]).build();
+        self.page.execute(media).await.expect("a preference");
+    }
+
+    /// Returns what an expression is on the page.
+    pub async fn value(&self, expression: &str) -> Value {
+        let evaluated = self.page.evaluate(expression).await.unwrap_or_else(|error| panic!("{error}: {expression}"));
+        evaluated.value().cloned().unwrap_or(Value::Null)
+    }
+
+    /// Waits until an expression is true on the page.
+    pub async fn until(&self, what: &str, expression: &str) {
+        let waiting = async { while self.value(expression).await != Value::Bool(true) {} };
+        soon(what, waiting).await;
+    }
+
+    /// Waits until the first element of this kind has this text.
+    pub async fn until_text(&self, selector: &str, text: &str) {
+        let quoted = Value::from(text);
+        let expression = format!("document.querySelector(`{selector}`)?.textContent === {quoted}");
+        self.until(&format!("{selector} is {text}"), &expression).await;
+    }
+
+    /// Clicks the first element of this kind.
+    pub async fn click(&self, selector: &str) {
+        let element = self.page.find_element(selector).await.unwrap_or_else(|error| panic!("{error}: {selector}"));
+        element.click().await.unwrap_or_else(|error| panic!("{error}: {selector}"));
+    }
+
+    /// Presses a key, as the keyboard would: `Tab`, `Enter`, `Escape`, or one that writes itself.
+    pub async fn press(&self, key: &str) {
+        let (code, text) = match key {
+            "Enter" => (13, Some("\r")),
+            "Tab" => (9, None),
+            "Escape" => (27, None),
+            letter => (0, Some(letter)),
+        };
+        for kind in [DispatchKeyEventType::KeyDown, DispatchKeyEventType::KeyUp] {
+            let mut event = DispatchKeyEventParams::builder().r#type(kind).key(key).windows_virtual_key_code(code);
+            if let Some(text) = text {
+                event = event.text(text);
+            }
+            self.page.execute(event.build().expect("a key")).await.expect("pressed");
+        }
+    }
+
+    /// Writes with the keyboard where the focus is.
+    pub async fn write(&self, text: &str) {
+        for letter in text.chars() {
+            self.press(&letter.to_string()).await;
+        }
+    }
+
+    pub async fn reload(&self) {
+        self.page.reload().await.expect("the page again");
+        self.until("live", "document.querySelector('#connection').dataset.state === 'live'").await;
+    }
+
+    /// Writes a picture of the page, for people to look at.
+    pub async fn picture(&self, path: &Path) {
+        let parameters = chromiumoxide::page::ScreenshotParams::builder().full_page(true).build();
+        self.page.save_screenshot(parameters, path).await.expect("a picture");
+    }
+
+    /// Closes the browser. Returns what was wrong on its console.
+    pub async fn close(mut self) -> Vec<String> {
+        self.browser.close().await.expect("closed");
+        self.browser.wait().await.expect("ended");
+        drop(self.profile);
+        std::mem::take(&mut *self.problems.lock().expect("no panic"))
+    }
+}
