@@ -42,7 +42,7 @@ export function drawChart(place, bars, every) {
       svg("rect", { class: "success", x, width: thick, y: TOP + PLOT - good, height: good }),
       svg("rect", { class: "error", fill: `url(#${pattern})`, x, width: thick, y: TOP + PLOT - good - bad, height: bad }),
       index % spacing === (bars.length - 1) % spacing
-        ? svg("text", { x: x + thick / 2, y: HEIGHT - 6, "text-anchor": index === bars.length - 1 ? "end" : "middle" }, bar.label)
+        ? svg("text", { x: x + thick / 2, y: HEIGHT - 6, "text-anchor": x + thick / 2 + LABEL_WIDTH / 2 > width ? "end" : "middle" }, bar.label)
         : null,
       area,
     ];

@@ -12,6 +12,9 @@ const dialog = document.getElementById("panel");
 // How soon the figures are read again after an event, in milliseconds.
 const READ_AGAIN_MS = 500;
 
+const DAYS = 14;
+const DAY_MS = 24 * 3600 * 1000;
+
 let shown = null;
 let reading = false;
 
@@ -117,13 +120,22 @@ function readSoon() {
 async function read() {
   const id = shown;
   const path = `/api/endpoints/${id}`;
-  const [models, days] = await Promise.all([ask(`${path}/model-tps`), ask(`${path}/daily-stats?days=14`)]).catch(() => [null, null]);
+  const [models, days] = await Promise.all([ask(`${path}/model-tps`), ask(`${path}/daily-stats?days=${DAYS}`)]).catch(() => [null, null]);
   if (!models || shown !== id) return;
   drawModels(dialog.querySelector("[data-part=models]"), models);
-  const bars = days.map((day) => ({ label: day.date.slice(5), success: day.successful_requests, error: day.failed_requests }));
   const chart = dialog.querySelector("[data-part=days]");
-  if (bars.length > 0) drawChart(chart, bars, 1);
+  if (days.length > 0) drawChart(chart, toBars(days), 1);
   else chart.replaceChildren(element("p", {}, text("nothingMeasured")));
+}
+
+// The last days up to the newest, those without a request included.
+function toBars(days) {
+  const newest = Date.parse(days.at(-1).date);
+  return Array.from({ length: DAYS }, (_, index) => {
+    const date = new Date(newest - (DAYS - 1 - index) * DAY_MS).toISOString().slice(0, 10);
+    const day = days.find((known) => known.date === date);
+    return { label: date.slice(5), success: day?.successful_requests ?? 0, error: day?.failed_requests ?? 0 };
+  });
 }
 
 function drawModels(place, models) {
