@@ -73,13 +73,7 @@ impl Line {
 
     fn submit(&mut self, model: ModelId) -> Option<LeaseId> {
         let client = ClientId::Address(self.random.random_range(0..CLIENTS).to_be_bytes().into());
-        let request = LeaseRequest {
-            id: RequestId::from("r"),
-            model,
-            api_kind: ApiKind::ChatCompletions,
-            client,
-            tried: Vec::new(),
-        };
+        let request = LeaseRequest::new(RequestId::from("r"), model, ApiKind::ChatCompletions, client);
         let deadline = self.now.after(Duration::from_secs(1_000_000));
         self.next_ticket += 1;
         match self.dispatcher.submit(self.now, Ticket(self.next_ticket), request.into(), deadline, &mut Vec::new()) {

@@ -59,13 +59,12 @@ fn cpu_time() -> Duration {
 }
 
 fn ended(number: usize) -> LeaseEnded {
-    let request = LeaseRequest {
-        id: RequestId::from(Uuid::from_u128(number as u128).to_string().as_str()),
-        model: ModelId::from("llama-3.1-8b-instruct"),
-        api_kind: ApiKind::ChatCompletions,
-        client: ClientId::Address([192, 168, 1, (number % 20) as u8].into()),
-        tried: Vec::new(),
-    };
+    let request = LeaseRequest::new(
+        RequestId::from(Uuid::from_u128(number as u128).to_string().as_str()),
+        ModelId::from("llama-3.1-8b-instruct"),
+        ApiKind::ChatCompletions,
+        ClientId::Address([192, 168, 1, (number % 20) as u8].into()),
+    );
     LeaseEnded(Arc::new(EndedLease {
         request: Arc::new(request),
         endpoint: EndpointId(Uuid::from_u128(number as u128 % ENDPOINTS)),

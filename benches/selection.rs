@@ -83,13 +83,7 @@ impl Fleet {
         loop {
             let model = self.models[self.random.random_range(0..self.models.len())].clone();
             let client = ClientId::Address([127, 0, 0, 1].into());
-            let request = LeaseRequest {
-                id: RequestId::from("r"),
-                model,
-                api_kind: ApiKind::ChatCompletions,
-                client,
-                tried: Vec::new(),
-            };
+            let request = LeaseRequest::new(RequestId::from("r"), model, ApiKind::ChatCompletions, client);
             let deadline = self.now.after(Duration::from_secs(1));
             let submitted = self.dispatcher.submit(self.now, Ticket(0), request.into(), deadline, &mut Vec::new());
             if let Submitted::Granted(grant) = submitted {

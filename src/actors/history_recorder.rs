@@ -371,13 +371,12 @@ mod tests {
 
     impl Scene {
         async fn record(&self) {
-            let request = Arc::new(LeaseRequest {
-                id: RequestId::from("r"),
-                model: ModelId::from("m"),
-                api_kind: ApiKind::ChatCompletions,
-                client: ClientId::Address([127, 0, 0, 1].into()),
-                tried: Vec::new(),
-            });
+            let request = Arc::new(LeaseRequest::new(
+                RequestId::from("r"),
+                ModelId::from("m"),
+                ApiKind::ChatCompletions,
+                ClientId::Address([127, 0, 0, 1].into()),
+            ));
             let unserved = UnservedRequest { request, refusal: None, waited: Duration::ZERO };
             self.recorder.send(RequestUnserved(unserved)).await.expect("alive");
         }

@@ -206,13 +206,12 @@ mod tests {
     }
 
     fn request() -> Arc<LeaseRequest> {
-        Arc::new(LeaseRequest {
-            id: RequestId::from("r"),
-            model: ModelId::from("m"),
-            api_kind: ApiKind::ChatCompletions,
-            client: ClientId::Address([127, 0, 0, 1].into()),
-            tried: Vec::new(),
-        })
+        Arc::new(LeaseRequest::new(
+            RequestId::from("r"),
+            ModelId::from("m"),
+            ApiKind::ChatCompletions,
+            ClientId::Address([127, 0, 0, 1].into()),
+        ))
     }
 
     fn row(end: HistoryEnd) -> HistoryRow {

@@ -67,6 +67,11 @@ pub struct LeaseRequest {
 }
 
 impl LeaseRequest {
+    /// Asks for a first attempt.
+    pub fn new(id: RequestId, model: ModelId, api_kind: ApiKind, client: ClientId) -> Self {
+        Self { id, model, api_kind, client, tried: Vec::new() }
+    }
+
     /// Tells whether this is not the first attempt.
     pub fn is_retry(&self) -> bool {
         !self.tried.is_empty()

@@ -50,7 +50,7 @@ impl Inference {
         let Self { services, upstreams, request, api_kind, body } = self;
         let client = client::identify(&request, services.client_header.as_ref());
         let id = request.extensions().get::<RequestId>().expect("every request is given one").clone();
-        let first = LeaseRequest { id, model: body.model.clone(), api_kind, client, tried: Vec::new() };
+        let first = LeaseRequest::new(id, body.model.clone(), api_kind, client);
         let mut asked = Arc::new(first);
         let mut failed: Option<Lease> = None;
         let deadline = services.desk.deadline();

@@ -203,13 +203,7 @@ impl World {
     fn submit(&mut self, random: &mut StdRng) {
         let model = ModelId::from(MODELS[random.random_range(0..MODELS.len())]);
         let client = ClientId::Named([random.random_range(0..CLIENTS)].into());
-        let request = LeaseRequest {
-            id: RequestId::from("r"),
-            model,
-            api_kind: ApiKind::ChatCompletions,
-            client,
-            tried: Vec::new(),
-        };
+        let request = LeaseRequest::new(RequestId::from("r"), model, ApiKind::ChatCompletions, client);
         let deadline = self.now.after(Duration::from_millis(random.random_range(0..3000)));
         self.ask(request, deadline);
     }

@@ -85,13 +85,12 @@ async fn scene() -> Scene {
 }
 
 fn request() -> LeaseRequest {
-    LeaseRequest {
-        id: RequestId::from("r"),
-        model: ModelId::from("m"),
-        api_kind: ApiKind::ChatCompletions,
-        client: ClientId::Named((*b"c").into()),
-        tried: Vec::new(),
-    }
+    LeaseRequest::new(
+        RequestId::from("r"),
+        ModelId::from("m"),
+        ApiKind::ChatCompletions,
+        ClientId::Named((*b"c").into()),
+    )
 }
 
 impl Scene {

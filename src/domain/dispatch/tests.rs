@@ -119,13 +119,12 @@ impl Story {
     }
 
     fn submit_as(mut self, client: &str, ticket: u64, model: &str, patience_secs: u64) -> Self {
-        let request = LeaseRequest {
-            id: RequestId::from("r"),
-            model: ModelId::from(model),
-            api_kind: ApiKind::ChatCompletions,
-            client: ClientId::Named(client.as_bytes().into()),
-            tried: Vec::new(),
-        };
+        let request = LeaseRequest::new(
+            RequestId::from("r"),
+            ModelId::from(model),
+            ApiKind::ChatCompletions,
+            ClientId::Named(client.as_bytes().into()),
+        );
         let deadline = self.now().after(Duration::from_secs(patience_secs));
         let submitted =
             self.dispatcher.submit(self.now(), Ticket(ticket), request.into(), deadline, &mut self.decisions);

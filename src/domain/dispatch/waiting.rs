@@ -336,7 +336,7 @@ mod tests {
 
         fn request(client: ClientId, model: usize) -> LeaseRequest {
             let (model, api_kind) = (ModelId::from(MODELS[model]), ApiKind::ChatCompletions);
-            LeaseRequest { id: RequestId::from("r"), model, api_kind, client, tried: Vec::new() }
+            LeaseRequest::new(RequestId::from("r"), model, api_kind, client)
         }
 
         fn join(&mut self, client: u8, model: usize) -> Ticket {

@@ -1,0 +1,51 @@
+//! The end: nobody is served any more, what runs may finish.
+
+use std::time::Duration;
+
+use actix::{AsyncContext, Context, Handler, Message};
+
+use super::LoadManager;
+use crate::actors::answer::{Answer, Caller};
+use crate::clock;
+
+/// Refuses those who wait and all who come; answered once no lease is held, or after `grace` with those left ended, with
+/// the number of those.
+#[derive(Message)]
+#[rtype(result = "usize")]
+pub struct Drain {
+    pub grace: Duration,
+}
+
+impl Handler<Drain> for LoadManager {
+    type Result = Answer<usize>;
+
+    fn handle(&mut self, Drain { grace }: Drain, ctx: &mut Context<Self>) -> Answer<usize> {
+        let mut decisions = Vec::new();
+        self.dispatcher.drain(&mut decisions);
+        self.carry_out(decisions, ctx);
+        if self.dispatcher.active() == 0 {
+            return Answer::Now(0);
+        }
+        let (caller, answer) = Caller::keep();
+        self.draining = Some(caller);
+        ctx.notify_later(GraceOver, grace);
+        answer
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct GraceOver;
+
+impl Handler<GraceOver> for LoadManager {
+    type Result = ();
+
+    fn handle(&mut self, _: GraceOver, _: &mut Context<Self>) {
+        let Some(caller) = self.draining.take() else { return };
+        let ended = self.dispatcher.end_all(clock::now());
+        let cut = ended.len();
+        log::warn!("shutdown grace is over requests_cut={cut}");
+        ended.into_iter().for_each(|ended| self.tell_ended(ended));
+        caller.answer(cut);
+    }
+}
