@@ -67,7 +67,7 @@ impl Handler<LeaseEnded> for TpsTracker {
         let key = (ended.endpoint, model.clone(), api_kind);
         let mut speed = self.speeds.get(&key).copied().unwrap_or_default();
         let EndedLease { duration, first_token, .. } = *ended;
-        let measured = Measured { output_tokens: tokens.output, duration, first_token };
+        let measured = Measured { output_tokens: tokens.output, duration, first_token, is_estimated: tokens.estimated };
         let Some(tps) = speed.record(self.alpha, measured) else { return };
         self.speeds.insert(key, speed);
         self.events.do_send(Publish(Event::TpsUpdated(TpsUpdated {

@@ -23,6 +23,8 @@ pub struct Measured {
     pub duration: Duration,
     /// From dispatch to the first token; `None` if the answer was no stream.
     pub first_token: Option<Duration>,
+    /// The tokens are content chunks, because the endpoint gave no usage.
+    pub is_estimated: bool,
 }
 
 /// Running measures of speed. A request without tokens or without time changes nothing.
@@ -34,6 +36,7 @@ pub struct Speed {
     request_count: u64,
     output_tokens: u64,
     duration: Duration,
+    has_estimates: bool,
 }
 
 impl Speed {
@@ -46,13 +49,14 @@ impl Speed {
 
     /// Counts one successful request and returns the new mean, in tokens per second, if it moved.
     pub fn record(&mut self, alpha: f64, measured: Measured) -> Option<f64> {
-        let Measured { output_tokens, duration, first_token } = measured;
+        let Measured { output_tokens, duration, first_token, is_estimated } = measured;
         if output_tokens == 0 || duration.is_zero() {
             return None;
         }
         self.request_count += 1;
         self.output_tokens = self.output_tokens.saturating_add(output_tokens);
         self.duration += duration;
+        self.has_estimates |= is_estimated;
         if let Some(first_token) = first_token {
             self.first_token_ms.record(alpha, first_token.as_secs_f64() * 1000.0);
             let decoding = duration.saturating_sub(first_token);
@@ -85,6 +89,11 @@ impl Speed {
 
     pub fn output_tokens(&self) -> u64 {
         self.output_tokens
+    }
+
+    /// Tells whether some of the tokens were counted as content chunks.
+    pub fn has_estimates(&self) -> bool {
+        self.has_estimates
     }
 
     /// Mean time per request in milliseconds; `None` while nothing was measured.
@@ -150,7 +159,10 @@ mod tests {
     fn the_mean_moves_a_fifth_of_the_way_to_each_new_value() {
         let mut speed = Speed::default();
         let mut record = |output_tokens, ms| {
-            speed.record(0.2, Measured { output_tokens, duration: Duration::from_millis(ms), first_token: None })
+            speed.record(
+                0.2,
+                Measured { output_tokens, duration: Duration::from_millis(ms), first_token: None, is_estimated: false },
+            )
         };
         assert_eq!(record(100, 2000), Some(50.0));
         assert_eq!(record(200, 2000), Some(60.0));
@@ -169,7 +181,7 @@ mod tests {
         let mut speed = Speed::default();
         let mut record = |output_tokens, ms, first_token_ms| {
             let (duration, first_token) = (Duration::from_millis(ms), Some(Duration::from_millis(first_token_ms)));
-            speed.record(0.2, Measured { output_tokens, duration, first_token });
+            speed.record(0.2, Measured { output_tokens, duration, first_token, is_estimated: false });
         };
         record(101, 3000, 1000);
         record(1, 500, 500);

@@ -185,6 +185,7 @@ pub async fn model_tps(services: web::Data<Services>, id: web::Path<String>) -> 
             "request_count": speed.request_count(),
             "total_output_tokens": speed.output_tokens(),
             "average_duration_ms": speed.average_duration_ms(),
+            "tokens_estimated": speed.has_estimates(),
             "first_token_ms": speed.first_token_ms(),
             "decode_tps": speed.decode_tps(),
         })

@@ -146,7 +146,7 @@ function drawModels(place, models) {
     model.api_kind,
     number(speed(model.tps)),
     number(whole(model.request_count)),
-    number(whole(model.total_output_tokens)),
+    number(`${model.tokens_estimated ? "≈ " : ""}${whole(model.total_output_tokens)}`),
     number(milliseconds(model.average_duration_ms)),
   ));
   place.replaceChildren(table(columns, rows));

@@ -7,17 +7,14 @@ use crate::support::{FakeEndpoint, TestApp, chat};
 
 const CHAT: &str = "/v1/chat/completions";
 
-/// Waits until the endpoint has a speed, and returns output tokens and requests counted.
-async fn counted(app: &TestApp, id: &str, requests: u64) -> u64 {
+/// Waits until so many requests of an endpoint were measured, and returns their output tokens.
+async fn counted(app: &TestApp, id: &str, requests: u64, is_estimated: bool) -> u64 {
     let path = format!("/api/endpoints/{id}/model-tps");
-    loop {
-        let speeds = app.get(&path).await.json();
-        if speeds[0]["request_count"] == requests {
-            assert!(speeds[0]["tps"].as_f64().is_some_and(|tps| tps > 0.0));
-            assert_eq!(speeds[0]["api_kind"], "chat_completions");
-            return speeds[0]["total_output_tokens"].as_u64().expect("a count");
-        }
-    }
+    let speeds = app.until(&path, "a speed", |speeds| speeds[0]["request_count"] == requests).await;
+    assert!(speeds[0]["tps"].as_f64().is_some_and(|tps| tps > 0.0));
+    assert_eq!(speeds[0]["api_kind"], "chat_completions");
+    assert_eq!(speeds[0]["tokens_estimated"], is_estimated);
+    speeds[0]["total_output_tokens"].as_u64().expect("a count")
 }
 
 #[actix_web::test]
@@ -27,9 +24,9 @@ async fn usage_is_asked_for_hidden_and_counted() {
     let answer = app.post(CHAT, &chat("m", true)).await;
     assert_eq!(answer.text(), [&content("Hel"), &content("lo"), FINISH, DONE].concat());
     assert_eq!(endpoint.received()[0].json()["stream_options"], json!({ "include_usage": true }));
-    assert_eq!(counted(&app, &id, 1).await, 5);
+    assert_eq!(counted(&app, &id, 1, false).await, 5);
     app.post(CHAT, &chat("m", false)).await;
-    assert_eq!(counted(&app, &id, 2).await, 5 + 7);
+    assert_eq!(counted(&app, &id, 2, false).await, 5 + 7);
     app.finish().await;
 }
 
@@ -59,7 +56,7 @@ async fn an_endpoint_that_does_not_take_the_question_is_asked_without_and_rememb
     }
     assert_eq!(endpoint.counts().arrived, 3, "twice for the first request, once for the second");
     assert_eq!(endpoint.counts().most_in_flight, 1);
-    assert_eq!(counted(&app, &id, 2).await, 4, "content chunks are counted where there is no usage");
+    assert_eq!(counted(&app, &id, 2, true).await, 4, "content chunks are counted where there is no usage");
     app.finish().await;
 }
 
