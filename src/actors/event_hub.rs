@@ -18,7 +18,8 @@ const GATHER: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub struct EventHub {
     viewers: Vec<Viewer>,
-    gathered: Vec<Event>,
+    /// In the order of the newest of each key; `None` where an event was replaced.
+    gathered: Vec<Option<Event>>,
     places: HashMap<EventKey, usize>,
     /// The end of the gathering is due.
     is_due: bool,
@@ -72,16 +73,12 @@ impl Handler<Publish> for EventHub {
             return;
         }
         self.arm(ctx);
-        match event.key() {
-            Some(key) => match self.places.get(&key) {
-                Some(place) => self.gathered[*place] = event,
-                None => {
-                    self.places.insert(key, self.gathered.len());
-                    self.gathered.push(event);
-                }
-            },
-            None => self.gathered.push(event),
+        if let Some(key) = event.key()
+            && let Some(place) = self.places.insert(key, self.gathered.len())
+        {
+            self.gathered[place] = None;
         }
+        self.gathered.push(Some(event));
     }
 }
 
@@ -127,7 +124,7 @@ impl EventHub {
     fn send_gathered(&mut self) {
         self.places.clear();
         let write = |event: Event| serde_json::to_string(&event).expect("an event has text keys only");
-        let events: Arc<[String]> = self.gathered.drain(..).map(write).collect();
+        let events: Arc<[String]> = self.gathered.drain(..).flatten().map(write).collect();
         self.viewers.retain_mut(|viewer| viewer.send(&events));
     }
 }

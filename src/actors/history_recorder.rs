@@ -99,7 +99,7 @@ impl HistoryRecorder {
             upkeep,
             writer,
             events,
-            told: (i64::MIN, false),
+            told: (minute_of(clock::wall()), false),
         }
     }
 
@@ -143,11 +143,18 @@ impl HistoryRecorder {
 impl HistoryRecorder {
     /// Tells viewers of the current minute if it is new or has more in it.
     fn tell_minute(&mut self, _: &mut Context<Self>) {
-        let minute = minute_of(clock::wall());
-        if self.told == (minute, false) {
-            return;
+        let current = minute_of(clock::wall());
+        let (told, has_more) = std::mem::replace(&mut self.told, (current, false));
+        if has_more && told != current {
+            // What came after viewers heard of it last.
+            self.publish_minute(told);
         }
-        self.told = (minute, false);
+        if has_more || told != current {
+            self.publish_minute(current);
+        }
+    }
+
+    fn publish_minute(&self, minute: i64) {
         let Minute { success, error, .. } = self.timeline.at(minute);
         let Totals { requests, output_tokens } = self.totals;
         self.events.do_send(Publish(Event::MinuteAdvanced(MinuteAdvanced {

@@ -35,6 +35,9 @@ use crate::lease::{EndLease, Lease};
 /// How often viewers hear of the line at most.
 const DEPTH_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How often viewers hear of the line at least.
+const MEANS_INTERVAL: Duration = Duration::from_secs(60);
+
 /// How often those who wait hear of their place at most.
 const UPDATES_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -66,6 +69,8 @@ pub struct LoadManager {
     selection_time: Duration,
     /// Requests that wait and leases held, as viewers will have been told.
     depth: (usize, usize),
+    /// A lease was granted or has ended, which may have moved slots from one endpoint to another.
+    slots_moved: bool,
     depth_told: bool,
     last_hour: LastHour,
 }
@@ -91,6 +96,7 @@ impl LoadManager {
             timer: None,
             selection_time: Duration::ZERO,
             depth: (0, 0),
+            slots_moved: false,
             depth_told: true,
             last_hour: LastHour::default(),
         }
@@ -98,6 +104,7 @@ impl LoadManager {
 
     fn lease(&mut self, grant: Grant) -> Lease {
         self.last_hour.granted(clock::now(), grant.waited);
+        self.slots_moved = true;
         let report = self.report.clone().expect("set when the actor started, before its first message");
         Lease::new(grant, report)
     }
@@ -148,7 +155,7 @@ impl LoadManager {
 
     fn note_depth(&mut self, ctx: &mut Context<Self>) {
         let depth = (self.dispatcher.waiting(), self.dispatcher.active());
-        if depth == self.depth {
+        if depth == self.depth && !std::mem::take(&mut self.slots_moved) {
             return;
         }
         self.depth = depth;
@@ -183,6 +190,7 @@ impl LoadManager {
 
     fn tell_ended(&mut self, ended: EndedLease) {
         self.last_hour.ended(clock::now(), &ended.outcome, ended.duration);
+        self.slots_moved = true;
         log::debug!("lease ended {ended}");
         let ended = Arc::new(ended);
         for observer in &self.observers {
@@ -204,6 +212,8 @@ impl Actor for LoadManager {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.report = Some(Arc::new(ctx.address().recipient()));
+        // Means over the last hour move although nothing happens.
+        ctx.run_interval(MEANS_INTERVAL, |_, ctx| ctx.notify(DepthDue));
     }
 }
 

@@ -73,6 +73,7 @@ impl Handler<LeaseEnded> for TpsTracker {
         self.events.do_send(Publish(Event::TpsUpdated(TpsUpdated {
             endpoint_id: ended.endpoint,
             model_id: model,
+            api_kind,
             tps,
             output_tokens: tokens.output,
             duration_ms: u64::try_from(ended.duration.as_millis()).unwrap_or(u64::MAX),

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::endpoint::EndpointStatus;
 use super::ids::{EndpointId, ModelId};
+use super::request::ApiKind;
 
 /// One event, as it goes over the wire: `{"type": …, "data": {…}}`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -28,10 +29,22 @@ pub enum Event {
     EndpointChanged {
         endpoint_id: EndpointId,
     },
+    HealthChanged(HealthChanged),
     QueueDepth(QueueDepth),
     TpsUpdated(TpsUpdated),
     RequestsCounted(RequestsCounted),
     MinuteAdvanced(MinuteAdvanced),
+}
+
+/// What a probe, or a request, has found out.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HealthChanged {
+    pub endpoint_id: EndpointId,
+    /// Of the last good probe; `None` while there was none.
+    pub latency_ms: Option<f64>,
+    /// When it last answered well.
+    pub last_seen: Option<DateTime<Utc>>,
+    pub last_error: Option<String>,
 }
 
 /// A reading of the line.
@@ -77,6 +90,7 @@ pub struct MinuteAdvanced {
 pub struct TpsUpdated {
     pub endpoint_id: EndpointId,
     pub model_id: ModelId,
+    pub api_kind: ApiKind,
     /// The new mean, tokens per second.
     pub tps: f64,
     /// Of the request that moved it.
@@ -110,7 +124,8 @@ impl EndpointTps {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum EventKey {
     QueueDepth,
-    Tps(EndpointId, ModelId),
+    Tps(EndpointId, ModelId, ApiKind),
+    Health(EndpointId),
     Requests(EndpointId),
     Minute(DateTime<Utc>),
 }
@@ -120,7 +135,10 @@ impl Event {
     pub fn key(&self) -> Option<EventKey> {
         match self {
             Event::QueueDepth(_) => Some(EventKey::QueueDepth),
-            Event::TpsUpdated(update) => Some(EventKey::Tps(update.endpoint_id, update.model_id.clone())),
+            Event::TpsUpdated(update) => {
+                Some(EventKey::Tps(update.endpoint_id, update.model_id.clone(), update.api_kind))
+            }
+            Event::HealthChanged(health) => Some(EventKey::Health(health.endpoint_id)),
             Event::RequestsCounted(counted) => Some(EventKey::Requests(counted.endpoint_id)),
             Event::MinuteAdvanced(advanced) => Some(EventKey::Minute(advanced.minute)),
             Event::EndpointRegistered { .. }

@@ -24,6 +24,8 @@ pub struct Session {
     services: web::Data<Services>,
     /// Events that came while the overview was read, which may be older than they are; `None` when it is not being read.
     held: Option<Vec<Arc<[String]>>>,
+    /// Events were missed while the overview was read, parts of which may be older than they are.
+    is_stale: bool,
     heard: Moment,
 }
 
@@ -37,12 +39,13 @@ impl Session {
         request: &HttpRequest,
         payload: web::Payload,
     ) -> actix_web::Result<HttpResponse> {
-        ws::start(Self { services, held: None, heard: clock::now() }, request, payload)
+        ws::start(Self { services, held: None, is_stale: false, heard: clock::now() }, request, payload)
     }
 
     /// Sends everything there is to see, and then the events that have come meanwhile.
     fn send_snapshot(&mut self, ctx: &mut ws::WebsocketContext<Self>) {
         if self.held.is_some() {
+            self.is_stale = true;
             return;
         }
         self.held = Some(Vec::new());
@@ -58,6 +61,9 @@ impl Session {
                 }
             }
             held.iter().for_each(|events| send(ctx, events));
+            if std::mem::take(&mut session.is_stale) {
+                session.send_snapshot(ctx);
+            }
         }));
     }
 }

@@ -56,7 +56,7 @@ export function drawChart(place, bars, every) {
     if (key === "ArrowLeft") choose(Math.max(0, at - 1));
     if (key === "ArrowRight") choose(Math.min(bars.length - 1, at + 1));
   });
-  const hadFocus = place.contains(document.activeElement);
+  const hadFocus = place.firstChild !== null && place.firstChild === document.activeElement;
   place.replaceChildren(
     picture,
     element("div", { class: "legend" },
@@ -64,7 +64,7 @@ export function drawChart(place, bars, every) {
       element("span", { class: "key error" }, text("failed")),
       readout),
   );
-  if (hadFocus) picture.focus();
+  if (hadFocus) picture.focus({ preventScroll: true });
   if (chosen !== undefined && bars[chosen]) write(readout, describe(bars[chosen]));
 
   function choose(index) {

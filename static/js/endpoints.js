@@ -3,44 +3,64 @@
 import { element, number, row, table, write } from "./dom.js";
 import { openPanel } from "./panel.js";
 import { speedOf } from "./store.js";
-import { milliseconds, percent, speed, text, whole } from "./text.js";
+import { currentLanguage, milliseconds, NONE, percent, speed, text, whole } from "./text.js";
+
+let drawnIn = null;
 
 export function drawEndpoints(place, overview, add) {
-  if (!overview) return;
-  const focused = place.contains(document.activeElement) ? document.activeElement.dataset.id : undefined;
-  if (overview.endpoints.length === 0) {
-    place.replaceChildren(emptyState(add));
-    return;
+  const isEmpty = overview.endpoints.length === 0;
+  const state = `${isEmpty} ${currentLanguage()}`;
+  if (drawnIn !== state) {
+    drawnIn = state;
+    place.replaceChildren(isEmpty ? emptyState(add) : table(columns(), []));
   }
-  const columns = [
+  if (isEmpty) return;
+  const body = place.querySelector("tbody");
+  const rows = new Map([...body.children].map((drawn) => [drawn.dataset.id, drawn]));
+  overview.endpoints.forEach((endpoint, index) => {
+    const drawn = rows.get(endpoint.id) ?? newRow(endpoint);
+    rows.delete(endpoint.id);
+    if (body.children[index] !== drawn) body.insertBefore(drawn, body.children[index] ?? null);
+    writeRow(drawn, endpoint);
+  });
+  rows.forEach((gone) => gone.remove());
+}
+
+function columns() {
+  return [
     [text("status")], [text("name")], [text("kind")], [text("models")], [text("inFlight"), true], [text("requests"), true],
     [text("success"), true], [text("latency"), true], [text("tps"), true],
   ];
-  place.replaceChildren(table(columns, overview.endpoints.map(endpointRow)));
-  if (focused) place.querySelector(`[data-id="${focused}"]`)?.focus();
+}
+
+function newRow({ id }) {
+  const open = element("button", { type: "button", class: "name", "data-id": id, onclick: () => openPanel(id) });
+  const cells = [element("span", { class: "status" }), open, "", ""].map((content) => element("td", {}, content));
+  cells[3].className = "models";
+  const drawn = row(...cells, ...Array.from({ length: 5 }, () => number("")));
+  drawn.dataset.id = id;
+  return drawn;
+}
+
+function writeRow(drawn, endpoint) {
+  const [status, name, kind, models, ...figures] = drawn.children;
+  drawn.dataset.endpoint = endpoint.name;
+  status.firstChild.dataset.status = endpoint.status;
+  write(status.firstChild, text(endpoint.status));
+  write(name.firstChild, endpoint.name);
+  write(kind, endpoint.kind);
+  write(models, endpoint.models.join(", ") || NONE);
+  models.title = endpoint.models.join(", ");
+  const values = [
+    `${endpoint.in_flight} / ${endpoint.max_concurrency}`, whole(endpoint.total_requests),
+    percent(endpoint.successful_requests, endpoint.failed_requests), milliseconds(endpoint.latency_ms),
+    speed(speedOf(endpoint.id)?.aggregate_tps),
+  ];
+  figures.forEach((cell, index) => write(cell, values[index]));
 }
 
 export function statusOf(endpoint) {
   return element("span", { class: "status", "data-status": endpoint.status }, text(endpoint.status));
-}
-
-function endpointRow(endpoint) {
-  const open = element("button", { type: "button", class: "name", "data-id": endpoint.id }, endpoint.name);
-  open.addEventListener("click", () => openPanel(endpoint.id));
-  const models = endpoint.models.join(", ");
-  const drawn = row(
-    element("td", {}, statusOf(endpoint)),
-    element("td", {}, open),
-    endpoint.kind,
-    element("td", { class: "models", title: models }, models || "—"),
-    number(`${endpoint.in_flight} / ${endpoint.max_concurrency}`),
-    number(whole(endpoint.total_requests)),
-    number(percent(endpoint.successful_requests, endpoint.failed_requests)),
-    number(milliseconds(endpoint.latency_ms)),
-    number(speed(speedOf(endpoint.id)?.aggregate_tps)),
-  );
-  drawn.dataset.endpoint = endpoint.name;
-  return drawn;
 }
 
 function emptyState(add) {

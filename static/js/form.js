@@ -41,7 +41,7 @@ async function submit(form, general) {
   if (values.api_key !== "") body.api_key = values.api_key;
   try {
     await ask("/api/endpoints", "POST", body);
-    dialog.close();
+    if (dialog.contains(form)) dialog.close();
   } catch (error) {
     const field = guessField(error, values);
     for (const input of form.querySelectorAll("input")) {

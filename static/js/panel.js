@@ -29,9 +29,9 @@ listen((kinds) => {
 dialog.addEventListener("close", () => {
   // Closing is told late: it may have been opened again since.
   if (dialog.open) return;
-  const opener = document.querySelector(`[data-id="${shown}"]`);
+  const opener = document.querySelector(`button[data-id="${shown}"]`) ?? document.getElementById("add");
   shown = null;
-  opener?.focus();
+  opener.focus({ preventScroll: true });
 });
 
 export function openPanel(id) {
@@ -42,7 +42,7 @@ export function openPanel(id) {
     element("p", { class: "problem", role: "alert" }),
     element("div", { class: "actions" }),
     element("h3", {}),
-    element("div", { class: "scroll", "data-part": "models", tabindex: 0 }),
+    element("div", { class: "scroll", "data-part": "models", tabindex: 0, role: "region", "aria-label": text("byModel") }),
     element("h3", {}),
     element("div", { class: "chart", "data-part": "days" }),
   ));
@@ -66,7 +66,14 @@ function drawFacts(endpoint) {
     [text("inFlight"), `${endpoint.in_flight} / ${endpoint.max_concurrency}`], [text("lastSeen"), moment(endpoint.last_seen)],
     [text("lastError"), endpoint.last_error ?? NONE],
   ];
-  dialog.querySelector("dl").replaceChildren(...facts.flatMap(([term, value]) => [element("dt", {}, term), element("dd", {}, value)]));
+  const list = dialog.querySelector("dl");
+  if (list.childElementCount === 0) list.append(...facts.flatMap(() => [element("dt"), element("dd")]));
+  facts.forEach(([term, value], index) => {
+    const [dt, dd] = [list.children[2 * index], list.children[2 * index + 1]];
+    write(dt, term);
+    if (!(value instanceof Node)) write(dd, value);
+    else if (dd.innerHTML !== value.outerHTML) dd.replaceChildren(value);
+  });
   drawActions(endpoint);
 }
 
@@ -75,6 +82,8 @@ function drawActions(endpoint) {
   const isDraining = endpoint.status === "draining";
   const state = `${endpoint.id} ${isDraining} ${text("drain")}`;
   if (place.dataset.state === state) return;
+  const hadFocus = place.contains(document.activeElement) || document.activeElement === document.body;
+  const isFirst = place.dataset.state === undefined;
   place.dataset.state = state;
   const act = (label, path, method = "POST") => {
     const button = element("button", { type: "button", class: "quiet" }, label);
@@ -84,15 +93,17 @@ function drawActions(endpoint) {
   const actions = [act(text(isDraining ? "resume" : "drain"), isDraining ? "/resume" : "/drain"), act(text("sync"), "/sync")];
   if (endpoint.source === "api") actions.push(removeButton(endpoint));
   place.replaceChildren(...actions);
+  if (hadFocus && !isFirst) actions[0].focus();
 }
 
+// Asks once more before it removes, with a button in another place.
 function removeButton(endpoint) {
   const button = element("button", { type: "button", class: "danger last" }, text("remove"));
-  button.addEventListener("click", () => {
-    if (button.dataset.sure) return perform(button, `/api/endpoints/${endpoint.id}`, "DELETE");
-    button.dataset.sure = "1";
-    write(button, text("reallyRemove"));
-  });
+  const sure = element("button", { type: "button", class: "danger sure" }, text("reallyRemove"));
+  const cancel = element("button", { type: "button", class: "quiet last" }, text("cancel"));
+  button.addEventListener("click", () => { button.replaceWith(sure, cancel); cancel.focus(); });
+  cancel.addEventListener("click", () => { sure.remove(); cancel.replaceWith(button); button.focus(); });
+  sure.addEventListener("click", () => perform(sure, `/api/endpoints/${endpoint.id}`, "DELETE"));
   return button;
 }
 

@@ -5,17 +5,19 @@ import { apply, setConnection } from "./store.js";
 const RETRY_MIN_MS = 250;
 const RETRY_MAX_MS = 5000;
 // The server pings every 15 seconds, which a page does not see; events come every minute at least.
-const SILENCE_MAX_MS = 90000;
+const SILENCE_MAX_MS = 75000;
 
 let retryMs = RETRY_MIN_MS;
 
 export function connect() {
   const scheme = location.protocol === "https:" ? "wss:" : "ws:";
   const socket = new WebSocket(`${scheme}//${location.host}/ws/dashboard`);
-  let silence = setTimeout(() => socket.close(), SILENCE_MAX_MS);
+  let isLost = false;
+  let silence = setTimeout(lose, SILENCE_MAX_MS);
   socket.addEventListener("message", ({ data }) => {
+    if (isLost) return;
     clearTimeout(silence);
-    silence = setTimeout(() => socket.close(), SILENCE_MAX_MS);
+    silence = setTimeout(lose, SILENCE_MAX_MS);
     const event = JSON.parse(data);
     if (event.type === "Snapshot") {
       retryMs = RETRY_MIN_MS;
@@ -23,10 +25,16 @@ export function connect() {
     }
     apply(event);
   });
-  socket.addEventListener("close", () => {
+  socket.addEventListener("close", lose);
+
+  // Once: a socket that has fallen silent may tell of its end long after another has taken its place.
+  function lose() {
+    if (isLost) return;
+    isLost = true;
     clearTimeout(silence);
+    socket.close();
     setConnection("reconnecting");
     setTimeout(connect, retryMs);
     retryMs = Math.min(retryMs * 2, RETRY_MAX_MS);
-  });
+  }
 }

@@ -3,6 +3,7 @@
 import { ask, Problem } from "./api.js";
 
 const MINUTES = 60;
+const MINUTE_MS = 60000;
 
 export const state = { connection: "connecting", overview: null };
 
@@ -53,30 +54,39 @@ export function apply({ type, data }) {
 }
 
 const APPLY = {
-  QueueDepth(depth, { stats, endpoints }) {
+  QueueDepth(depth, overview) {
+    const { stats, endpoints } = overview;
     stats.total_active_requests = depth.active;
     stats.queued_requests = depth.waiting;
     stats.average_wait_time_ms = depth.avg_wait_ms;
-    if (depth.average_response_ms !== null) stats.average_response_time_ms = depth.average_response_ms;
+    overview.isMeasured = depth.average_response_ms !== null;
+    if (overview.isMeasured) stats.average_response_time_ms = depth.average_response_ms;
+    sumUp(overview);
     for (const known of endpoints) known.in_flight = depth.in_flight[known.id] ?? 0;
+  },
+  HealthChanged({ endpoint_id, ...probed }, overview) {
+    Object.assign(endpoint(endpoint_id) ?? {}, probed);
+    sumUp(overview);
   },
   RequestsCounted({ endpoint_id, ...counters }) {
     Object.assign(endpoint(endpoint_id) ?? {}, counters);
   },
   TpsUpdated({ endpoint_tps }, overview) {
+    // A request may outlive its endpoint.
+    if (removed.has(endpoint_tps.endpoint_id)) return;
     const others = overview.endpoint_tps.filter((other) => other.endpoint_id !== endpoint_tps.endpoint_id);
     overview.endpoint_tps = [...others, endpoint_tps];
   },
   MinuteAdvanced({ minute, success, error, ...totals }, overview) {
     Object.assign(overview.stats, totals);
-    const last = overview.history.at(-1);
-    if (last?.minute === minute) Object.assign(last, { success, error });
-    else overview.history = [...overview.history, { minute, success, error }].slice(-MINUTES);
+    const known = overview.history.find((other) => other.minute === minute);
+    if (known) Object.assign(known, { success, error });
+    else if (Date.parse(minute) > Date.parse(overview.history.at(-1).minute)) advance(overview, { minute, success, error });
   },
   EndpointStatusChanged({ endpoint_id, new_status }, overview) {
     const known = endpoint(endpoint_id);
     if (known) known.status = new_status;
-    countOnline(overview);
+    sumUp(overview);
     refresh(endpoint_id);
   },
   EndpointRegistered({ endpoint_id }) {
@@ -87,24 +97,55 @@ const APPLY = {
   },
   EndpointRemoved({ endpoint_id }, overview) {
     overview.endpoints = overview.endpoints.filter((known) => known.id !== endpoint_id);
-    countOnline(overview);
+    overview.endpoint_tps = overview.endpoint_tps.filter((known) => known.endpoint_id !== endpoint_id);
+    removed.add(endpoint_id);
+    outdate(endpoint_id);
+    sumUp(overview);
   },
 };
 
-function countOnline(overview) {
-  overview.stats.total_endpoints = overview.endpoints.length;
-  overview.stats.online_endpoints = overview.endpoints.filter((known) => known.status === "online").length;
+// Adds a minute, and those without a request before it.
+function advance(overview, newest) {
+  const history = overview.history;
+  const at = (minute) => new Date(minute).toISOString().replace(".000Z", "Z");
+  for (let minute = Date.parse(history.at(-1).minute) + MINUTE_MS; minute < Date.parse(newest.minute); minute += MINUTE_MS) {
+    history.push({ minute: at(minute), success: 0, error: 0 });
+    if (history.length > 2 * MINUTES) break;
+  }
+  overview.history = [...history, newest].slice(-MINUTES);
+}
+
+// Counts the endpoints, and where no request was measured, takes their latency for the response time, as the server does.
+function sumUp({ stats, endpoints, isMeasured }) {
+  const online = endpoints.filter((known) => known.status === "online");
+  stats.total_endpoints = endpoints.length;
+  stats.online_endpoints = online.length;
+  if (isMeasured ?? stats.successful_requests > 0) return;
+  const latencies = online.map((known) => known.latency_ms).filter((latency) => latency !== null);
+  stats.average_response_time_ms = latencies.length > 0 ? latencies.reduce((sum, latency) => sum + latency, 0) / latencies.length : null;
+}
+
+// Endpoints that are gone; their ids are never used again.
+const removed = new Set();
+
+// How often what is known of an endpoint was outdated: an answer to a question from before counts for nothing.
+const versions = new Map();
+
+function outdate(id) {
+  versions.set(id, (versions.get(id) ?? 0) + 1);
+  return versions.get(id);
 }
 
 // Asks for one endpoint anew, after an event has said that it is another.
 async function refresh(id) {
+  const version = outdate(id);
+  const asked = state.overview;
   const read = await ask(`/api/endpoints/${id}`).catch(ignore);
-  const overview = state.overview;
-  if (!read || !overview) return;
-  const place = overview.endpoints.findIndex((known) => known.id === id);
-  if (place < 0) overview.endpoints.push(read);
-  else overview.endpoints[place] = read;
-  countOnline(overview);
+  if (!read || versions.get(id) !== version || state.overview !== asked) return;
+  const place = asked.endpoints.findIndex((known) => known.id === id);
+  if (place < 0) asked.endpoints.push(read);
+  else asked.endpoints[place] = { ...read, in_flight: asked.endpoints[place].in_flight };
+  sumUp(asked);
   changed("EndpointChanged");
 }
 

@@ -1,5 +1,9 @@
 // Every word on the page, in English and Japanese, and how numbers and times are written.
 
+import { keep, recall } from "./memory.js";
+
+const KEY = "leaseway-language";
+
 const TEXTS = {
   en: {
     skip: "To the endpoints", connecting: "Connecting…", live: "Live", reconnecting: "Connection lost, reconnecting…",
@@ -23,6 +27,9 @@ const TEXTS = {
     slotsHint: "requests at a time", key: "API key", keyHint: "sent in place of the client's; never shown again",
     addressHint: "for example http://10.0.0.11:8000", cancel: "Cancel", saving: "Saving…", noAnswer: "Leaseway gives no answer.",
     never: "never",
+    only_candidate: "the only one free", not_failing: "the next best has just failed", not_busy: "the next best is busy",
+    reported: "the next best reports no load", lowest_score: "lowest load", highest_capability: "highest capability",
+    least_active: "least active", round_robin: "in turn",
   },
   ja: {
     skip: "エンドポイントへ", connecting: "接続中…", live: "ライブ", reconnecting: "接続が切れました。再接続中…",
@@ -46,6 +53,9 @@ const TEXTS = {
     slotsHint: "同時に処理するリクエスト数", key: "API キー", keyHint: "クライアントのキーの代わりに送信。再表示されません",
     addressHint: "例: http://10.0.0.11:8000", cancel: "キャンセル", saving: "保存中…", noAnswer: "Leaseway が応答しません。",
     never: "なし",
+    only_candidate: "空きはここのみ", not_failing: "次点は直前に失敗", not_busy: "次点は高負荷",
+    reported: "次点は負荷を報告せず", lowest_score: "最小の負荷", highest_capability: "最高の性能",
+    least_active: "最も空きが多い", round_robin: "順番",
   },
 };
 
@@ -54,7 +64,7 @@ const NONE = "—";
 let language = remembered();
 
 function remembered() {
-  const kept = localStorage.getItem("leaseway-language");
+  const kept = recall(KEY);
   if (kept in TEXTS) return kept;
   return navigator.language.startsWith("ja") ? "ja" : "en";
 }
@@ -65,7 +75,7 @@ export function currentLanguage() {
 
 export function switchLanguage() {
   language = language === "en" ? "ja" : "en";
-  localStorage.setItem("leaseway-language", language);
+  keep(KEY, language);
 }
 
 export function text(key) {

@@ -1,15 +1,17 @@
 // Light or dark: as the system prefers, until somebody switches.
 
+import { keep, recall } from "./memory.js";
+
 const KEY = "leaseway-theme";
 const THEMES = ["auto", "light", "dark"];
 
 export function theme() {
-  const kept = localStorage.getItem(KEY);
+  const kept = recall(KEY);
   return THEMES.includes(kept) ? kept : "auto";
 }
 
 export function nextTheme() {
-  localStorage.setItem(KEY, THEMES[(THEMES.indexOf(theme()) + 1) % THEMES.length]);
+  keep(KEY, THEMES[(THEMES.indexOf(theme()) + 1) % THEMES.length]);
   showTheme();
 }
 

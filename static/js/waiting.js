@@ -1,7 +1,7 @@
 // The waiting room: who waits, what runs where, and the last grants with their reason.
 
 import { ask } from "./api.js";
-import { element, number, row, table } from "./dom.js";
+import { element, number, row, table, write } from "./dom.js";
 import { clock, milliseconds, NONE, text, whole } from "./text.js";
 
 // How often it is read again at most while the line moves, in milliseconds.
@@ -12,6 +12,10 @@ const place = document.getElementById("waiting");
 let isVisible = false;
 let isDue = false;
 let line = null;
+let readAt = 0;
+
+// What runs goes on running.
+setInterval(() => isVisible && !document.hidden && line?.running.length > 0 && drawWaiting(), READ_AGAIN_MS);
 
 new IntersectionObserver(([entry]) => {
   isVisible = entry.isIntersecting;
@@ -28,6 +32,7 @@ export function lineMoved() {
 
 async function read() {
   line = await ask("/api/queue/waiting").catch(() => line);
+  readAt = performance.now();
   drawWaiting();
 }
 
@@ -35,18 +40,23 @@ export function drawWaiting() {
   if (!line) return;
   const models = line.models.map((model) => row(model.model, number(whole(model.waiting)),
     number(model.estimated_wait === null ? NONE : `${model.estimated_wait} s`)));
-  const running = line.running.map((one) => row(one.endpoint, one.model, one.api_kind, number(milliseconds(one.elapsed_ms))));
-  const grants = line.grants.map((grant) => row(clock(grant.time), grant.endpoint, grant.model, grant.reason, number(milliseconds(grant.wait_ms))));
-  place.replaceChildren(
-    part("waitsNow", "nobodyWaits", [[text("model")], [text("waiting"), true], [text("estimate"), true]], models),
-    part("running", "nothingRuns", [[text("endpoint")], [text("model")], [text("api")], [text("elapsed"), true]], running),
-    part("grants", "noGrants", [[text("time")], [text("endpoint")], [text("model")], [text("reason")], [text("waited"), true]], grants),
-  );
+  const since = performance.now() - readAt;
+  const running = line.running.map((one) => row(one.endpoint, one.model, one.api_kind, number(milliseconds(one.elapsed_ms + since))));
+  const grants = line.grants.map((grant) => row(clock(grant.time), grant.endpoint, grant.model, text(grant.reason), number(milliseconds(grant.wait_ms))));
+  part("waitsNow", "nobodyWaits", [[text("model")], [text("waiting"), true], [text("estimate"), true]], models);
+  part("running", "nothingRuns", [[text("endpoint")], [text("model")], [text("api")], [text("elapsed"), true]], running);
+  part("grants", "noGrants", [[text("time")], [text("endpoint")], [text("model")], [text("reason")], [text("waited"), true]], grants);
 }
 
+// The frames stay, so that scrolling and focus do.
 function part(title, none, columns, rows) {
-  const content = rows.length > 0 ? table(columns, rows) : element("p", { class: "none" }, text(none));
-  return element("div", { "data-part": title },
-    element("h3", {}, text(title)),
-    element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": text(title) }, content));
+  let frame = place.querySelector(`[data-part=${title}]`);
+  if (!frame) {
+    frame = element("div", { "data-part": title }, element("h3"), element("div", { class: "scroll", tabindex: 0, role: "region" }));
+    place.append(frame);
+  }
+  const [heading, scroll] = frame.children;
+  write(heading, text(title));
+  scroll.setAttribute("aria-label", text(title));
+  scroll.replaceChildren(rows.length > 0 ? table(columns, rows) : element("p", { class: "none" }, text(none)));
 }

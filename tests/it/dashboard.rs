@@ -6,7 +6,7 @@ use awc::http::Method;
 use serde_json::json;
 
 use crate::support::browser::Tab;
-use crate::support::fake_endpoint::json_answer;
+use crate::support::fake_endpoint::{json_answer, polite};
 use crate::support::{FakeEndpoint, RawClient, TestApp, chat, soon};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -93,7 +93,7 @@ async fn the_queue_rises_and_falls_and_the_waiting_room_shows_it() {
     endpoint.release(4);
     tab.until_text(&stat("queued-requests"), "0").await;
     tab.until_text("[data-part=waitsNow] .none", "Nobody waits.").await;
-    tab.until_text("[data-part=grants] tbody td:nth-child(4)", "only_candidate").await;
+    tab.until_text("[data-part=grants] tbody td:nth-child(4)", "the only one free").await;
     app.until_counted(&id, 4, 0).await;
     close(tab).await;
     app.finish().await;
@@ -165,6 +165,8 @@ async fn endpoints_are_added_looked_at_and_removed_by_keyboard_alone() {
     tab.press("Enter").await;
     reach("#panel .danger").await;
     tab.press("Enter").await;
+    tab.until("it asks once more", "document.activeElement.matches('#panel .actions .quiet.last')").await;
+    reach("#panel .sure").await;
     tab.press("Enter").await;
     tab.until(
         "it is gone",
@@ -174,6 +176,57 @@ async fn endpoints_are_added_looked_at_and_removed_by_keyboard_alone() {
     assert_eq!(app.get("/api/endpoints").await.json(), json!([]));
     let problems = tab.close().await;
     assert!(problems.iter().all(|problem| problem.contains("400")), "{problems:#?}");
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn after_many_events_the_page_shows_what_the_overview_says() {
+    let (app, a) = (TestApp::start().await, FakeEndpoint::start(&["m", "n"]).await);
+    let tab = Tab::open(app.address).await;
+    let b = FakeEndpoint::start(&["n", "o"]).await;
+    let (a_id, b_id) = (app.register_scored("a", &a, 2).await, app.register_scored("b", &b, 1).await);
+    for round in 0..30 {
+        let model = ["m", "n", "o", "unknown"][round % 4];
+        if round == 9 {
+            a.script(|_| json_answer(500, "{}"));
+        }
+        if round == 15 {
+            a.script(polite);
+        }
+        app.post(CHAT, &chat(model, round % 2 == 0)).await;
+    }
+    app.send(Method::DELETE, &format!("/api/endpoints/{b_id}"), &[], "").await;
+    app.until_endpoint(&a_id, "idle", |view| view["in_flight"] == 0).await;
+    // The store as the page has it, against the server's own account, without what is a matter of the moment.
+    let same = "(async () => {\
+        const { state } = await import('/static/js/store.js');\
+        const overview = await (await fetch('/api/dashboard/overview')).json();\
+        const plain = ({ endpoints, stats, history, endpoint_tps }) => JSON.stringify([\
+            endpoints.map((endpoint) => Object.entries(endpoint).sort()), Object.entries(stats).sort(), history,\
+            endpoint_tps.filter((speed) => speed.total_requests > 0).map((speed) => Object.entries(speed).sort())]);\
+        return plain(state.overview) === plain(overview);\
+    })()";
+    tab.until("the page is right", same).await;
+    let problems = tab.close().await;
+    // It may ask for an endpoint that is gone meanwhile.
+    assert!(problems.iter().all(|problem| problem.contains("404")), "on the console: {problems:#?}");
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn a_click_takes_its_time_whatever_happens_on_the_page() {
+    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    app.register("gpu-1", &endpoint, 1).await;
+    let tab = Tab::open(app.address).await;
+    tab.until_text("[data-endpoint=gpu-1] .status", "online").await;
+    tab.hold_down("[data-endpoint=gpu-1] button").await;
+    for count in 1..=3 {
+        assert_eq!(app.post(CHAT, &chat("m", false)).await.status, 200);
+        tab.until_text(&stat("total-requests"), &count.to_string()).await;
+    }
+    tab.let_go("[data-endpoint=gpu-1] button").await;
+    tab.until_text("#panel h2", "gpu-1").await;
+    close(tab).await;
     app.finish().await;
 }
 
@@ -214,7 +267,7 @@ async fn no_width_needs_scrolling_sideways_and_the_first_paint_is_small() {
         tab.until("all rows", &format!("document.querySelectorAll('[data-endpoint]').length === {count}")).await;
         for width in [1440, 390] {
             tab.show(width, 900).await;
-            tab.until("it fits", "document.documentElement.scrollWidth <= window.innerWidth").await;
+            tab.until("it fits", &format!("document.documentElement.scrollWidth <= {width}")).await;
             for theme in ["light", "dark"] {
                 tab.prefer(theme).await;
                 tab.until(theme, &format!("document.documentElement.dataset.theme === '{theme}'")).await;

@@ -10,6 +10,7 @@ use super::reports::Reports;
 use crate::domain::endpoint::{
     EndpointDefinition, EndpointFacts, EndpointKind, EndpointSource, EndpointStatus, Target,
 };
+use crate::domain::event::HealthChanged;
 use crate::domain::health::Health;
 use crate::domain::history::Counters;
 use crate::domain::ids::{EndpointId, ModelId};
@@ -123,6 +124,16 @@ impl Entry {
             models: self.models.clone(),
             latency_ms: self.health.latency_ms,
             last_seen: self.health.last_seen,
+        }
+    }
+
+    /// Returns what viewers are told of its health.
+    pub fn health_changed(&self) -> HealthChanged {
+        HealthChanged {
+            endpoint_id: self.target.id,
+            latency_ms: self.health.latency_ms,
+            last_seen: self.health.last_seen,
+            last_error: self.health.last_error().map(str::to_owned),
         }
     }
 

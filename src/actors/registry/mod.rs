@@ -223,7 +223,11 @@ impl Handler<LeaseEnded> for Registry {
         let Some(entry) = self.entries.get_mut(&ended.endpoint) else { return };
         entry.counters.add(Counters::of(&ended.outcome));
         self.counted.insert(ended.endpoint);
+        let was_well = entry.health.last_error().is_none();
         entry.health.request_ended(&ended.outcome);
+        if !was_well || entry.health.last_error().is_some() {
+            self.neighbours.events.do_send(Publish(Event::HealthChanged(entry.health_changed())));
+        }
         let Outcome::Failed(failure) = &ended.outcome else { return };
         entry.is_suspect |= failure.ranks_last();
         if failure.blames_endpoint() {

@@ -6,6 +6,7 @@ use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseAct
 
 use super::entry::{EndpointView, Entry};
 use super::{Registry, RegistryError};
+use crate::actors::event_hub::Publish;
 use crate::clock;
 use crate::domain::endpoint::{EndpointStatus, Target};
 use crate::domain::event::Event;
@@ -117,6 +118,7 @@ impl Registry {
             Err(failure) => entry.health.failed(sent, target.heard(), failure, self.health.failures_to_offline),
         }
         self.unsaved.insert(id);
+        self.neighbours.events.do_send(Publish(Event::HealthChanged(entry.health_changed())));
         let status = entry.status();
         let changed = status != status_before || seen_before != (entry.models.clone(), entry.detected_kind);
         if !changed {

@@ -8,7 +8,9 @@ use std::time::Duration;
 use chromiumoxide::cdp::browser_protocol::emulation::{
     MediaFeature, SetDeviceMetricsOverrideParams, SetEmulatedMediaParams,
 };
-use chromiumoxide::cdp::browser_protocol::input::{DispatchKeyEventParams, DispatchKeyEventType};
+use chromiumoxide::cdp::browser_protocol::input::{
+    DispatchKeyEventParams, DispatchKeyEventType, DispatchMouseEventParams, DispatchMouseEventType, MouseButton,
+};
 use chromiumoxide::cdp::browser_protocol::log::EventEntryAdded;
 use chromiumoxide::cdp::js_protocol::runtime::{EventConsoleApiCalled, EventExceptionThrown};
 use chromiumoxide::{Browser, BrowserConfig, Page};
@@ -112,6 +114,24 @@ impl Tab {
     pub async fn click(&self, selector: &str) {
         let element = self.page.find_element(selector).await.unwrap_or_else(|error| panic!("{error}: {selector}"));
         element.click().await.unwrap_or_else(|error| panic!("{error}: {selector}"));
+    }
+
+    /// Presses the mouse on the first element of this kind.
+    pub async fn hold_down(&self, selector: &str) {
+        self.mouse(selector, DispatchMouseEventType::MousePressed).await;
+    }
+
+    /// Lets the mouse go on it.
+    pub async fn let_go(&self, selector: &str) {
+        self.mouse(selector, DispatchMouseEventType::MouseReleased).await;
+    }
+
+    async fn mouse(&self, selector: &str, kind: DispatchMouseEventType) {
+        let element = self.page.find_element(selector).await.unwrap_or_else(|error| panic!("{error}: {selector}"));
+        let at = element.clickable_point().await.expect("on the page");
+        let event = DispatchMouseEventParams::builder().r#type(kind).x(at.x).y(at.y);
+        let event = event.button(MouseButton::Left).click_count(1).build().expect("an event");
+        self.page.execute(event).await.expect("done");
     }
 
     /// Presses a key, as the keyboard would: `Tab`, `Enter`, `Escape`, or one that writes itself.
