@@ -62,13 +62,16 @@ const APPLY = {
     overview.isMeasured = depth.average_response_ms !== null;
     if (overview.isMeasured) stats.average_response_time_ms = depth.average_response_ms;
     sumUp(overview);
+    overview.inFlight = depth.in_flight;
     for (const known of endpoints) known.in_flight = depth.in_flight[known.id] ?? 0;
   },
-  HealthChanged({ endpoint_id, ...probed }, overview) {
-    Object.assign(endpoint(endpoint_id) ?? {}, probed);
+  HealthChanged({ endpoint_id, ...health }, overview) {
+    touch(endpoint_id);
+    Object.assign(endpoint(endpoint_id) ?? {}, health);
     sumUp(overview);
   },
   RequestsCounted({ endpoint_id, ...counters }) {
+    touch(endpoint_id);
     Object.assign(endpoint(endpoint_id) ?? {}, counters);
   },
   TpsUpdated({ endpoint_tps }, overview) {
@@ -99,7 +102,6 @@ const APPLY = {
     overview.endpoints = overview.endpoints.filter((known) => known.id !== endpoint_id);
     overview.endpoint_tps = overview.endpoint_tps.filter((known) => known.endpoint_id !== endpoint_id);
     removed.add(endpoint_id);
-    outdate(endpoint_id);
     sumUp(overview);
   },
 };
@@ -128,23 +130,32 @@ function sumUp({ stats, endpoints, isMeasured }) {
 // Endpoints that are gone; their ids are never used again.
 const removed = new Set();
 
-// How often what is known of an endpoint was outdated: an answer to a question from before counts for nothing.
-const versions = new Map();
+// The endpoints that are being asked for, and whether something has changed since they were.
+const reading = new Map();
 
-function outdate(id) {
-  versions.set(id, (versions.get(id) ?? 0) + 1);
-  return versions.get(id);
+function touch(id) {
+  if (reading.has(id)) reading.set(id, true);
 }
 
-// Asks for one endpoint anew, after an event has said that it is another.
+// Asks for one endpoint anew, after an event has said that it is another, until nothing has changed meanwhile.
 async function refresh(id) {
-  const version = outdate(id);
+  if (reading.has(id)) return touch(id);
   const asked = state.overview;
-  const read = await ask(`/api/endpoints/${id}`).catch(ignore);
-  if (!read || versions.get(id) !== version || state.overview !== asked) return;
+  let read;
+  do {
+    reading.set(id, false);
+    read = await ask(`/api/endpoints/${id}`).catch(ignore);
+  } while (reading.get(id));
+  reading.delete(id);
+  if (!read || removed.has(id) || state.overview !== asked) return;
+  if (asked.inFlight) read.in_flight = asked.inFlight[id] ?? 0;
   const place = asked.endpoints.findIndex((known) => known.id === id);
-  if (place < 0) asked.endpoints.push(read);
-  else asked.endpoints[place] = { ...read, in_flight: asked.endpoints[place].in_flight };
+  if (place < 0) {
+    asked.endpoints.push(read);
+    asked.endpoints.sort((one, other) => Date.parse(one.registered_at) - Date.parse(other.registered_at));
+  } else {
+    asked.endpoints[place] = read;
+  }
   sumUp(asked);
   changed("EndpointChanged");
 }
