@@ -155,7 +155,8 @@ impl LoadManager {
 
     fn note_depth(&mut self, ctx: &mut Context<Self>) {
         let depth = (self.dispatcher.waiting(), self.dispatcher.active());
-        if depth == self.depth && !std::mem::take(&mut self.slots_moved) {
+        let slots_moved = std::mem::take(&mut self.slots_moved);
+        if depth == self.depth && !slots_moved {
             return;
         }
         self.depth = depth;
@@ -238,7 +239,10 @@ impl Handler<AcquireLease> for LoadManager {
         let mut decisions = Vec::new();
         let failed = match failed.map(|lease| self.end(lease.into_end(), &mut decisions)) {
             // It was cut off when the shutdown grace was over, and its request with it.
-            Some(None) => return Answer::Now(Err(Refusal::Draining)),
+            Some(None) => {
+                self.carry_out(decisions, ctx);
+                return Answer::Now(Err(Refusal::Draining));
+            }
             ended => ended.flatten(),
         };
         let now = clock::now();

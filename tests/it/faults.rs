@@ -5,13 +5,11 @@ use std::time::Duration;
 use actix_web::http::Method;
 use serde_json::{Value, json};
 
+use super::failover::{BROKEN, BUSY};
 use crate::support::fake_endpoint::{DONE, LOADING, STREAM_HEAD, chunk, content, json_answer};
 use crate::support::{FakeEndpoint, RawClient, Step, TestApp, chat};
 
 const CHAT: &str = "/v1/chat/completions";
-
-const BUSY: &str = r#"{"error":{"message":"server busy, please try again","type":"x","param":null,"code":null}}"#;
-const BROKEN: &str = r#"{"error":{"message":"of the endpoint","type":"x","param":null,"code":null}}"#;
 
 /// Something done wrong before the first byte of an answer.
 struct Fault {
