@@ -5,6 +5,7 @@ use diesel::dsl::sql;
 use diesel::expression::SqlLiteral;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
+use diesel::upsert::excluded;
 use uuid::Uuid;
 
 use super::schema::endpoint_daily_stats::{self as daily, table};
@@ -13,8 +14,12 @@ use crate::domain::history::{Counters, DailyKey, DailySums};
 use crate::domain::ids::{EndpointId, ModelId};
 use crate::domain::request::ApiKind;
 
+/// How many rows one statement adds: few enough for any database.
+const ADDED_AT_ONCE: usize = 100;
+
 #[derive(Queryable, Selectable, Insertable)]
 #[diesel(table_name = daily)]
+#[diesel(treat_none_as_default_value = false)]
 struct Row {
     endpoint_id: String,
     model_id: String,
@@ -87,22 +92,21 @@ pub(super) fn add_sums<'a>(
     connection: &mut SqliteConnection,
     sums: impl IntoIterator<Item = (&'a DailyKey, &'a DailySums)>,
 ) -> QueryResult<()> {
-    for (key, sums) in sums {
-        let row = Row::from((key, sums));
-        let known = table.find((&row.endpoint_id, &row.model_id, &row.date, &row.api_kind));
-        let updated = diesel::update(known)
+    let rows: Vec<Row> = sums.into_iter().map(Row::from).collect();
+    for rows in rows.chunks(ADDED_AT_ONCE) {
+        diesel::insert_into(table)
+            .values(rows)
+            .on_conflict((daily::endpoint_id, daily::model_id, daily::date, daily::api_kind))
+            .do_update()
             .set((
-                daily::total_requests.eq(daily::total_requests + row.total_requests),
-                daily::successful_requests.eq(daily::successful_requests + row.successful_requests),
-                daily::failed_requests.eq(daily::failed_requests + row.failed_requests),
-                daily::total_output_tokens.eq(daily::total_output_tokens + row.total_output_tokens),
-                daily::total_duration_ms.eq(daily::total_duration_ms + row.total_duration_ms),
-                daily::measured_requests.eq(daily::measured_requests + row.measured_requests),
+                daily::total_requests.eq(daily::total_requests + excluded(daily::total_requests)),
+                daily::successful_requests.eq(daily::successful_requests + excluded(daily::successful_requests)),
+                daily::failed_requests.eq(daily::failed_requests + excluded(daily::failed_requests)),
+                daily::total_output_tokens.eq(daily::total_output_tokens + excluded(daily::total_output_tokens)),
+                daily::total_duration_ms.eq(daily::total_duration_ms + excluded(daily::total_duration_ms)),
+                daily::measured_requests.eq(daily::measured_requests + excluded(daily::measured_requests)),
             ))
             .execute(connection)?;
-        if updated == 0 {
-            diesel::insert_into(table).values(row).execute(connection)?;
-        }
     }
     Ok(())
 }

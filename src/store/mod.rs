@@ -149,7 +149,13 @@ impl CustomizeConnection<SqliteConnection, diesel::r2d2::Error> for SetUp {
 
 #[cfg(test)]
 mod tests {
+    use chrono::NaiveDate;
+    use uuid::Uuid;
+
     use super::*;
+    use crate::domain::history::{Counters, DailyKey, DailySums};
+    use crate::domain::ids::{EndpointId, ModelId};
+    use crate::domain::request::ApiKind;
 
     #[test]
     fn migrations_go_up_and_down_and_up() {
@@ -164,5 +170,33 @@ mod tests {
         assert!(!tables(&mut connection));
         connection.run_pending_migrations(MIGRATIONS).expect("up again");
         assert!(tables(&mut connection));
+    }
+
+    #[test]
+    fn a_batch_of_any_size_is_added_to_what_was_there() {
+        let store = Store::open("sqlite://:memory:").expect("a database in memory");
+        let (date, endpoint) = (NaiveDate::default(), EndpointId(Uuid::new_v4()));
+        let leases = Counters { total: 2, successful: 1, failed: 1 };
+        let sums = DailySums { leases, output_tokens: 7, duration_ms: 20, measured: 1 };
+        let key = |model: usize| DailyKey {
+            endpoint,
+            model: ModelId::from(format!("m{model}").as_str()),
+            api_kind: ApiKind::Responses,
+            date,
+        };
+        let batch = Batch {
+            daily: (0..501).map(|model| (key(model), sums)).collect(),
+            requests: [(date, leases)].into_iter().collect(),
+            ..Batch::default()
+        };
+        for _ in 0..2 {
+            store.write_batch(&batch).expect("written");
+        }
+        let twice = Counters { total: 4, successful: 2, failed: 2 };
+        assert_eq!(store.load_request_totals().expect("read"), twice);
+        let models = store.load_model_sums(Some(endpoint)).expect("read");
+        assert_eq!(models.len(), 501);
+        let expected = DailySums { leases: twice, output_tokens: 14, duration_ms: 40, measured: 2 };
+        assert!(models.iter().all(|(_, sums)| *sums == expected));
     }
 }

@@ -2,6 +2,7 @@
 
 use chrono::NaiveDate;
 use diesel::prelude::*;
+use diesel::upsert::excluded;
 
 use super::schema::request_daily_stats::{self as daily, table};
 use super::{Store, StoreError};
@@ -13,23 +14,22 @@ pub(super) fn add_counters<'a>(
     counters: impl IntoIterator<Item = (&'a NaiveDate, &'a Counters)>,
 ) -> QueryResult<()> {
     for (date, requests) in counters {
-        let date = date.to_string();
-        let updated = diesel::update(table.find(&date))
+        let row = (
+            daily::date.eq(date.to_string()),
+            daily::total_requests.eq(requests.total),
+            daily::successful_requests.eq(requests.successful),
+            daily::failed_requests.eq(requests.failed),
+        );
+        diesel::insert_into(table)
+            .values(row)
+            .on_conflict(daily::date)
+            .do_update()
             .set((
-                daily::total_requests.eq(daily::total_requests + requests.total),
-                daily::successful_requests.eq(daily::successful_requests + requests.successful),
-                daily::failed_requests.eq(daily::failed_requests + requests.failed),
+                daily::total_requests.eq(daily::total_requests + excluded(daily::total_requests)),
+                daily::successful_requests.eq(daily::successful_requests + excluded(daily::successful_requests)),
+                daily::failed_requests.eq(daily::failed_requests + excluded(daily::failed_requests)),
             ))
             .execute(connection)?;
-        if updated == 0 {
-            let row = (
-                daily::date.eq(date),
-                daily::total_requests.eq(requests.total),
-                daily::successful_requests.eq(requests.successful),
-                daily::failed_requests.eq(requests.failed),
-            );
-            diesel::insert_into(table).values(row).execute(connection)?;
-        }
     }
     Ok(())
 }
