@@ -4,6 +4,7 @@ import { ask, Problem } from "./api.js";
 
 const MINUTES = 60;
 const MINUTE_MS = 60000;
+const STATUSES = ["pending", "loading", "online", "draining", "offline", "error"];
 
 export const state = { connection: "connecting", overview: null };
 
@@ -47,10 +48,15 @@ export function speedOf(id) {
 }
 
 export function apply({ type, data }) {
-  if (type === "Snapshot") state.overview = data;
+  if (type === "Snapshot") begin(data);
   else if (state.overview && type in APPLY) APPLY[type](data, state.overview);
   else return;
   changed(type);
+}
+
+function begin(overview) {
+  overview.isMeasured = overview.stats.average_response_time_ms !== averageLatency(overview.endpoints);
+  state.overview = overview;
 }
 
 const APPLY = {
@@ -119,12 +125,14 @@ function advance(overview, newest) {
 
 // Counts the endpoints, and where no request was measured, takes their latency for the response time, as the server does.
 function sumUp({ stats, endpoints, isMeasured }) {
-  const online = endpoints.filter((known) => known.status === "online");
   stats.total_endpoints = endpoints.length;
-  stats.online_endpoints = online.length;
-  if (isMeasured ?? stats.successful_requests > 0) return;
-  const latencies = online.map((known) => known.latency_ms).filter((latency) => latency !== null);
-  stats.average_response_time_ms = latencies.length > 0 ? latencies.reduce((sum, latency) => sum + latency, 0) / latencies.length : null;
+  for (const status of STATUSES) stats[`${status}_endpoints`] = endpoints.filter((known) => known.status === status).length;
+  if (!isMeasured) stats.average_response_time_ms = averageLatency(endpoints);
+}
+
+function averageLatency(endpoints) {
+  const latencies = endpoints.filter((known) => known.status === "online").map((known) => known.latency_ms).filter((latency) => latency !== null);
+  return latencies.length > 0 ? latencies.reduce((sum, latency) => sum + latency, 0) / latencies.length : null;
 }
 
 // Endpoints that are gone; their ids are never used again.

@@ -6,7 +6,7 @@ use awc::http::Method;
 use serde_json::json;
 
 use crate::support::browser::Tab;
-use crate::support::fake_endpoint::json_answer;
+use crate::support::fake_endpoint::{json_answer, polite};
 use crate::support::{FakeEndpoint, RawClient, TestApp, chat, soon};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -176,6 +176,42 @@ async fn endpoints_are_added_looked_at_and_removed_by_keyboard_alone() {
     assert_eq!(app.get("/api/endpoints").await.json(), json!([]));
     let problems = tab.close().await;
     assert!(problems.iter().all(|problem| problem.contains("400")), "{problems:#?}");
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn after_many_events_the_page_shows_what_the_overview_says() {
+    let (app, a) = (TestApp::start().await, FakeEndpoint::start(&["m", "n"]).await);
+    let tab = Tab::open(app.address).await;
+    let b = FakeEndpoint::start(&["n", "o"]).await;
+    let (a_id, b_id) = (app.register_scored("a", &a, 2).await, app.register_scored("b", &b, 1).await);
+    for round in 0..30 {
+        let model = ["m", "n", "o", "unknown"][round % 4];
+        if round == 9 {
+            a.script(|_| json_answer(500, "{}"));
+        }
+        if round == 15 {
+            a.script(polite);
+        }
+        app.post(CHAT, &chat(model, round % 2 == 0)).await;
+    }
+    app.send(Method::DELETE, &format!("/api/endpoints/{b_id}"), &[], "").await;
+    app.until_endpoint(&a_id, "idle", |view| view["in_flight"] == 0).await;
+    // The store as the page has it, against the server's own account, without what is a matter of the moment.
+    let same = "(async () => {\
+        const { state } = await import('/static/js/store.js');\
+        const overview = await (await fetch('/api/dashboard/overview')).json();\
+        const lines = ({ endpoints, stats, history, endpoint_tps }) => [\
+            ...endpoints, stats, ...history, ...endpoint_tps.filter((speed) => speed.total_requests > 0),\
+        ].flatMap(Object.entries).map((entry) => JSON.stringify(entry)).sort();\
+        const [page, server] = [lines(state.overview), lines(overview)];\
+        const only = (some, others) => some.filter((line, place) => line !== others[place]);\
+        return `${page}` === `${server}` || { page: only(page, server), server: only(server, page) };\
+    })()";
+    tab.until("the page is right", same).await;
+    let problems = tab.close().await;
+    // It may ask for an endpoint that is gone meanwhile.
+    assert!(problems.iter().all(|problem| problem.contains("404")), "on the console: {problems:#?}");
     app.finish().await;
 }
 

@@ -17,8 +17,9 @@ use chromiumoxide::{Browser, BrowserConfig, Page};
 use futures_util::StreamExt;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::time::timeout;
 
-use super::soon;
+use super::PATIENCE;
 
 /// Where Debian's package puts it.
 const CHROMIUM: &str = "/usr/bin/chromium";
@@ -99,8 +100,15 @@ impl Tab {
 
     /// Waits until an expression is true on the page.
     pub async fn until(&self, what: &str, expression: &str) {
-        let waiting = async { while self.value(expression).await != Value::Bool(true) {} };
-        soon(what, waiting).await;
+        let mut seen = Value::Null;
+        let waiting = async {
+            while seen != Value::Bool(true) {
+                seen = self.value(expression).await;
+            }
+        };
+        if timeout(PATIENCE, waiting).await.is_err() {
+            panic!("{what} did not happen within {} s, but {seen}", PATIENCE.as_secs());
+        }
     }
 
     /// Waits until the first element of this kind has this text.
