@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Handler, StreamHandler, WrapFuture};
 use actix_web::{HttpRequest, HttpResponse, web};
 use actix_web_actors::ws;
-use serde_json::json;
+use serde::Serialize;
 
 use super::Services;
 use super::overview::Overview;
@@ -18,6 +18,13 @@ const PING_INTERVAL: Duration = Duration::from_secs(15);
 
 /// A peer that has been silent for this long is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(40);
+
+/// What comes before every event, and looks like one.
+#[derive(Serialize)]
+#[serde(tag = "type", content = "data")]
+enum First {
+    Snapshot(Overview),
+}
 
 /// A viewer's session.
 pub struct Session {
@@ -54,7 +61,7 @@ impl Session {
         ctx.spawn(read.into_actor(self).map(|overview, session, ctx| {
             let held = session.held.take().unwrap_or_default();
             match overview {
-                Ok(overview) => ctx.text(json!({ "type": "Snapshot", "data": overview }).to_string()),
+                Ok(overview) => ctx.text(serde_json::to_string(&First::Snapshot(overview)).expect("text keys only")),
                 Err(error) => {
                     log::debug!("viewer let go error=\"{error}\"");
                     return leave(ctx, ws::CloseCode::Again);

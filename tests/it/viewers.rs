@@ -1,9 +1,10 @@
 //! What viewers are told.
 
+use std::time::{Duration, Instant};
+
 use futures_util::future::{join, join_all};
 use serde_json::json;
 
-use crate::support::test_app::Viewer;
 use crate::support::{FakeEndpoint, RawClient, TestApp, chat};
 
 #[actix_web::test]
@@ -69,26 +70,35 @@ async fn a_viewer_sees_everything_first_and_then_what_changes() {
 }
 
 #[actix_web::test]
-async fn viewers_that_do_not_read_slow_nobody() {
-    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
-    let id = app.register("a", &endpoint, 8).await;
-    let mut reading = join_all((0..20).map(|_| app.viewer())).await;
+async fn viewers_that_do_not_read_slow_nobody_and_start_afresh_when_they_do() {
+    let app = TestApp::start().await;
+    let mut reading = app.viewer().await;
+    // So many names that a snapshot is more than any socket holds back.
+    let names: Vec<String> = (0..7000).map(|number| format!("{number:0>500}")).collect();
+    let mut models: Vec<&str> = names.iter().map(String::as_str).collect();
+    models.push("m");
+    let mut endpoints = Vec::new();
+    for name in ["a", "b", "c"] {
+        endpoints.push(FakeEndpoint::start(&models).await);
+        app.register(name, &endpoints[endpoints.len() - 1], 4).await;
+    }
     let handshake = "GET /ws/dashboard HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     let stalled = join_all((0..5).map(|_| RawClient::send(app.address, handshake))).await;
-    let question = chat("m", false);
-    let ask = async || {
-        for _ in 0..100 {
-            assert_eq!(app.post("/v1/chat/completions", &question).await.status, 200);
-        }
-    };
-    let watch = |viewer: Viewer| async {
-        let mut viewer = viewer;
-        viewer.until("RequestsCounted", |data| data["total_requests"] == 400).await;
-    };
-    join(join_all((0..4).map(|_| ask())), join_all(reading.drain(..).map(watch))).await;
-    app.until_counted(&id, 400, 0).await;
-    drop(stalled);
+    // Three times as many gatherings of events as a mailbox takes messages.
+    let (started, mut requests) = (Instant::now(), 0);
+    while started.elapsed() < Duration::from_secs(5) {
+        assert_eq!(app.post("/v1/chat/completions", &chat("m", false)).await.status, 200);
+        requests += 1;
+    }
+    reading.until("MinuteAdvanced", |data| data["total_requests"] == requests).await;
+    for mut viewer in stalled {
+        viewer.read_until(r#"{"type":"Snapshot""#).await;
+        let missed = viewer.read_until(r#"{"type":"Snapshot""#).await;
+        let told = missed.matches(r#""type":"MinuteAdvanced""#).count();
+        assert!((1..25).contains(&told), "{told} events of a kind were kept for one who did not read");
+        viewer.read_until(&format!(r#""total_requests":{requests}}},"history""#)).await;
+    }
     app.finish().await;
 }
 

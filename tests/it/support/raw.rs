@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use memchr::memmem;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -50,9 +51,10 @@ impl RawClient {
 
     /// Reads until what has come contains `part`, and returns it.
     pub async fn read_until(&mut self, part: &str) -> String {
-        let mut read = Vec::new();
+        let (mut read, mut searched) = (Vec::new(), 0);
         let reading = async {
-            while !String::from_utf8_lossy(&read).contains(part) {
+            while memmem::find(&read[searched..], part.as_bytes()).is_none() {
+                searched = read.len().saturating_sub(part.len());
                 let count = self.0.read_buf(&mut read).await.expect("readable");
                 assert!(count > 0, "closed after: {}", String::from_utf8_lossy(&read));
             }
