@@ -93,7 +93,7 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     let known = reconcile(store.load_endpoints()?, config.endpoints.clone(), wall, Uuid::new_v4);
     store.save_endpoints(&known.saved, &known.removed)?;
     known.warn_of_taken_over();
-    let (past, speeds) = restore::restore(&store, wall);
+    let (past, speeds) = restore::restore(&store, &known.endpoints, wall);
 
     let persistence = SyncArbiter::start(1, move || Persistence::new(store.clone()));
     let events = EventHub::default().start();
@@ -107,6 +107,7 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     let neighbours = Neighbours {
         persistence: persistence.clone(),
         dispatcher: load_manager.clone().recipient(),
+        speeds: tps.clone().recipient(),
         loads: load_manager.clone().recipient(),
         events: events.clone().recipient(),
         catalog: catalog.clone(),

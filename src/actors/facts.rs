@@ -30,7 +30,7 @@ pub struct LoadReported {
 }
 
 /// Endpoints are new, changed or gone.
-#[derive(Message)]
+#[derive(Clone, Message)]
 #[rtype(result = "()")]
 pub struct EndpointsChanged {
     pub updated: Vec<EndpointFacts>,

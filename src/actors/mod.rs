@@ -7,7 +7,8 @@
 //!    │        LoadReported           │     │                       ├▶ TpsTracker ── Publish ─▶ EventHub
 //!    │                               │     └── RequestUnserved ─┐  │
 //!    │                               └── Publish ─▶ EventHub    └──┴▶ HistoryRecorder ── WriteBatch, ─▶ Persistence
-//!    ├── Publish ─▶ EventHub ── Broadcast ─▶ sessions                                    RemoveOldRows
+//!    ├── EndpointsChanged ─▶ TpsTracker                                                  RemoveOldRows
+//!    ├── Publish ─▶ EventHub ── Broadcast ─▶ sessions
 //!    └── SaveEndpoints, SaveObservations ─▶ Persistence
 //! ```
 //!

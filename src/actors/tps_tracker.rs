@@ -5,52 +5,40 @@ use std::collections::{BTreeMap, BTreeSet};
 use actix::{Actor, Context, Handler, Message, MessageResult, Recipient};
 
 use super::event_hub::Publish;
-use super::facts::LeaseEnded;
+use super::facts::{EndpointsChanged, LeaseEnded};
 use crate::domain::event::{EndpointTps, Event, TpsUpdated};
 use crate::domain::ids::{EndpointId, ModelId};
 use crate::domain::request::{ApiKind, EndedLease, Outcome};
 use crate::domain::tps::{Aggregate, Measured, Speed};
 
-/// Speeds by endpoint, model and API.
-pub type Speeds = BTreeMap<(EndpointId, ModelId, ApiKind), Speed>;
+/// Speeds by model and API.
+pub type ModelSpeeds = BTreeMap<(ModelId, ApiKind), Speed>;
 
-/// Owns the speeds, per endpoint, model and API.
+/// Owns the speeds, per endpoint, model and API; an endpoint that is removed takes its own along.
 pub struct TpsTracker {
     alpha: f64,
     events: Recipient<Publish>,
-    speeds: Speeds,
+    speeds: BTreeMap<EndpointId, ModelSpeeds>,
 }
 
 impl TpsTracker {
-    /// Creates a tracker that goes on from `speeds`, and whose means give `alpha` (above 0, up to 1) as weight to the
+    /// Creates a tracker that goes on from the `speeds` of endpoints that are there, and whose means give `alpha` (above 0, up to 1) as weight to the
     /// newest value.
-    pub fn new(alpha: f64, speeds: Speeds, events: Recipient<Publish>) -> Self {
+    pub fn new(alpha: f64, speeds: BTreeMap<EndpointId, ModelSpeeds>, events: Recipient<Publish>) -> Self {
         Self { alpha, events, speeds }
     }
 }
 
-impl TpsTracker {
-    /// Returns what was measured of one endpoint.
-    fn of(&self, endpoint: EndpointId) -> impl Iterator<Item = (&ModelId, ApiKind, &Speed)> {
-        let first = (endpoint, ModelId::from(""), ApiKind::ChatCompletions);
-        let known = self.speeds.range(first..).take_while(move |((id, ..), _)| *id == endpoint);
-        known.map(|((_, model, api_kind), speed)| (model, *api_kind, speed))
-    }
-
-    fn endpoint_tps(&self, endpoint_id: EndpointId) -> EndpointTps {
-        let mut aggregate = Aggregate::default();
-        let mut models = BTreeSet::new();
-        for (model, _, speed) in self.of(endpoint_id) {
-            models.insert(model);
-            aggregate.add(speed);
-        }
-        EndpointTps {
-            endpoint_id,
-            model_count: models.len(),
-            aggregate_tps: aggregate.tps(),
-            total_output_tokens: aggregate.output_tokens(),
-            total_requests: aggregate.request_count(),
-        }
+/// Sums up one endpoint.
+fn endpoint_tps(endpoint_id: EndpointId, speeds: &ModelSpeeds) -> EndpointTps {
+    let mut aggregate = Aggregate::default();
+    speeds.values().for_each(|speed| aggregate.add(speed));
+    EndpointTps {
+        endpoint_id,
+        model_count: speeds.keys().map(|(model, _)| model).collect::<BTreeSet<_>>().len(),
+        aggregate_tps: aggregate.tps(),
+        total_output_tokens: aggregate.output_tokens(),
+        total_requests: aggregate.request_count(),
     }
 }
 
@@ -58,18 +46,32 @@ impl Actor for TpsTracker {
     type Context = Context<Self>;
 }
 
+impl Handler<EndpointsChanged> for TpsTracker {
+    type Result = ();
+
+    fn handle(&mut self, changed: EndpointsChanged, _: &mut Context<Self>) {
+        for facts in &changed.updated {
+            self.speeds.entry(facts.id()).or_default();
+        }
+        for endpoint in &changed.removed {
+            self.speeds.remove(endpoint);
+        }
+    }
+}
+
 impl Handler<LeaseEnded> for TpsTracker {
     type Result = ();
 
     fn handle(&mut self, LeaseEnded(ended): LeaseEnded, _: &mut Context<Self>) {
         let Outcome::Succeeded { tokens: Some(tokens) } = ended.outcome else { return };
+        let Some(speeds) = self.speeds.get_mut(&ended.endpoint) else { return };
         let (model, api_kind) = (ended.request.model.clone(), ended.request.api_kind);
-        let key = (ended.endpoint, model.clone(), api_kind);
-        let mut speed = self.speeds.get(&key).copied().unwrap_or_default();
+        let key = (model.clone(), api_kind);
+        let mut speed = speeds.get(&key).copied().unwrap_or_default();
         let EndedLease { duration, first_token, .. } = *ended;
         let measured = Measured { output_tokens: tokens.output, duration, first_token, is_estimated: tokens.estimated };
         let Some(tps) = speed.record(self.alpha, measured) else { return };
-        self.speeds.insert(key, speed);
+        speeds.insert(key, speed);
         self.events.do_send(Publish(Event::TpsUpdated(TpsUpdated {
             endpoint_id: ended.endpoint,
             model_id: model,
@@ -77,25 +79,25 @@ impl Handler<LeaseEnded> for TpsTracker {
             tps,
             output_tokens: tokens.output,
             duration_ms: u64::try_from(ended.duration.as_millis()).unwrap_or(u64::MAX),
-            endpoint_tps: self.endpoint_tps(ended.endpoint),
+            endpoint_tps: endpoint_tps(ended.endpoint, speeds),
         })));
     }
 }
 
-/// Asks for the speeds of one endpoint, by model and API.
+/// Asks for the speeds of one endpoint.
 #[derive(Message)]
-#[rtype(result = "Vec<(ModelId, ApiKind, Speed)>")]
+#[rtype(result = "ModelSpeeds")]
 pub struct ReadSpeeds(pub EndpointId);
 
 impl Handler<ReadSpeeds> for TpsTracker {
-    type Result = Vec<(ModelId, ApiKind, Speed)>;
+    type Result = MessageResult<ReadSpeeds>;
 
     fn handle(&mut self, ReadSpeeds(endpoint): ReadSpeeds, _: &mut Context<Self>) -> Self::Result {
-        self.of(endpoint).map(|(model, api_kind, speed)| (model.clone(), api_kind, *speed)).collect()
+        MessageResult(self.speeds.get(&endpoint).cloned().unwrap_or_default())
     }
 }
 
-/// Asks for the speed of every endpoint that was measured, over all its models.
+/// Asks for the speed of every endpoint, over all its models.
 #[derive(Message)]
 #[rtype(result = "BTreeMap<EndpointId, EndpointTps>")]
 pub struct ReadEndpointSpeeds;
@@ -104,7 +106,48 @@ impl Handler<ReadEndpointSpeeds> for TpsTracker {
     type Result = MessageResult<ReadEndpointSpeeds>;
 
     fn handle(&mut self, _: ReadEndpointSpeeds, _: &mut Context<Self>) -> Self::Result {
-        let endpoints: BTreeSet<EndpointId> = self.speeds.keys().map(|(endpoint, ..)| *endpoint).collect();
-        MessageResult(endpoints.into_iter().map(|endpoint| (endpoint, self.endpoint_tps(endpoint))).collect())
+        MessageResult(self.speeds.iter().map(|(id, speeds)| (*id, endpoint_tps(*id, speeds))).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::actors::event_hub::EventHub;
+    use crate::domain::ids::{ClientId, RequestId};
+    use crate::domain::request::{LeaseRequest, TokenCount};
+
+    #[actix::test]
+    async fn a_removed_endpoint_takes_its_speeds_along_and_what_ends_later_is_not_measured() {
+        let (kept, removed) = (EndpointId(Uuid::from_u128(1)), EndpointId(Uuid::from_u128(2)));
+        let present = [kept, removed].map(|id| (id, ModelSpeeds::default()));
+        let tracker = TpsTracker::new(0.2, present.into(), EventHub::default().start().recipient()).start();
+        let ended = |endpoint| {
+            let (id, model) = (RequestId::from("r"), ModelId::from("m"));
+            let request = LeaseRequest::new(id, model, ApiKind::ChatCompletions, ClientId::Named((*b"c").into()));
+            LeaseEnded(Arc::new(EndedLease {
+                request: Arc::new(request),
+                endpoint,
+                outcome: Outcome::Succeeded { tokens: Some(TokenCount { input: None, output: 50, estimated: false }) },
+                is_final: true,
+                duration: Duration::from_secs(1),
+                first_token: None,
+                waited: Duration::ZERO,
+            }))
+        };
+        for endpoint in [kept, removed] {
+            tracker.send(ended(endpoint)).await.expect("alive");
+            let speeds = tracker.send(ReadSpeeds(endpoint)).await.expect("alive");
+            assert_eq!(speeds.values().map(Speed::tps).collect::<Vec<_>>(), [Some(50.0)]);
+        }
+        tracker.send(EndpointsChanged { updated: Vec::new(), removed: vec![removed] }).await.expect("alive");
+        tracker.send(ended(removed)).await.expect("alive");
+        let speeds = tracker.send(ReadEndpointSpeeds).await.expect("alive");
+        assert_eq!(speeds.keys().collect::<Vec<_>>(), [&kept]);
     }
 }

@@ -1,19 +1,26 @@
 //! Reads back, at the start, what was written before it. What cannot be read is left out, with a warning: it is no reason not
 //! to serve.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
 use crate::actors::history_recorder::{Past, Totals, minute_of};
-use crate::actors::tps_tracker::Speeds;
+use crate::actors::tps_tracker::ModelSpeeds;
 use crate::clock;
 use crate::domain::history::DailySums;
+use crate::domain::ids::EndpointId;
 use crate::domain::tps::Speed;
+use crate::store::endpoints::StoredEndpoint;
 use crate::store::{Store, StoreError};
 
-/// Returns the last hour, the totals, and the speeds measured on the server's local day of `wall`.
-pub fn restore(store: &Store, wall: DateTime<Utc>) -> (Past, Speeds) {
+/// Returns the last hour, the totals, and what was measured of each of the `endpoints` on the server's local day of `wall`.
+pub fn restore(
+    store: &Store,
+    endpoints: &[StoredEndpoint],
+    wall: DateTime<Utc>,
+) -> (Past, BTreeMap<EndpointId, ModelSpeeds>) {
     let mut failures = Vec::new();
     let requests = or_default("request totals", store.load_request_totals(), &mut failures);
     let output_tokens = or_default("token totals", store.load_output_tokens(), &mut failures);
@@ -22,9 +29,13 @@ pub fn restore(store: &Store, wall: DateTime<Utc>) -> (Past, Speeds) {
     if !failures.is_empty() {
         log::warn!("statistics not restored: {}", failures.join("; "));
     }
-    let speeds =
-        day.into_iter().filter_map(|(key, sums)| Some(((key.endpoint, key.model, key.api_kind), speed(sums)?)));
-    (Past { minutes, totals: Totals { requests, output_tokens } }, speeds.collect())
+    let mut speeds: BTreeMap<_, _> = endpoints.iter().map(|stored| (stored.id, ModelSpeeds::default())).collect();
+    for (key, sums) in day {
+        if let (Some(of_endpoint), Some(speed)) = (speeds.get_mut(&key.endpoint), speed(sums)) {
+            of_endpoint.insert((key.model, key.api_kind), speed);
+        }
+    }
+    (Past { minutes, totals: Totals { requests, output_tokens } }, speeds)
 }
 
 fn speed(sums: DailySums) -> Option<Speed> {

@@ -113,13 +113,6 @@ pub struct EndpointTps {
     pub total_requests: u64,
 }
 
-impl EndpointTps {
-    /// Returns what is known of an endpoint of which nothing was measured.
-    pub fn unmeasured(endpoint_id: EndpointId) -> Self {
-        Self { endpoint_id, model_count: 0, aggregate_tps: None, total_output_tokens: 0, total_requests: 0 }
-    }
-}
-
 /// What an event replaces when a newer one of the same key comes before it was sent.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum EventKey {

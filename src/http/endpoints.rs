@@ -177,7 +177,7 @@ async fn set_draining(services: &Services, id: &str, draining: bool) -> Answer {
 pub async fn model_tps(services: web::Data<Services>, id: web::Path<String>) -> Answer {
     let view = ask(&services.registry, ReadEndpoint(endpoint_id(&id)?)).await??;
     let speeds = ask(&services.tps, ReadSpeeds(view.id)).await?;
-    let shown = speeds.into_iter().map(|(model, api_kind, speed)| {
+    let shown = speeds.into_iter().map(|((model, api_kind), speed)| {
         json!({
             "model_id": model,
             "api_kind": api_kind,

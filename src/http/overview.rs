@@ -34,16 +34,11 @@ impl Overview {
         let endpoints = endpoints::views(services).await?;
         let load = ask(&services.load_manager, ReadLoad).await?;
         let recent = ask(&services.history, ReadRecent).await?;
-        let speeds = ask(&services.tps, ReadEndpointSpeeds).await?;
+        let mut speeds = ask(&services.tps, ReadEndpointSpeeds).await?;
         Ok(Self {
             stats: stats(&endpoints, &load, &recent),
             history: recent.minutes.iter().map(minute).collect(),
-            endpoint_tps: endpoints
-                .iter()
-                .map(|endpoint| {
-                    speeds.get(&endpoint.id).cloned().unwrap_or_else(|| EndpointTps::unmeasured(endpoint.id))
-                })
-                .collect(),
+            endpoint_tps: endpoints.iter().filter_map(|endpoint| speeds.remove(&endpoint.id)).collect(),
             endpoints,
             generated_at: clock::wall(),
         })

@@ -40,7 +40,7 @@ impl Handler<RegisterEndpoint> for Registry {
                 let (id, view) = (entry.target.id, entry.view());
                 log::info!("endpoint registered endpoint={} base_url={}", view.name, view.base_url);
                 registry.entries.insert(id, entry);
-                registry.tell_dispatcher(vec![id], Vec::new());
+                registry.tell_changed(vec![id], Vec::new());
                 registry.publish(Event::EndpointRegistered { endpoint_id: id, name: view.name.clone() });
                 registry.probe(id, ctx);
                 view
@@ -104,7 +104,7 @@ impl Handler<UpdateEndpoint> for Registry {
                 }
                 let view = entry.view();
                 log::info!("endpoint changed endpoint={} base_url={}", view.name, view.base_url);
-                registry.tell_dispatcher(vec![id], Vec::new());
+                registry.tell_changed(vec![id], Vec::new());
                 registry.publish_catalog();
                 registry.publish(Event::EndpointChanged { endpoint_id: id });
                 registry.probe(id, ctx);
@@ -130,7 +130,7 @@ impl Handler<RemoveEndpoint> for Registry {
                 if let Some(entry) = registry.entries.remove(&id) {
                     log::info!("endpoint removed endpoint={}", entry.definition.name);
                 }
-                registry.tell_dispatcher(Vec::new(), vec![id]);
+                registry.tell_changed(Vec::new(), vec![id]);
                 registry.publish_catalog();
                 registry.publish(Event::EndpointRemoved { endpoint_id: id });
             })

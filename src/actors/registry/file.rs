@@ -75,7 +75,7 @@ impl Registry {
             self.publish(Event::EndpointRemoved { endpoint_id: *id });
         }
         let counts = (updated.len(), known.removed.len());
-        self.tell_dispatcher(updated.clone(), known.removed);
+        self.tell_changed(updated.clone(), known.removed);
         self.publish_catalog();
         for id in updated {
             self.probe(id, ctx);

@@ -55,6 +55,7 @@ pub type ModelCatalog = ArcSwap<BTreeMap<ModelId, i64>>;
 pub struct Neighbours {
     pub persistence: Addr<Persistence>,
     pub dispatcher: Recipient<EndpointsChanged>,
+    pub speeds: Recipient<EndpointsChanged>,
     pub loads: Recipient<LoadReported>,
     pub events: Recipient<Publish>,
     pub catalog: Arc<ModelCatalog>,
@@ -139,9 +140,12 @@ impl Registry {
         }
     }
 
-    fn tell_dispatcher(&self, updated: Vec<EndpointId>, removed: Vec<EndpointId>) {
+    fn tell_changed(&self, updated: Vec<EndpointId>, removed: Vec<EndpointId>) {
         let facts = updated.iter().filter_map(|id| self.entries.get(id)).map(Entry::facts);
-        self.neighbours.dispatcher.do_send(EndpointsChanged { updated: facts.collect(), removed });
+        let changed = EndpointsChanged { updated: facts.collect(), removed };
+        // Who measures must know an endpoint before its first lease ends.
+        self.neighbours.speeds.do_send(changed.clone());
+        self.neighbours.dispatcher.do_send(changed);
     }
 
     fn publish(&self, event: Event) {
@@ -180,7 +184,7 @@ impl Actor for Registry {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        self.tell_dispatcher(self.entries.keys().copied().collect(), Vec::new());
+        self.tell_changed(self.entries.keys().copied().collect(), Vec::new());
         self.probe_due(ctx);
         ctx.run_interval(self.health.interval, Self::probe_due);
         ctx.run_interval(TELL_INTERVAL, Self::tell_counted);

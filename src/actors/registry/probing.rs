@@ -96,7 +96,7 @@ impl Registry {
         }
         // The catalogue first: who has been granted a lease may ask for the model list next.
         self.publish_catalog();
-        self.tell_dispatcher(vec![id], Vec::new());
+        self.tell_changed(vec![id], Vec::new());
     }
 
     /// Takes over what a probe found; one of a definition that has changed since counts for nothing.
@@ -123,7 +123,7 @@ impl Registry {
         let changed = status != status_before || seen_before != (entry.models.clone(), entry.detected_kind);
         if !changed {
             if is_cleared {
-                self.tell_dispatcher(vec![id], Vec::new());
+                self.tell_changed(vec![id], Vec::new());
             }
             return;
         }
