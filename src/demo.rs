@@ -74,6 +74,7 @@ fn introduce(address: SocketAddr, endpoints: &[EndpointDefinition]) {
         let (name, url, models) = (&endpoint.name, &endpoint.base_url, engine.models.join(", "));
         println!("  {name:<12} {url}  {} slots, {} tokens/s, {models}", engine.slots, engine.tokens_per_second);
     }
+    println!("Watch them at http://{address}/dashboard");
     println!("Try:");
     println!(
         "  curl -N http://{address}/v1/chat/completions -H 'content-type: application/json' \\\n    \

@@ -165,6 +165,7 @@ impl HistoryRecorder {
             successful_requests: requests.successful,
             failed_requests: requests.failed,
             total_output_tokens: output_tokens,
+            history_rows_dropped: self.unwritten.rows_dropped(),
         })));
     }
 }

@@ -83,6 +83,8 @@ pub struct MinuteAdvanced {
     pub successful_requests: i64,
     pub failed_requests: i64,
     pub total_output_tokens: i64,
+    /// For which there was no room since the start.
+    pub history_rows_dropped: u64,
 }
 
 /// A new mean speed.

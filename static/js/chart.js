@@ -74,9 +74,9 @@ export function drawChart(place, bars, every) {
   }
 }
 
-// The next 1, 2 or 5 times a power of ten; even, so that its half is whole.
+// The next even number that a person would write at an axis, so that its half is whole, too.
 function ceiling(value) {
   const power = 10 ** Math.floor(Math.log10(value));
-  const found = [1, 2, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= value);
+  const found = [1, 2, 4, 6, 8, 10].map((factor) => factor * power).find((candidate) => candidate >= value);
   return Math.max(2, found);
 }

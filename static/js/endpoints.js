@@ -7,12 +7,12 @@ import { currentLanguage, milliseconds, NONE, percent, speed, text, whole } from
 
 let drawnIn = null;
 
-export function drawEndpoints(place, overview, add) {
+export function drawEndpoints(place, overview) {
   const isEmpty = overview.endpoints.length === 0;
   const state = `${isEmpty} ${currentLanguage()}`;
   if (drawnIn !== state) {
     drawnIn = state;
-    place.replaceChildren(isEmpty ? emptyState(add) : table(columns(), []));
+    place.replaceChildren(isEmpty ? emptyState() : table(columns(), []));
   }
   if (isEmpty) return;
   const body = place.querySelector("tbody");
@@ -63,10 +63,7 @@ export function statusOf(endpoint) {
   return element("span", { class: "status", "data-status": endpoint.status }, text(endpoint.status));
 }
 
-function emptyState(add) {
+function emptyState() {
   const command = `curl ${location.origin}/api/endpoints -H 'content-type: application/json' \\\n  -d '{"name":"gpu-1","base_url":"http://10.0.0.11:8000","max_concurrency":4}'`;
-  const button = element("button", { type: "button" });
-  write(button, text("add"));
-  button.addEventListener("click", add);
-  return element("div", { class: "empty" }, element("p", {}, text("noEndpoints")), button, element("code", {}, command));
+  return element("div", { class: "empty" }, element("p", {}, text("noEndpoints")), element("code", {}, command));
 }

@@ -7,7 +7,7 @@ import { drawEndpoints } from "./endpoints.js";
 import { openForm } from "./form.js";
 import { connect } from "./socket.js";
 import { listen, redraw, state } from "./store.js";
-import { clock, currentLanguage, switchLanguage, text } from "./text.js";
+import { clock, currentLanguage, switchLanguage, text, whole } from "./text.js";
 import { nextTheme, showTheme, theme } from "./theme.js";
 import { drawWaiting, lineMoved } from "./waiting.js";
 
@@ -25,6 +25,10 @@ function drawConnection() {
   write(place("connection").querySelector("[data-connection]"), text(state.connection));
 }
 
+function drawDropped({ history_rows_dropped: dropped }) {
+  write(place("rows-dropped"), dropped > 0 ? `${whole(dropped)} ${text("rowsDropped")}` : "");
+}
+
 function drawTimeline() {
   const bars = state.overview.history.map((minute) => ({ ...minute, label: clock(minute.minute) }));
   drawChart(place("timeline"), bars, 15);
@@ -36,8 +40,9 @@ listen((kinds) => {
   if (kinds.has("Redraw")) drawWords();
   drawCards(place("cards"), state.overview);
   if (!state.overview) return;
+  drawDropped(state.overview.stats);
   if (has("MinuteAdvanced")) drawTimeline();
-  drawEndpoints(place("endpoint-table"), state.overview, openForm);
+  drawEndpoints(place("endpoint-table"), state.overview);
   if (kinds.has("Redraw")) drawWaiting();
   if (has("QueueDepth")) lineMoved();
 });

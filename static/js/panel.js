@@ -151,14 +151,19 @@ function toBars(days) {
 
 function drawModels(place, models) {
   if (models.length === 0) return place.replaceChildren(element("p", { class: "empty" }, text("nothingMeasured")));
-  const columns = [[text("model")], [text("api")], [text("tps"), true], [text("requests"), true], [text("tokens"), true], [text("averageTime"), true]];
+  const columns = [
+    [text("model")], [text("tps"), true], [text("requests"), true], [text("tokens"), true], [text("averageTime"), true],
+    [text("firstToken"), true], [text("decodeTps"), true], [text("api")],
+  ];
   const rows = models.map((model) => row(
     model.model_id,
-    model.api_kind,
     number(speed(model.tps)),
     number(whole(model.request_count)),
     number(`${model.tokens_estimated ? "≈ " : ""}${whole(model.total_output_tokens)}`),
     number(milliseconds(model.average_duration_ms)),
+    number(milliseconds(model.first_token_ms)),
+    number(speed(model.decode_tps)),
+    model.api_kind,
   ));
   place.replaceChildren(table(columns, rows));
 }

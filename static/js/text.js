@@ -10,19 +10,19 @@ const TEXTS = {
     otherLanguage: "日本語", light: "Light", dark: "Dark", auto: "Auto", theme: "Theme",
     onlineEndpoints: "Endpoints online", totalRequests: "Requests", activeRequests: "Active", queuedRequests: "Queued",
     averageWait: "Average wait", successRate: "Success rate", averageResponse: "Average response",
-    outputTokens: "Output tokens", tokensPerSecond: "Speed per request",
+    outputTokens: "Output tokens", tokensPerSecond: "Average TPS", rowsDropped: "history rows dropped while the database could not be written",
     timeline: "Requests of the last 60 minutes", succeeded: "succeeded", failed: "failed",
     endpoints: "Endpoints", add: "Add endpoint", status: "Status", name: "Name", kind: "Kind", models: "Models",
-    inFlight: "In flight / slots", requests: "Requests", success: "Success", latency: "Latency", tps: "Speed",
+    inFlight: "In flight / slots", requests: "Requests", success: "Success", latency: "Latency", tps: "TPS",
     pending: "pending", online: "online", loading: "loading", draining: "draining", offline: "offline", error: "error",
-    noEndpoints: "No endpoints yet. Add the first one here, or over the API:",
+    noEndpoints: "No endpoints yet. Add the first one with the button above, or over the API:",
     waitingRoom: "Waiting room", waitsNow: "Waiting now", running: "Running", grants: "Last grants",
     model: "Model", waiting: "Waiting", estimate: "Estimated wait", endpoint: "Endpoint", api: "API", elapsed: "Elapsed",
     time: "Time", reason: "Reason", waited: "Waited", nobodyWaits: "Nobody waits.", nothingRuns: "Nothing runs.",
     noGrants: "No request has been served yet.",
     close: "Close", drain: "Drain", resume: "Resume", sync: "Probe now", remove: "Remove", reallyRemove: "Really remove?",
     address: "Address", source: "Source", lastSeen: "Last seen", lastError: "Last error", file: "config file",
-    averageTime: "Average time", tokens: "Output tokens", byModel: "Speed by model", byDay: "Requests by day",
+    averageTime: "Average time", tokens: "Output tokens", firstToken: "First token", decodeTps: "Decode TPS", byModel: "TPS by model", byDay: "Requests by day",
     nothingMeasured: "Nothing measured yet.", addTitle: "Add an endpoint", slots: "Slots",
     slotsHint: "requests at a time", key: "API key", keyHint: "sent in place of the client's; never shown again",
     addressHint: "for example http://10.0.0.11:8000", cancel: "Cancel", saving: "Saving…", noAnswer: "Leaseway gives no answer.",
@@ -36,19 +36,19 @@ const TEXTS = {
     otherLanguage: "English", light: "ライト", dark: "ダーク", auto: "自動", theme: "テーマ",
     onlineEndpoints: "オンライン", totalRequests: "リクエスト", activeRequests: "処理中", queuedRequests: "待機中",
     averageWait: "平均待ち時間", successRate: "成功率", averageResponse: "平均応答時間",
-    outputTokens: "出力トークン", tokensPerSecond: "リクエストあたりの速度",
+    outputTokens: "出力トークン", tokensPerSecond: "平均TPS", rowsDropped: "件の履歴が、データベースに書き込めず破棄されました",
     timeline: "直近60分のリクエスト", succeeded: "成功", failed: "失敗",
     endpoints: "エンドポイント", add: "エンドポイントを追加", status: "状態", name: "名前", kind: "種類", models: "モデル",
-    inFlight: "処理中 / スロット", requests: "リクエスト", success: "成功率", latency: "レイテンシ", tps: "速度",
+    inFlight: "処理中 / スロット", requests: "リクエスト", success: "成功率", latency: "レイテンシ", tps: "TPS",
     pending: "確認待ち", online: "オンライン", loading: "読み込み中", draining: "停止準備中", offline: "オフライン", error: "エラー",
-    noEndpoints: "エンドポイントがまだありません。ここから、または API で追加してください:",
+    noEndpoints: "エンドポイントがまだありません。上のボタンまたは API で追加してください:",
     waitingRoom: "待合室", waitsNow: "待機中のリクエスト", running: "処理中のリクエスト", grants: "最近の割り当て",
     model: "モデル", waiting: "待機数", estimate: "予想待ち時間", endpoint: "エンドポイント", api: "API", elapsed: "経過",
     time: "時刻", reason: "理由", waited: "待ち時間", nobodyWaits: "待機中のリクエストはありません。", nothingRuns: "処理中のリクエストはありません。",
     noGrants: "まだリクエストは処理されていません。",
     close: "閉じる", drain: "新規停止", resume: "再開", sync: "今すぐ確認", remove: "削除", reallyRemove: "本当に削除しますか?",
     address: "アドレス", source: "登録元", lastSeen: "最終応答", lastError: "最後のエラー", file: "設定ファイル",
-    averageTime: "平均時間", tokens: "出力トークン", byModel: "モデル別の速度", byDay: "日別リクエスト",
+    averageTime: "平均時間", tokens: "出力トークン", firstToken: "最初のトークン", decodeTps: "デコードTPS", byModel: "モデル別TPS", byDay: "日別リクエスト",
     nothingMeasured: "まだ計測されていません。", addTitle: "エンドポイントを追加", slots: "スロット数",
     slotsHint: "同時に処理するリクエスト数", key: "API キー", keyHint: "クライアントのキーの代わりに送信。再表示されません",
     addressHint: "例: http://10.0.0.11:8000", cancel: "キャンセル", saving: "保存中…", noAnswer: "Leaseway が応答しません。",
@@ -60,6 +60,7 @@ const TEXTS = {
 };
 
 const NONE = "—";
+const HOURS = { hourCycle: "h23" };
 
 let language = remembered();
 
@@ -88,6 +89,7 @@ export function whole(value) {
 
 export function milliseconds(value) {
   if (value === null || value === undefined) return NONE;
+  if (value === 0) return "0 ms";
   if (value < 1000) return `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
   return `${(value / 1000).toFixed(value < 10000 ? 2 : 1)} s`;
 }
@@ -104,12 +106,12 @@ export function percent(successful, failed) {
   return `${share === 100 ? "100" : share.toFixed(1)} %`;
 }
 
-export function clock(time) {
-  return new Date(time).toLocaleTimeString(language, { hour: "2-digit", minute: "2-digit" });
+export function clock(time, precise = {}) {
+  return new Date(time).toLocaleTimeString(language, { hour: "2-digit", minute: "2-digit", ...HOURS, ...precise });
 }
 
 export function moment(time) {
-  return time ? new Date(time).toLocaleString(language) : text("never");
+  return time ? new Date(time).toLocaleString(language, HOURS) : text("never");
 }
 
 export { NONE };

@@ -41,10 +41,10 @@ export function drawWaiting() {
   const models = line.models.map((model) => row(model.model, number(whole(model.waiting)),
     number(model.estimated_wait === null ? NONE : `${model.estimated_wait} s`)));
   const since = performance.now() - readAt;
-  const running = line.running.map((one) => row(one.endpoint, one.model, one.api_kind, number(milliseconds(one.elapsed_ms + since))));
-  const grants = line.grants.map((grant) => row(clock(grant.time), grant.endpoint, grant.model, text(grant.reason), number(milliseconds(grant.wait_ms))));
+  const running = line.running.map((one) => row(one.endpoint, one.model, number(milliseconds(one.elapsed_ms + since)), one.api_kind));
+  const grants = line.grants.map((grant) => row(clock(grant.time, { second: "2-digit" }), grant.endpoint, grant.model, text(grant.reason), number(milliseconds(grant.wait_ms))));
   part("waitsNow", "nobodyWaits", [[text("model")], [text("waiting"), true], [text("estimate"), true]], models);
-  part("running", "nothingRuns", [[text("endpoint")], [text("model")], [text("api")], [text("elapsed"), true]], running);
+  part("running", "nothingRuns", [[text("endpoint")], [text("model")], [text("elapsed"), true], [text("api")]], running);
   part("grants", "noGrants", [[text("time")], [text("endpoint")], [text("model")], [text("reason")], [text("waited"), true]], grants);
 }
 

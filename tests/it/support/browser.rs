@@ -24,6 +24,11 @@ use super::PATIENCE;
 /// Where Debian's package puts it.
 const CHROMIUM: &str = "/usr/bin/chromium";
 
+/// How long a browser may take to start, with others that start beside it.
+const LAUNCH_PATIENCE: Duration = Duration::from_secs(60);
+
+const LIVE: &str = "document.querySelector('#connection').dataset.state === 'live'";
+
 /// A tab that shows the dashboard.
 pub struct Tab {
     page: Page,
@@ -44,7 +49,7 @@ impl Tab {
             .new_headless_mode()
             .viewport(None)
             .args(["--disable-gpu", "--disable-dev-shm-usage", "--lang=en-US"])
-            .launch_timeout(Duration::from_secs(60))
+            .launch_timeout(LAUNCH_PATIENCE)
             .build()
             .expect("a browser");
         let (browser, mut events) = Browser::launch(config).await.expect("Chromium, which `make test` installs");
@@ -55,7 +60,7 @@ impl Tab {
         tab.listen().await;
         tab.show(1440, 900).await;
         tab.page.goto(format!("http://{address}/")).await.expect("the page");
-        tab.until("live", "document.querySelector('#connection').dataset.state === 'live'").await;
+        tab.until_within(LAUNCH_PATIENCE, "live", LIVE).await;
         tab
     }
 
@@ -100,14 +105,18 @@ impl Tab {
 
     /// Waits until an expression is true on the page.
     pub async fn until(&self, what: &str, expression: &str) {
+        self.until_within(PATIENCE, what, expression).await;
+    }
+
+    async fn until_within(&self, patience: Duration, what: &str, expression: &str) {
         let mut seen = Value::Null;
         let waiting = async {
             while seen != Value::Bool(true) {
                 seen = self.value(expression).await;
             }
         };
-        if timeout(PATIENCE, waiting).await.is_err() {
-            panic!("{what} did not happen within {} s, but {seen}", PATIENCE.as_secs());
+        if timeout(patience, waiting).await.is_err() {
+            panic!("{what} did not happen within {} s, but {seen}", patience.as_secs());
         }
     }
 
@@ -168,7 +177,7 @@ impl Tab {
 
     pub async fn reload(&self) {
         self.page.reload().await.expect("the page again");
-        self.until("live", "document.querySelector('#connection').dataset.state === 'live'").await;
+        self.until("live", LIVE).await;
     }
 
     /// Writes a picture of the page, for people to look at.
