@@ -28,8 +28,9 @@ export function table(columns, rows) {
   return element("table", {}, element("thead", {}, element("tr", {}, head)), element("tbody", {}, rows));
 }
 
+// Texts that may be cut are whole where the pointer rests.
 export function row(...cells) {
-  return element("tr", {}, cells.map((cell) => (cell instanceof Node ? cell : element("td", {}, cell))));
+  return element("tr", {}, cells.map((cell) => (cell instanceof Node ? cell : element("td", { title: cell.length > 12 && cell }, cell))));
 }
 
 export function number(value) {

@@ -48,6 +48,7 @@ function writeRow(drawn, endpoint) {
   status.firstChild.dataset.status = endpoint.status;
   write(status.firstChild, text(endpoint.status));
   write(name.firstChild, endpoint.name);
+  name.title = endpoint.name;
   write(kind, endpoint.kind);
   write(models, endpoint.models.join(", ") || NONE);
   models.title = endpoint.models.join(", ");

@@ -103,7 +103,7 @@ export function percent(successful, failed) {
   const answered = successful + failed;
   if (answered === 0) return NONE;
   const share = (successful / answered) * 100;
-  return `${share === 100 ? "100" : share.toFixed(1)} %`;
+  return `${Number.isInteger(share) ? share : share.toFixed(1)} %`;
 }
 
 export function clock(time, precise = {}) {
