@@ -17,6 +17,11 @@ impl<T> Caller<T> {
         (Self(place.clone()), Answer::Later(Self(place)))
     }
 
+    /// Tells whether nobody waits any more.
+    pub fn has_gone(&self) -> bool {
+        self.0.borrow().as_ref().is_some_and(OneshotSender::is_closed)
+    }
+
     /// Gives the answer. One that could not be delivered is dropped.
     pub fn answer(self, value: T) {
         if let Some(sender) = self.0.borrow_mut().take() {

@@ -230,6 +230,7 @@ impl Handler<BatchDone> for HistoryRecorder {
                 }
                 let pause = RETRY_MIN.saturating_mul(1 << self.failures.min(16)).min(RETRY_MAX);
                 self.retry = clock::now().after(pause);
+                ctx.run_later(pause, Self::write);
                 self.failures += 1;
                 self.unwritten.put_back(*batch);
                 self.flushing.extend(waiting);
@@ -262,6 +263,7 @@ impl Handler<Flush> for HistoryRecorder {
         if self.unwritten.is_empty() && self.in_flight.is_none() {
             return Answer::Now(());
         }
+        self.flushing.retain(|caller| !caller.has_gone());
         let (caller, answer) = Caller::keep();
         match &mut self.in_flight {
             Some(waiting) if self.unwritten.is_empty() => waiting.push(caller),
@@ -369,9 +371,13 @@ mod tests {
     }
 
     fn scene() -> Scene {
+        scene_with(Duration::from_millis(500))
+    }
+
+    fn scene_with(flush_interval: Duration) -> Scene {
         pause();
         let writer = FakeWriter::default().start();
-        let upkeep = Upkeep { flush_interval: Duration::from_millis(500), retention: Duration::from_secs(86_400) };
+        let upkeep = Upkeep { flush_interval, retention: Duration::from_secs(86_400) };
         let to_writer = Writer { batches: writer.clone().recipient(), removals: writer.clone().recipient() };
         let events = writer.clone().recipient();
         Scene { recorder: HistoryRecorder::new(Past::default(), upkeep, to_writer, events).start(), writer }
@@ -410,6 +416,18 @@ mod tests {
         assert_eq!(scene.finish_after(50, true).await, None, "not at once");
         assert_eq!(scene.finish_after(400, true).await, Some(3), "with what has come since");
         assert_eq!(scene.finish_after(2000, true).await, None, "nothing twice");
+    }
+
+    #[actix::test]
+    async fn what_could_not_be_written_does_not_wait_for_the_next_interval() {
+        let scene = scene_with(Duration::from_secs(60));
+        scene.record().await;
+        let mut flush = Box::pin(scene.recorder.send(Flush));
+        assert!(flush.as_mut().now_or_never().is_none());
+        assert_eq!(scene.finish_after(0, false).await, Some(1));
+        assert_eq!(scene.finish_after(101, false).await, Some(1));
+        assert_eq!(scene.finish_after(201, true).await, Some(1));
+        assert_eq!(flush.await, Ok(()));
     }
 
     #[actix::test]

@@ -51,7 +51,7 @@ pub struct DailyKey {
     pub date: NaiveDate,
 }
 
-/// Leases of one day. Time counts only where tokens are known, so that tokens ÷ time is a speed.
+/// Leases of one day. Time counts only where there are tokens, so that tokens ÷ time is a speed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DailySums {
     pub leases: Counters,
@@ -69,7 +69,7 @@ impl DailySums {
                 let output_tokens = i64::try_from(tokens.output).unwrap_or(i64::MAX);
                 let duration_ms = i64::try_from(ended.duration.as_millis()).unwrap_or(i64::MAX);
                 let measured = i64::from(output_tokens > 0 && duration_ms > 0);
-                Self { leases, output_tokens, duration_ms, measured }
+                Self { leases, output_tokens, duration_ms: duration_ms * measured, measured }
             }
             Outcome::Succeeded { tokens: None } | Outcome::Failed(_) | Outcome::Abandoned => {
                 Self { leases, ..Self::default() }
@@ -256,6 +256,7 @@ mod tests {
             succeeded(100),
             failed(true),
             lease(Outcome::Succeeded { tokens: None }, true),
+            succeeded(0),
             lease(Outcome::Abandoned, true),
             unserved(Some(Refusal::Draining)),
             unserved(None),
@@ -264,11 +265,11 @@ mod tests {
         assert!(!unwritten.is_empty());
         let batch = unwritten.take();
         assert!(unwritten.is_empty());
-        assert_eq!(batch.endpoints[&ENDPOINT], counters(5, 2, 2));
-        assert_eq!(batch.requests[&day(1)], counters(6, 2, 2));
+        assert_eq!(batch.endpoints[&ENDPOINT], counters(6, 3, 2));
+        assert_eq!(batch.requests[&day(1)], counters(7, 3, 2));
         let sums = batch.daily.values().next().expect("one key");
-        let expected = DailySums { leases: counters(5, 2, 2), output_tokens: 100, duration_ms: 2000, measured: 1 };
-        assert_eq!((batch.daily.len(), *sums, batch.rows.len()), (1, expected, 7));
+        let expected = DailySums { leases: counters(6, 3, 2), output_tokens: 100, duration_ms: 2000, measured: 1 };
+        assert_eq!((batch.daily.len(), *sums, batch.rows.len()), (1, expected, 8));
     }
 
     #[test]

@@ -4,6 +4,9 @@ use serde::Deserialize;
 
 use crate::domain::request::TokenCount;
 
+/// More tokens than any answer has: an endpoint that says so has miscounted.
+const TOKENS_MAX: u64 = u32::MAX as u64;
+
 /// The usage object of an answer; the newer API has other names for the same.
 #[derive(Clone, Copy, Deserialize)]
 pub struct Usage {
@@ -14,10 +17,31 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Returns what it says; a usage without output tokens, as of embeddings, counts none.
+    /// Returns what it says, if that can be; a usage without output tokens, as of embeddings, counts none.
     pub fn token_count(self) -> Option<TokenCount> {
+        if self.prompt_tokens.max(self.completion_tokens) > Some(TOKENS_MAX) {
+            return None;
+        }
         let input = self.prompt_tokens;
         let output = self.completion_tokens.or(input.map(|_| 0))?;
         Some(TokenCount { input, output, estimated: false })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_answer_can_have_counts_for_nothing() {
+        let count = |json: &str| serde_json::from_str::<Usage>(json).expect("usage").token_count();
+        let counted = |input, output| Some(TokenCount { input, output, estimated: false });
+        assert_eq!(count(r#"{"prompt_tokens":3,"completion_tokens":5}"#), counted(Some(3), 5));
+        assert_eq!(count(r#"{"input_tokens":3,"output_tokens":4294967295}"#), counted(Some(3), 4_294_967_295));
+        assert_eq!(count(r#"{"prompt_tokens":3,"total_tokens":3}"#), counted(Some(3), 0));
+        assert_eq!(count(r#"{"completion_tokens":5}"#), counted(None, 5));
+        for nonsense in ["{}", r#"{"completion_tokens":18446744073709551615}"#, r#"{"prompt_tokens":4294967296}"#] {
+            assert_eq!(count(nonsense), None, "{nonsense}");
+        }
     }
 }
