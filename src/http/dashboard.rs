@@ -27,6 +27,6 @@ pub async fn events(
     services: web::Data<Services>,
     request: HttpRequest,
     payload: web::Payload,
-) -> actix_web::Result<HttpResponse> {
+) -> Result<HttpResponse, ApiError> {
     Session::open(services, &request, payload)
 }

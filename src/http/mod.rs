@@ -24,8 +24,9 @@ use std::time::Duration;
 
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Handler, Message};
+use actix_web::error::QueryPayloadError;
 use actix_web::http::header::HeaderName;
-use actix_web::web::{self, ServiceConfig};
+use actix_web::web::{self, QueryConfig, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, Resource, Route};
 use tokio::time::timeout;
 
@@ -60,7 +61,9 @@ pub struct Services {
 
 /// Every route there is.
 pub fn routes(config: &mut ServiceConfig) {
+    let bad_query = |error: QueryPayloadError, _: &HttpRequest| ApiError::invalid(error.to_string()).into();
     config
+        .app_data(QueryConfig::default().error_handler(bad_query))
         .service(at("/v1/chat/completions", [web::post().to(inference::chat_completions)]))
         .service(at("/v1/completions", [web::post().to(inference::completions)]))
         .service(at("/v1/embeddings", [web::post().to(inference::embeddings)]))
@@ -91,7 +94,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(at("/api/dashboard/model-stats", [web::get().to(statistics::of_all_by_model)]))
         .service(at("/api/dashboard/request-history", [web::get().to(dashboard::request_history)]))
         .service(at("/", [web::get().to(assets::to_dashboard)]))
-        .service(at("/dashboard", [web::get().to(assets::page)]))
+        .service(at("/dashboard", [web::get().to(assets::page), web::head().to(assets::page)]))
         .service(at("/static/{path:.+}", [web::get().to(assets::file)]))
         .service(at("/ws/dashboard", [web::get().to(dashboard::events)]))
         .service(at("/health", [web::get().to(health::health), web::head().to(health::health)]))

@@ -9,6 +9,7 @@ use actix_web_actors::ws;
 use serde::Serialize;
 
 use super::Services;
+use super::error::ApiError;
 use super::overview::Overview;
 use crate::actors::event_hub::{Broadcast, Subscribe};
 use crate::clock;
@@ -45,8 +46,9 @@ impl Session {
         services: web::Data<Services>,
         request: &HttpRequest,
         payload: web::Payload,
-    ) -> actix_web::Result<HttpResponse> {
+    ) -> Result<HttpResponse, ApiError> {
         ws::start(Self { services, held: None, is_stale: false, heard: clock::now() }, request, payload)
+            .map_err(|error| ApiError::invalid(error.to_string()))
     }
 
     /// Sends everything there is to see, and then the events that have come meanwhile.

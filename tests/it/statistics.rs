@@ -189,6 +189,8 @@ async fn sums_are_kept_by_model_and_by_day() {
         assert_eq!(answer.error(), (400, "invalid_request".to_owned()));
         assert_eq!(answer.json()["error"]["param"], "days");
     }
+    let twice = app.get(&format!("/api/endpoints/{a_id}/daily-stats?days=7&days=8")).await;
+    assert_eq!(twice.error(), (400, "invalid_request".to_owned()));
     let unknown = "/api/endpoints/00000000-0000-0000-0000-000000000000";
     for part in ["model-stats", "daily-stats", "model-tps"] {
         assert_eq!(app.get(&format!("{unknown}/{part}")).await.error(), (404, "endpoint_not_found".to_owned()));

@@ -29,6 +29,13 @@ async fn viewers_hear_of_endpoints_the_line_and_speeds() {
 }
 
 #[actix_web::test]
+async fn what_asks_for_no_web_socket_is_told_so() {
+    let app = TestApp::start().await;
+    assert_eq!(app.get("/ws/dashboard").await.error(), (400, "invalid_request".to_owned()));
+    app.finish().await;
+}
+
+#[actix_web::test]
 async fn a_viewer_sees_everything_first_and_then_what_changes() {
     let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
     let id = app.register("a", &endpoint, 2).await;

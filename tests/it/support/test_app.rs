@@ -16,6 +16,9 @@ use tempfile::TempDir;
 
 use super::{FakeEndpoint, soon};
 
+/// How long a frame that a viewer takes may be, in bytes.
+const FRAME_MAX: usize = 16 * 1024 * 1024;
+
 /// A running Leaseway. [`TestApp::finish`] must be called.
 pub struct TestApp {
     pub address: SocketAddr,
@@ -162,7 +165,7 @@ impl TestApp {
     /// Opens a viewer's session.
     pub async fn viewer_from_the_start(&self) -> Viewer {
         let url = format!("ws://{}/ws/dashboard", self.address);
-        let (_, socket) = awc::Client::new().ws(url).connect().await.expect("a session");
+        let (_, socket) = awc::Client::new().ws(url).max_frame_size(FRAME_MAX).connect().await.expect("a session");
         let mut viewer = Viewer(socket);
         assert_eq!(viewer.next().await, Some(json!({ "type": "connected" })));
         viewer
