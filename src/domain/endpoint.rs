@@ -1,4 +1,4 @@
-//! What an endpoint is: its definition, where it came from, how it is doing.
+//! What an endpoint is: its definition, where it came from, how it is doing, and as it is shown.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -6,7 +6,8 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use serde::{Deserialize, Serialize};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize, Serializer};
 use url::Url;
 
 use super::ids::{EndpointId, ModelId};
@@ -266,6 +267,36 @@ impl EndpointFacts {
     pub fn id(&self) -> EndpointId {
         self.target.id
     }
+}
+
+/// An endpoint as the API shows it. Its key is not part of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EndpointView {
+    pub id: EndpointId,
+    pub name: String,
+    pub base_url: String,
+    #[serde(serialize_with = "kind_or_auto")]
+    pub kind: Option<EndpointKind>,
+    pub status: EndpointStatus,
+    pub source: EndpointSource,
+    pub max_concurrency: u32,
+    pub capability_score: Option<u32>,
+    /// Slots taken; `None` where only Registry was asked, which does not know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<u32>,
+    pub models: Vec<ModelId>,
+    pub latency_ms: Option<f64>,
+    pub last_seen: Option<DateTime<Utc>>,
+    pub last_error: Option<String>,
+    pub total_requests: i64,
+    pub successful_requests: i64,
+    pub failed_requests: i64,
+    pub registered_at: DateTime<Utc>,
+}
+
+/// Writes a kind that is not found out yet as `auto`.
+fn kind_or_auto<S: Serializer>(kind: &Option<EndpointKind>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(kind.map_or("auto", EndpointKind::as_str))
 }
 
 #[cfg(test)]

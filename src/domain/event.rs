@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::endpoint::EndpointStatus;
+use super::endpoint::{EndpointStatus, EndpointView};
 use super::ids::{EndpointId, ModelId};
 use super::request::ApiKind;
 
@@ -16,6 +16,7 @@ pub enum Event {
     EndpointRegistered {
         endpoint_id: EndpointId,
         name: String,
+        endpoint: Box<EndpointView>,
     },
     EndpointRemoved {
         endpoint_id: EndpointId,
@@ -25,9 +26,10 @@ pub enum Event {
         old_status: EndpointStatus,
         new_status: EndpointStatus,
     },
-    /// Its definition, its models or its kind.
+    /// Its definition, its status, its models or its kind.
     EndpointChanged {
         endpoint_id: EndpointId,
+        endpoint: Box<EndpointView>,
     },
     HealthChanged(HealthChanged),
     QueueDepth(QueueDepth),
@@ -119,6 +121,7 @@ pub struct EndpointTps {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum EventKey {
     QueueDepth,
+    Endpoint(EndpointId),
     Tps(EndpointId, ModelId, ApiKind),
     Health(EndpointId),
     Requests(EndpointId),
@@ -126,6 +129,15 @@ pub enum EventKey {
 }
 
 impl Event {
+    pub fn registered(endpoint: EndpointView) -> Self {
+        let (endpoint_id, name) = (endpoint.id, endpoint.name.clone());
+        Event::EndpointRegistered { endpoint_id, name, endpoint: Box::new(endpoint) }
+    }
+
+    pub fn changed(endpoint: EndpointView) -> Self {
+        Event::EndpointChanged { endpoint_id: endpoint.id, endpoint: Box::new(endpoint) }
+    }
+
     /// Returns the key under which only the newest event counts; `None` if each counts.
     pub fn key(&self) -> Option<EventKey> {
         match self {
@@ -133,13 +145,13 @@ impl Event {
             Event::TpsUpdated(update) => {
                 Some(EventKey::Tps(update.endpoint_id, update.model_id.clone(), update.api_kind))
             }
+            Event::EndpointChanged { endpoint_id, .. } => Some(EventKey::Endpoint(*endpoint_id)),
             Event::HealthChanged(health) => Some(EventKey::Health(health.endpoint_id)),
             Event::RequestsCounted(counted) => Some(EventKey::Requests(counted.endpoint_id)),
             Event::MinuteAdvanced(advanced) => Some(EventKey::Minute(advanced.minute)),
-            Event::EndpointRegistered { .. }
-            | Event::EndpointRemoved { .. }
-            | Event::EndpointStatusChanged { .. }
-            | Event::EndpointChanged { .. } => None,
+            Event::EndpointRegistered { .. } | Event::EndpointRemoved { .. } | Event::EndpointStatusChanged { .. } => {
+                None
+            }
         }
     }
 }

@@ -1,20 +1,24 @@
 //! Endpoints: list, register, change, remove, sync, and how fast they are.
 
+use std::ops::RangeInclusive;
+
+use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Deserializer};
-use serde_json::{Value, json};
+use serde_json::{Number, Value, json};
 use uuid::Uuid;
 
 use super::error::ApiError;
 use super::{Services, ask, body};
 use crate::actors::load_manager::ReadInFlight;
 use crate::actors::registry::{
-    EndpointChange, EndpointView, ListEndpoints, ReadEndpoint, RegisterEndpoint, RemoveEndpoint, SetDraining,
-    SyncEndpoint, UpdateEndpoint,
+    EndpointChange, ListEndpoints, ReadEndpoint, RegisterEndpoint, RemoveEndpoint, SetDraining, SyncEndpoint,
+    UpdateEndpoint,
 };
 use crate::actors::tps_tracker::ReadSpeeds;
 use crate::domain::endpoint::{
-    CAPABILITY_SCORE, EndpointDefinition, EndpointKind, MAX_CONCURRENCY, check_api_key, check_base_url, check_name,
+    CAPABILITY_SCORE, EndpointDefinition, EndpointKind, EndpointView, MAX_CONCURRENCY, check_api_key, check_base_url,
+    check_name,
 };
 use crate::domain::ids::EndpointId;
 
@@ -29,9 +33,9 @@ pub struct EndpointBody {
     #[serde(default, deserialize_with = "given")]
     kind: Option<Option<String>>,
     #[serde(default, deserialize_with = "given")]
-    max_concurrency: Option<Option<u32>>,
+    max_concurrency: Option<Option<Number>>,
     #[serde(default, deserialize_with = "given")]
-    capability_score: Option<Option<u32>>,
+    capability_score: Option<Option<Number>>,
     #[serde(default, deserialize_with = "given")]
     api_key: Option<Option<String>>,
     #[serde(default, deserialize_with = "given")]
@@ -64,26 +68,31 @@ impl EndpointBody {
                 wrong("kind", name, &format!("auto, {}", names.join(", ")))
             })?)),
         };
-        if let Some(slots) = self.max_concurrency.flatten().filter(|slots| !MAX_CONCURRENCY.contains(slots)) {
-            return Err(wrong("max_concurrency", &slots.to_string(), &range(MAX_CONCURRENCY)));
-        }
-        if let Some(score) = self.capability_score.flatten().filter(|score| !CAPABILITY_SCORE.contains(score)) {
-            return Err(wrong("capability_score", &score.to_string(), &range(CAPABILITY_SCORE)));
-        }
         Ok(EndpointChange {
             name: self.name,
             base_url: base_url.transpose()?,
             kind,
-            max_concurrency: self.max_concurrency.map(|slots| slots.unwrap_or(*MAX_CONCURRENCY.start())),
-            capability_score: self.capability_score,
+            max_concurrency: within("max_concurrency", self.max_concurrency, MAX_CONCURRENCY)?
+                .map(|slots| slots.unwrap_or(*MAX_CONCURRENCY.start())),
+            capability_score: within("capability_score", self.capability_score, CAPABILITY_SCORE)?,
             api_key: self.api_key,
             allowed_models: self.models.map(Option::unwrap_or_default),
         })
     }
 }
 
-fn range(range: std::ops::RangeInclusive<u32>) -> String {
-    format!("a whole number from {} to {}", range.start(), range.end())
+/// Reads a whole number of this range.
+fn within(
+    field: &str,
+    given: Option<Option<Number>>,
+    range: RangeInclusive<u32>,
+) -> Result<Option<Option<u32>>, ApiError> {
+    let read = |number: Number| {
+        let whole = number.as_u64().and_then(|whole| u32::try_from(whole).ok()).filter(|whole| range.contains(whole));
+        let allowed = || format!("a whole number from {} to {}", range.start(), range.end());
+        whole.ok_or_else(|| wrong(field, &number.to_string(), &allowed()))
+    };
+    given.map(|given| given.map(read).transpose()).transpose()
 }
 
 fn wrong(field: &str, value: &str, allowed: &str) -> ApiError {
@@ -130,7 +139,9 @@ pub async fn register(services: web::Data<Services>, request: HttpRequest, paylo
         allowed_models: given.allowed_models.unwrap_or_default(),
     };
     let view = ask(&services.registry, RegisterEndpoint(definition)).await??;
-    Ok(HttpResponse::Created().json(view))
+    let mut answer = show(&services, view).await?;
+    *answer.status_mut() = StatusCode::CREATED;
+    Ok(answer)
 }
 
 pub async fn read(services: web::Data<Services>, id: web::Path<String>) -> Answer {
@@ -203,7 +214,7 @@ async fn show(services: &Services, view: EndpointView) -> Answer {
 async fn fill_in_flight(services: &Services, views: &mut [EndpointView]) -> Result<(), ApiError> {
     let in_flight = ask(&services.load_manager, ReadInFlight).await?;
     for view in views {
-        view.in_flight = in_flight.get(&view.id).copied().unwrap_or(0);
+        view.in_flight = Some(in_flight.get(&view.id).copied().unwrap_or(0));
     }
     Ok(())
 }

@@ -8,10 +8,9 @@ use super::error::ApiError;
 use super::{Services, ask, endpoints};
 use crate::actors::history_recorder::{ReadRecent, Recent};
 use crate::actors::load_manager::{Load, ReadLoad};
-use crate::actors::registry::EndpointView;
 use crate::actors::tps_tracker::ReadEndpointSpeeds;
 use crate::clock;
-use crate::domain::endpoint::EndpointStatus;
+use crate::domain::endpoint::{EndpointStatus, EndpointView};
 use crate::domain::event::EndpointTps;
 use crate::domain::timeline::Minute;
 
@@ -106,7 +105,7 @@ mod tests {
             source: EndpointSource::Api,
             max_concurrency: 1,
             capability_score: None,
-            in_flight: 0,
+            in_flight: Some(0),
             models: Vec::new(),
             latency_ms,
             last_seen: None,

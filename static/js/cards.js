@@ -1,17 +1,17 @@
 // The cards: one figure each.
 
 import { element, write } from "./dom.js";
-import { milliseconds, NONE, percent, speed, text, whole } from "./text.js";
+import { milliseconds, NONE, percent, short, speed, text, whole } from "./text.js";
 
 const CARDS = [
   ["online-endpoints", "onlineEndpoints", ({ stats }) => `${stats.online_endpoints} / ${stats.total_endpoints}`],
-  ["total-requests", "totalRequests", ({ stats }) => whole(stats.total_requests)],
-  ["active-requests", "activeRequests", ({ stats }) => whole(stats.total_active_requests)],
-  ["queued-requests", "queuedRequests", ({ stats }) => whole(stats.queued_requests)],
+  ["total-requests", "totalRequests", ({ stats }) => stats.total_requests],
+  ["active-requests", "activeRequests", ({ stats }) => stats.total_active_requests],
+  ["queued-requests", "queuedRequests", ({ stats }) => stats.queued_requests],
   ["average-wait", "averageWait", ({ stats }) => milliseconds(stats.average_wait_time_ms)],
   ["success-rate", "successRate", ({ stats }) => percent(stats.successful_requests, stats.failed_requests)],
   ["average-response", "averageResponse", ({ stats }) => milliseconds(stats.average_response_time_ms)],
-  ["output-tokens", "outputTokens", ({ stats }) => whole(stats.total_output_tokens)],
+  ["output-tokens", "outputTokens", ({ stats }) => stats.total_output_tokens],
   ["tokens-per-second", "tokensPerSecond", ({ endpoint_tps }) => speed(meanSpeed(endpoint_tps))],
 ];
 
@@ -30,6 +30,9 @@ export function drawCards(place, overview) {
   CARDS.forEach(([, label, figure], index) => {
     const [term, value] = place.children[index].children;
     write(term, text(label));
-    write(value, overview ? figure(overview) : NONE);
+    const shown = overview ? figure(overview) : NONE;
+    const isCount = typeof shown === "number";
+    write(value, isCount ? short(shown) : shown);
+    value.title = isCount ? whole(shown) : shown;
   });
 }

@@ -10,68 +10,94 @@ const BOTTOM = 24;
 const LABEL_WIDTH = 84;
 const PLOT = HEIGHT - TOP - BOTTOM;
 
+const charts = new WeakMap();
+
+// Draws `bars`, each `{key, label, success, error}`, with a label below every `every`th. What is there stays, so that
+// focus and the chosen bar do.
+export function drawChart(place, title, bars, every) {
+  let chart = charts.get(place);
+  if (chart?.picture.parentElement !== place) charts.set(place, (chart = newChart(place)));
+  const { picture, legend } = chart;
+  chart.redraw = () => drawChart(place, title, bars, every);
+  chart.bars = bars;
+  chart.width = widthIn(place);
+  chart.step = (chart.width - LEFT) / Math.max(1, bars.length);
+  picture.setAttribute("viewBox", `0 0 ${chart.width} ${HEIGHT}`);
+  picture.setAttribute("width", chart.width);
+  picture.setAttribute("aria-label", title);
+  const most = ceiling(Math.max(1, ...bars.map((bar) => bar.success + bar.error)));
+  chart.layer.replaceChildren(...grid(chart.width, most), ...bars.flatMap((bar, index) => drawBar(chart, most, every, bar, index)));
+  const [success, error] = legend.children;
+  write(success, text("succeeded"));
+  write(error, text("failed"));
+  show(chart);
+}
+
+function widthIn(place) {
+  return Math.max(240, place.clientWidth - 24);
+}
+
 let patterns = 0;
 
-// Draws `bars`, each `{label, success, error}`, with a label below every `every`th.
-export function drawChart(place, bars, every) {
-  const width = Math.max(240, place.clientWidth - 24);
-  const most = ceiling(Math.max(1, ...bars.map((bar) => bar.success + bar.error)));
-  const chosen = place.dataset.chosen;
-  const step = (width - LEFT) / Math.max(1, bars.length);
-  const height = (value) => (value / most) * PLOT;
-  const pattern = `hatch-${++patterns}`;
+function newChart(place) {
+  const id = `hatch-${++patterns}`;
+  const hatch = svg("pattern", { id, width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
+    svg("rect", { class: "stripe", width: 3, height: 5 }));
+  const layer = svg("g");
+  const picture = svg("svg", { height: HEIGHT, role: "img", tabindex: 0 }, svg("defs", {}, hatch), layer);
   const readout = element("output", { "aria-live": "polite" });
-  const describe = (bar) => `${bar.label}: ${whole(bar.success)} ${text("succeeded")}, ${whole(bar.error)} ${text("failed")}`;
+  const legend = element("div", { class: "legend" }, element("span", { class: "key" }), element("span", { class: "key error" }), readout);
+  const chart = { picture, layer, legend, readout, fill: `url(#${id})`, chosen: null };
+  const choose = (index) => {
+    chart.chosen = chart.bars[Math.min(Math.max(0, index), chart.bars.length - 1)]?.key;
+    show(chart);
+  };
+  picture.addEventListener("pointermove", ({ offsetX }) => choose(Math.floor((offsetX * chart.width / picture.clientWidth - LEFT) / chart.step)));
+  picture.addEventListener("pointerleave", ({ pointerType }) => pointerType === "mouse" && choose(NaN));
+  picture.addEventListener("keydown", ({ key }) => {
+    const at = chart.bars.findIndex((bar) => bar.key === chart.chosen);
+    if (key === "ArrowLeft") choose((at < 0 ? chart.bars.length : at) - 1);
+    if (key === "ArrowRight") choose(at < 0 ? chart.bars.length - 1 : at + 1);
+  });
+  place.replaceChildren(picture, legend);
+  new ResizeObserver(() => picture.parentElement === place && chart.width !== widthIn(place) && chart.redraw()).observe(place);
+  return chart;
+}
 
-  const grid = [0, most / 2, most].map((value) => {
-    const y = TOP + PLOT - height(value);
+function grid(width, most) {
+  return [0, most / 2, most].flatMap((value) => {
+    const y = TOP + PLOT * (1 - value / most);
     return [
       svg("line", { class: "grid", x1: LEFT, x2: width, y1: y, y2: y }),
-      svg("text", { x: LEFT - 8, y: y + 4, "text-anchor": "end" }, Number.isInteger(value) ? whole(value) : ""),
+      svg("text", { x: LEFT - 8, y: y + 4, "text-anchor": "end" }, whole(value)),
     ];
   });
+}
+
+function drawBar({ bars, width, step, fill }, most, every, bar, index) {
+  const [left, thick] = [LEFT + index * step, Math.max(1, Math.min(step - 2, 48))];
+  const [good, bad] = [bar.success, bar.error].map((value) => (value / most) * PLOT);
+  const drawn = [
+    svg("rect", { class: "success", x: left + 1, width: thick, y: TOP + PLOT - good, height: good }),
+    svg("rect", { class: "error", fill, x: left + 1, width: thick, y: TOP + PLOT - good - bad, height: bad }),
+    svg("rect", { class: "hover", "data-key": bar.key, x: left, y: TOP, width: step, height: PLOT }, svg("title", {}, describe(bar))),
+  ];
   // As many labels as fit.
   const spacing = every * Math.ceil(LABEL_WIDTH / (every * step));
-  const drawn = bars.map((bar, index) => {
-    const [x, thick] = [LEFT + index * step + 1, Math.max(1, Math.min(step - 2, 48))];
-    const [good, bad] = [height(bar.success), height(bar.error)];
-    const area = svg("rect", { class: "hover", x: LEFT + index * step, y: TOP, width: step, height: PLOT }, svg("title", {}, describe(bar)));
-    area.addEventListener("pointerenter", () => choose(index));
-    if (String(index) === chosen) area.classList.add("chosen");
-    return [
-      svg("rect", { class: "success", x, width: thick, y: TOP + PLOT - good, height: good }),
-      svg("rect", { class: "error", fill: `url(#${pattern})`, x, width: thick, y: TOP + PLOT - good - bad, height: bad }),
-      index % spacing === (bars.length - 1) % spacing
-        ? svg("text", { x: x + thick / 2, y: HEIGHT - 6, "text-anchor": x + thick / 2 + LABEL_WIDTH / 2 > width ? "end" : "middle" }, bar.label)
-        : null,
-      area,
-    ];
-  });
-  const hatch = svg("defs", {}, svg("pattern", { id: pattern, width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
-    svg("rect", { class: "stripe", width: 3, height: 5 })));
-  const picture = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, role: "img", tabindex: 0 }, hatch, grid.flat(), drawn.flat());
-  picture.setAttribute("aria-label", bars.map(describe).at(-1) ?? "");
-  picture.addEventListener("keydown", ({ key }) => {
-    const at = Number(place.dataset.chosen ?? bars.length - 1);
-    if (key === "ArrowLeft") choose(Math.max(0, at - 1));
-    if (key === "ArrowRight") choose(Math.min(bars.length - 1, at + 1));
-  });
-  const hadFocus = place.firstChild !== null && place.firstChild === document.activeElement;
-  place.replaceChildren(
-    picture,
-    element("div", { class: "legend" },
-      element("span", { class: "key" }, text("succeeded")),
-      element("span", { class: "key error" }, text("failed")),
-      readout),
-  );
-  if (hadFocus) picture.focus({ preventScroll: true });
-  if (chosen !== undefined && bars[chosen]) write(readout, describe(bars[chosen]));
+  if (index % spacing !== (bars.length - 1) % spacing) return drawn;
+  const middle = left + 1 + thick / 2;
+  const anchor = middle + LABEL_WIDTH / 2 > width ? "end" : "middle";
+  return [...drawn, svg("text", { x: middle, y: HEIGHT - 6, "text-anchor": anchor }, bar.label)];
+}
 
-  function choose(index) {
-    place.dataset.chosen = index;
-    picture.querySelectorAll(".hover").forEach((area, at) => area.classList.toggle("chosen", at === index));
-    write(readout, describe(bars[index]));
-  }
+function describe(bar) {
+  return `${bar.label}: ${whole(bar.success)} ${text("succeeded")}, ${whole(bar.error)} ${text("failed")}`;
+}
+
+function show({ layer, readout, bars, chosen }) {
+  layer.querySelectorAll(".hover").forEach((area) => area.classList.toggle("chosen", area.dataset.key === chosen));
+  const bar = bars.find((known) => known.key === chosen);
+  write(readout, bar ? describe(bar) : "");
 }
 
 // The next even number that a person would write at an axis, so that its half is whole, too.

@@ -1,5 +1,8 @@
 // Builds elements; text is always text, never markup.
 
+// Longer texts may be cut in a table, and are whole where the pointer rests.
+const CUT_FROM = 12;
+
 export function element(name, attributes = {}, ...children) {
   return fill(document.createElement(name), attributes, children);
 }
@@ -23,14 +26,44 @@ export function write(node, value) {
   if (node.textContent !== value) node.textContent = value;
 }
 
+// Disables a button while something is done, which takes the focus away from it.
+export async function whileDisabled(button, work) {
+  button.disabled = true;
+  try {
+    await work();
+  } finally {
+    button.disabled = false;
+    if (document.activeElement === document.body) button.focus();
+  }
+}
+
 export function table(columns, rows) {
   const head = columns.map(([label, isNumber]) => element("th", { scope: "col", class: isNumber && "number" }, label));
   return element("table", {}, element("thead", {}, element("tr", {}, head)), element("tbody", {}, rows));
 }
 
-// Texts that may be cut are whole where the pointer rests.
+// Shows a table of texts, of which only those that have changed are written, so that selections stay; with nothing to show,
+// it says so.
+export function showTable(place, columns, rows, nothing) {
+  const isTable = rows.length > 0;
+  const state = `${isTable} ${document.documentElement.lang}`;
+  if (place.dataset.state !== state || place.querySelector(".problem")) {
+    place.dataset.state = state;
+    place.replaceChildren(isTable ? table(columns, []) : element("p", { class: "none" }, nothing));
+  }
+  if (!isTable) return;
+  const body = place.querySelector("tbody");
+  while (body.children.length > rows.length) body.lastChild.remove();
+  while (body.children.length < rows.length) body.append(row(...columns.map(([, isNumber]) => (isNumber ? number("") : ""))));
+  rows.forEach((texts, index) => texts.forEach((value, column) => {
+    const cell = body.children[index].children[column];
+    write(cell, value);
+    cell.title = value.length > CUT_FROM ? value : "";
+  }));
+}
+
 export function row(...cells) {
-  return element("tr", {}, cells.map((cell) => (cell instanceof Node ? cell : element("td", { title: cell.length > 12 && cell }, cell))));
+  return element("tr", {}, cells.map((cell) => (cell instanceof Node ? cell : element("td", {}, cell))));
 }
 
 export function number(value) {

@@ -17,13 +17,14 @@ export function drawEndpoints(place, overview) {
   if (isEmpty) return;
   const body = place.querySelector("tbody");
   const rows = new Map([...body.children].map((drawn) => [drawn.dataset.id, drawn]));
+  // Those that are gone first: a row that is moved loses its focus.
+  const known = new Set(overview.endpoints.map((endpoint) => endpoint.id));
+  rows.forEach((drawn, id) => known.has(id) || drawn.remove());
   overview.endpoints.forEach((endpoint, index) => {
     const drawn = rows.get(endpoint.id) ?? newRow(endpoint);
-    rows.delete(endpoint.id);
     if (body.children[index] !== drawn) body.insertBefore(drawn, body.children[index] ?? null);
     writeRow(drawn, endpoint);
   });
-  rows.forEach((gone) => gone.remove());
 }
 
 function columns() {

@@ -1,7 +1,7 @@
 // The form that adds an endpoint. What the server refuses stands beside its field.
 
 import { ask } from "./api.js";
-import { element, write } from "./dom.js";
+import { element, whileDisabled, write } from "./dom.js";
 import { text } from "./text.js";
 
 const dialog = document.getElementById("form");
@@ -25,11 +25,9 @@ export function openForm() {
   const problem = element("p", { class: "problem", role: "alert" });
   const form = element("form", { novalidate: true },
     element("h2", { id: "form-title" }, text("addTitle")), fields, problem, element("div", { class: "actions" }, save, cancel));
-  form.addEventListener("submit", async (event) => {
+  form.addEventListener("submit", (event) => {
     event.preventDefault();
-    save.disabled = true;
-    await submit(form, problem);
-    save.disabled = false;
+    whileDisabled(save, () => submit(form, problem));
   });
   dialog.replaceChildren(form);
   dialog.showModal();
@@ -37,7 +35,8 @@ export function openForm() {
 
 async function submit(form, general) {
   const values = Object.fromEntries(new FormData(form));
-  const body = { name: values.name, base_url: values.base_url, max_concurrency: Number(values.max_concurrency) };
+  const body = { name: values.name, base_url: values.base_url };
+  if (values.max_concurrency !== "") body.max_concurrency = Number(values.max_concurrency);
   if (values.api_key !== "") body.api_key = values.api_key;
   try {
     await ask("/api/endpoints", "POST", body);

@@ -30,8 +30,8 @@ function drawDropped({ history_rows_dropped: dropped }) {
 }
 
 function drawTimeline() {
-  const bars = state.overview.history.map((minute) => ({ ...minute, label: clock(minute.minute) }));
-  drawChart(place("timeline"), bars, 15);
+  const bars = state.overview.history.map((minute) => ({ ...minute, key: minute.minute, label: clock(minute.minute) }));
+  drawChart(place("timeline"), text("timeline"), bars, 15);
 }
 
 listen((kinds) => {
@@ -50,7 +50,6 @@ listen((kinds) => {
 place("add").addEventListener("click", openForm);
 place("language").addEventListener("click", () => { switchLanguage(); redraw(); });
 place("theme").addEventListener("click", () => { nextTheme(); redraw(); });
-new ResizeObserver(() => state.overview && drawTimeline()).observe(place("timeline").parentElement);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showTheme);
 
 showTheme();

@@ -2,28 +2,31 @@
 
 import { ask } from "./api.js";
 import { drawChart } from "./chart.js";
-import { element, number, row, table, write } from "./dom.js";
+import { element, showTable, whileDisabled, write } from "./dom.js";
 import { statusOf } from "./endpoints.js";
 import { endpoint as known, listen } from "./store.js";
 import { milliseconds, moment, NONE, speed, text, whole } from "./text.js";
 
 const dialog = document.getElementById("panel");
 
-// How soon the figures are read again after an event, in milliseconds.
-const READ_AGAIN_MS = 500;
+// How soon the parts are read again after an event, in milliseconds; what the database sums up less often.
+const MODELS_AGAIN_MS = 500;
+const DAYS_AGAIN_MS = 5000;
+const FAILED_AGAIN_MS = 5000;
 
 const DAYS = 14;
 const DAY_MS = 24 * 3600 * 1000;
 
 let shown = null;
-let reading = false;
+let readers = [];
 
 listen((kinds) => {
   if (shown === null) return;
   const endpoint = known(shown);
   if (!endpoint) return dialog.close();
   drawFacts(endpoint);
-  if (["TpsUpdated", "RequestsCounted", "Snapshot", "Redraw"].some((kind) => kinds.has(kind))) readSoon();
+  if (kinds.has("Snapshot")) write(dialog.querySelector("[role=alert]"), "");
+  if (["TpsUpdated", "RequestsCounted", "Snapshot"].some((kind) => kinds.has(kind))) readers.forEach((read) => read());
 });
 
 dialog.addEventListener("close", () => {
@@ -47,7 +50,12 @@ export function openPanel(id) {
     element("div", { class: "chart", "data-part": "days" }),
   ));
   drawFacts(known(id));
-  read();
+  // A day more than is shown: the server's may be another than here.
+  readers = [
+    reader(id, "models", "/model-tps", MODELS_AGAIN_MS, drawModels),
+    reader(id, "days", `/daily-stats?days=${DAYS + 1}`, DAYS_AGAIN_MS, drawDays),
+  ];
+  readers.forEach((read) => read());
   dialog.showModal();
 }
 
@@ -107,63 +115,72 @@ function removeButton(endpoint) {
   return button;
 }
 
-async function perform(button, path, method) {
-  const problem = dialog.querySelector(".problem");
-  button.disabled = true;
-  try {
-    await ask(path, method, method === "POST" ? {} : undefined);
-    write(problem, "");
-  } catch (error) {
-    write(problem, error.message);
-  }
-  button.disabled = false;
+function perform(button, path, method) {
+  const problem = dialog.querySelector("[role=alert]");
+  whileDisabled(button, async () => {
+    try {
+      await ask(path, method, method === "POST" ? {} : undefined);
+      write(problem, "");
+    } catch (error) {
+      write(problem, error.message);
+    }
+  });
 }
 
-function readSoon() {
-  if (reading) return;
-  reading = true;
-  setTimeout(() => {
-    reading = false;
-    if (shown !== null) read();
-  }, READ_AGAIN_MS);
+// Returns what reads a part of the panel anew: one reading at a time, with a pause after each, and another if it failed or
+// was asked for meanwhile.
+function reader(id, part, path, pauseMs, draw) {
+  let isDue = false;
+  let isReading = false;
+  return async () => {
+    isDue = true;
+    if (isReading) return;
+    isReading = true;
+    while (isDue && shown === id) {
+      isDue = false;
+      const isRead = await readPart(id, part, path, draw);
+      isDue ||= !isRead;
+      await new Promise((resume) => setTimeout(resume, isRead ? pauseMs : FAILED_AGAIN_MS));
+    }
+    isReading = false;
+  };
 }
 
-async function read() {
-  const id = shown;
-  const path = `/api/endpoints/${id}`;
-  const [models, days] = await Promise.all([ask(`${path}/model-tps`), ask(`${path}/daily-stats?days=${DAYS}`)]).catch(() => [null, null]);
-  if (!models || shown !== id) return;
-  drawModels(dialog.querySelector("[data-part=models]"), models);
-  const chart = dialog.querySelector("[data-part=days]");
-  if (days.length > 0) drawChart(chart, toBars(days), 1);
-  else chart.replaceChildren(element("p", {}, text("nothingMeasured")));
+async function readPart(id, part, path, draw) {
+  const read = await ask(`/api/endpoints/${id}${path}`).catch((problem) => problem);
+  const place = dialog.querySelector(`[data-part=${part}]`);
+  const isRead = !(read instanceof Error);
+  if (shown !== id) return isRead;
+  if (isRead) draw(place, read);
+  else if (place.querySelector("table, svg") === null) place.replaceChildren(element("p", { class: "problem" }, read.message));
+  return isRead;
 }
 
-// The last days up to the newest, those without a request included.
+function drawDays(place, days) {
+  if (days.length > 0) drawChart(place, text("byDay"), toBars(days), 1);
+  else place.replaceChildren(element("p", { class: "none" }, text("nothingMeasured")));
+}
+
+// The last days up to today, here or where the server is, those without a request included.
 function toBars(days) {
-  const newest = Date.parse(days.at(-1).date);
+  const now = new Date();
+  const newest = Math.max(Date.parse(days.at(-1).date), Date.UTC(now.getFullYear(), now.getMonth(), now.getDate()));
   return Array.from({ length: DAYS }, (_, index) => {
     const date = new Date(newest - (DAYS - 1 - index) * DAY_MS).toISOString().slice(0, 10);
     const day = days.find((known) => known.date === date);
-    return { label: date.slice(5), success: day?.successful_requests ?? 0, error: day?.failed_requests ?? 0 };
+    return { key: date, label: date.slice(5), success: day?.successful_requests ?? 0, error: day?.failed_requests ?? 0 };
   });
 }
 
 function drawModels(place, models) {
-  if (models.length === 0) return place.replaceChildren(element("p", { class: "empty" }, text("nothingMeasured")));
   const columns = [
     [text("model")], [text("tps"), true], [text("requests"), true], [text("tokens"), true], [text("averageTime"), true],
     [text("firstToken"), true], [text("decodeTps"), true], [text("api")],
   ];
-  const rows = models.map((model) => row(
-    model.model_id,
-    number(speed(model.tps)),
-    number(whole(model.request_count)),
-    number(`${model.tokens_estimated ? "≈ " : ""}${whole(model.total_output_tokens)}`),
-    number(milliseconds(model.average_duration_ms)),
-    number(milliseconds(model.first_token_ms)),
-    number(speed(model.decode_tps)),
-    model.api_kind,
-  ));
-  place.replaceChildren(table(columns, rows));
+  const rows = models.map((model) => [
+    model.model_id, speed(model.tps), whole(model.request_count),
+    `${model.tokens_estimated ? "≈ " : ""}${whole(model.total_output_tokens)}`, milliseconds(model.average_duration_ms),
+    milliseconds(model.first_token_ms), speed(model.decode_tps), model.api_kind,
+  ]);
+  showTable(place, columns, rows, text("nothingMeasured"));
 }

@@ -1,7 +1,5 @@
 // What is known: the snapshot, and the events since.
 
-import { ask, Problem } from "./api.js";
-
 const MINUTES = 60;
 const MINUTE_MS = 60000;
 const STATUSES = ["pending", "loading", "online", "draining", "offline", "error"];
@@ -68,21 +66,18 @@ const APPLY = {
     overview.isMeasured = depth.average_response_ms !== null;
     if (overview.isMeasured) stats.average_response_time_ms = depth.average_response_ms;
     sumUp(overview);
-    overview.inFlight = depth.in_flight;
     for (const known of endpoints) known.in_flight = depth.in_flight[known.id] ?? 0;
   },
   HealthChanged({ endpoint_id, ...health }, overview) {
-    touch(endpoint_id);
     Object.assign(endpoint(endpoint_id) ?? {}, health);
     sumUp(overview);
   },
   RequestsCounted({ endpoint_id, ...counters }) {
-    touch(endpoint_id);
     Object.assign(endpoint(endpoint_id) ?? {}, counters);
   },
   TpsUpdated({ endpoint_tps }, overview) {
     // A request may outlive its endpoint.
-    if (removed.has(endpoint_tps.endpoint_id)) return;
+    if (!endpoint(endpoint_tps.endpoint_id)) return;
     const others = overview.endpoint_tps.filter((other) => other.endpoint_id !== endpoint_tps.endpoint_id);
     overview.endpoint_tps = [...others, endpoint_tps];
   },
@@ -93,24 +88,26 @@ const APPLY = {
     else if (Date.parse(minute) > Date.parse(overview.history.at(-1).minute)) advance(overview, { minute, success, error });
   },
   EndpointStatusChanged({ endpoint_id, new_status }, overview) {
-    const known = endpoint(endpoint_id);
-    if (known) known.status = new_status;
+    Object.assign(endpoint(endpoint_id) ?? {}, { status: new_status });
     sumUp(overview);
-    refresh(endpoint_id);
   },
-  EndpointRegistered({ endpoint_id }) {
-    refresh(endpoint_id);
-  },
-  EndpointChanged({ endpoint_id }) {
-    refresh(endpoint_id);
-  },
+  EndpointRegistered: put,
+  EndpointChanged: put,
   EndpointRemoved({ endpoint_id }, overview) {
     overview.endpoints = overview.endpoints.filter((known) => known.id !== endpoint_id);
     overview.endpoint_tps = overview.endpoint_tps.filter((known) => known.endpoint_id !== endpoint_id);
-    removed.add(endpoint_id);
     sumUp(overview);
   },
 };
+
+// Takes over an endpoint as it is now; how many of its slots are taken, only the line knows.
+function put({ endpoint: read }, overview) {
+  const others = overview.endpoints.filter((known) => known.id !== read.id);
+  const endpoints = [...others, { in_flight: 0, ...endpoint(read.id), ...read }];
+  const order = (one, other) => Date.parse(one.registered_at) - Date.parse(other.registered_at) || (one.name < other.name ? -1 : 1);
+  overview.endpoints = endpoints.sort(order);
+  sumUp(overview);
+}
 
 // Adds a minute, and those without a request before it.
 function advance(overview, newest) {
@@ -133,42 +130,4 @@ function sumUp({ stats, endpoints, isMeasured }) {
 function averageLatency(endpoints) {
   const latencies = endpoints.filter((known) => known.status === "online").map((known) => known.latency_ms).filter((latency) => latency !== null);
   return latencies.length > 0 ? latencies.reduce((sum, latency) => sum + latency, 0) / latencies.length : null;
-}
-
-// Endpoints that are gone; their ids are never used again.
-const removed = new Set();
-
-// The endpoints that are being asked for, and whether something has changed since they were.
-const reading = new Map();
-
-function touch(id) {
-  if (reading.has(id)) reading.set(id, true);
-}
-
-// Asks for one endpoint anew, after an event has said that it is another, until nothing has changed meanwhile.
-async function refresh(id) {
-  if (reading.has(id)) return touch(id);
-  const asked = state.overview;
-  let read;
-  do {
-    reading.set(id, false);
-    read = await ask(`/api/endpoints/${id}`).catch(ignore);
-  } while (reading.get(id));
-  reading.delete(id);
-  if (!read || removed.has(id) || state.overview !== asked) return;
-  if (asked.inFlight) read.in_flight = asked.inFlight[id] ?? 0;
-  const place = asked.endpoints.findIndex((known) => known.id === id);
-  if (place < 0) {
-    asked.endpoints.push(read);
-    asked.endpoints.sort((one, other) => Date.parse(one.registered_at) - Date.parse(other.registered_at));
-  } else {
-    asked.endpoints[place] = read;
-  }
-  sumUp(asked);
-  changed("EndpointChanged");
-}
-
-function ignore(problem) {
-  if (!(problem instanceof Problem)) throw problem;
-  return null;
 }

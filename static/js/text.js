@@ -25,7 +25,7 @@ const TEXTS = {
     averageTime: "Average time", tokens: "Output tokens", firstToken: "First token", decodeTps: "Decode TPS", byModel: "TPS by model", byDay: "Requests by day",
     nothingMeasured: "Nothing measured yet.", addTitle: "Add an endpoint", slots: "Slots",
     slotsHint: "requests at a time", key: "API key", keyHint: "sent in place of the client's; never shown again",
-    addressHint: "for example http://10.0.0.11:8000", cancel: "Cancel", saving: "Saving…", noAnswer: "Leaseway gives no answer.",
+    addressHint: "for example http://10.0.0.11:8000", cancel: "Cancel", noAnswer: "Leaseway gives no answer.",
     never: "never",
     only_candidate: "the only one free", not_failing: "the next best has just failed", not_busy: "the next best is busy",
     reported: "the next best reports no load", lowest_score: "lowest load", highest_capability: "highest capability",
@@ -51,7 +51,7 @@ const TEXTS = {
     averageTime: "平均時間", tokens: "出力トークン", firstToken: "最初のトークン", decodeTps: "デコードTPS", byModel: "モデル別TPS", byDay: "日別リクエスト",
     nothingMeasured: "まだ計測されていません。", addTitle: "エンドポイントを追加", slots: "スロット数",
     slotsHint: "同時に処理するリクエスト数", key: "API キー", keyHint: "クライアントのキーの代わりに送信。再表示されません",
-    addressHint: "例: http://10.0.0.11:8000", cancel: "キャンセル", saving: "保存中…", noAnswer: "Leaseway が応答しません。",
+    addressHint: "例: http://10.0.0.11:8000", cancel: "キャンセル", noAnswer: "Leaseway が応答しません。",
     never: "なし",
     only_candidate: "空きはここのみ", not_failing: "次点は直前に失敗", not_busy: "次点は高負荷",
     reported: "次点は負荷を報告せず", lowest_score: "最小の負荷", highest_capability: "最高の性能",
@@ -87,6 +87,11 @@ export function whole(value) {
   return value.toLocaleString(language);
 }
 
+// From ten millions on, a count is rounded.
+export function short(value) {
+  return value < 1e7 ? whole(value) : value.toLocaleString(language, { notation: "compact", maximumFractionDigits: 1 });
+}
+
 export function milliseconds(value) {
   if (value === null || value === undefined) return NONE;
   if (value === 0) return "0 ms";
@@ -95,15 +100,15 @@ export function milliseconds(value) {
 }
 
 export function speed(value) {
-  return value === null || value === undefined ? NONE : `${value.toFixed(1)} tok/s`;
+  return value === null || value === undefined ? NONE : `${value < 1000 ? value.toFixed(1) : whole(Math.round(value))} tok/s`;
 }
 
-// The share of successes among what has an answer.
+// The share of successes among what has an answer, rounded down: it is 100 % only without a failure.
 export function percent(successful, failed) {
   const answered = successful + failed;
   if (answered === 0) return NONE;
-  const share = (successful / answered) * 100;
-  return `${Number.isInteger(share) ? share : share.toFixed(1)} %`;
+  const tenths = Math.floor((successful / answered) * 1000);
+  return `${tenths % 1000 === 0 ? tenths / 10 : (tenths / 10).toFixed(1)} %`;
 }
 
 export function clock(time, precise = {}) {

@@ -1,7 +1,8 @@
 // The waiting room: who waits, what runs where, and the last grants with their reason.
 
 import { ask } from "./api.js";
-import { element, number, row, table, write } from "./dom.js";
+import { element, showTable, write } from "./dom.js";
+import { state } from "./store.js";
 import { clock, milliseconds, NONE, text, whole } from "./text.js";
 
 // How often it is read again at most while the line moves, in milliseconds.
@@ -14,8 +15,8 @@ let isDue = false;
 let line = null;
 let readAt = 0;
 
-// What runs goes on running.
-setInterval(() => isVisible && !document.hidden && line?.running.length > 0 && drawWaiting(), READ_AGAIN_MS);
+// What runs goes on running, as far as is known.
+setInterval(() => isVisible && state.connection === "live" && line?.running.length > 0 && drawWaiting(), READ_AGAIN_MS);
 
 new IntersectionObserver(([entry]) => {
   isVisible = entry.isIntersecting;
@@ -38,11 +39,11 @@ async function read() {
 
 export function drawWaiting() {
   if (!line) return;
-  const models = line.models.map((model) => row(model.model, number(whole(model.waiting)),
-    number(model.estimated_wait === null ? NONE : `${model.estimated_wait} s`)));
+  const models = line.models.map((model) => [model.model, whole(model.waiting), model.estimated_wait === null ? NONE : `${model.estimated_wait} s`]);
   const since = performance.now() - readAt;
-  const running = line.running.map((one) => row(one.endpoint, one.model, number(milliseconds(one.elapsed_ms + since)), one.api_kind));
-  const grants = line.grants.map((grant) => row(clock(grant.time, { second: "2-digit" }), grant.endpoint, grant.model, text(grant.reason), number(milliseconds(grant.wait_ms))));
+  const running = line.running.map((one) => [one.endpoint, one.model, milliseconds(one.elapsed_ms + since), one.api_kind]);
+  const grants = line.grants.map((grant) =>
+    [clock(grant.time, { second: "2-digit" }), grant.endpoint, grant.model, text(grant.reason), milliseconds(grant.wait_ms)]);
   part("waitsNow", "nobodyWaits", [[text("model")], [text("waiting"), true], [text("estimate"), true]], models);
   part("running", "nothingRuns", [[text("endpoint")], [text("model")], [text("elapsed"), true], [text("api")]], running);
   part("grants", "noGrants", [[text("time")], [text("endpoint")], [text("model")], [text("reason")], [text("waited"), true]], grants);
@@ -58,5 +59,5 @@ function part(title, none, columns, rows) {
   const [heading, scroll] = frame.children;
   write(heading, text(title));
   scroll.setAttribute("aria-label", text(title));
-  scroll.replaceChildren(rows.length > 0 ? table(columns, rows) : element("p", { class: "none" }, text(none)));
+  showTable(scroll, columns, rows, text(none));
 }

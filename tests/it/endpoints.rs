@@ -66,6 +66,7 @@ async fn a_registration_that_makes_no_sense_is_refused_with_the_fields_name() {
     check("{\"name\":\"a\",\"base_url\":\"http://x\",\"kind\":\"magic\"}", "kind").await;
     check("{\"name\":\"a\",\"base_url\":\"http://x\",\"max_concurrency\":0}", "max_concurrency").await;
     check("{\"name\":\"a\",\"base_url\":\"http://x\",\"max_concurrency\":\"2\"}", "max_concurrency").await;
+    check("{\"name\":\"a\",\"base_url\":\"http://x\",\"max_concurrency\":1.5}", "max_concurrency").await;
     check("{\"name\":\"a\",\"base_url\":\"http://x\",\"capability_score\":10001}", "capability_score").await;
     check("{\"name\":\"a\",\"base_url\":\"http://x\",\"max_concurency\":1}", "max_concurency").await;
     check("{\"name\":\"a\",\"base_url\":\"http://x\",\"api_key\":\"a\\nb\"}", "api_key").await;

@@ -3,11 +3,11 @@
 use actix::{ActorFutureExt, ActorTryFutureExt, Context, Handler, Message, ResponseActFuture, WrapFuture};
 use uuid::Uuid;
 
-use super::entry::{EndpointView, Entry};
+use super::entry::Entry;
 use super::{Registry, RegistryError, Reservation};
 use crate::actors::persistence::SaveEndpoints;
 use crate::clock;
-use crate::domain::endpoint::{EndpointDefinition, EndpointKind, EndpointSource};
+use crate::domain::endpoint::{EndpointDefinition, EndpointKind, EndpointSource, EndpointView};
 use crate::domain::event::Event;
 use crate::domain::history::Counters;
 use crate::domain::ids::EndpointId;
@@ -41,7 +41,7 @@ impl Handler<RegisterEndpoint> for Registry {
                 log::info!("endpoint registered endpoint={} base_url={}", view.name, view.base_url);
                 registry.entries.insert(id, entry);
                 registry.tell_changed(vec![id], Vec::new());
-                registry.publish(Event::EndpointRegistered { endpoint_id: id, name: view.name.clone() });
+                registry.publish(Event::registered(view.clone()));
                 registry.probe(id, ctx);
                 view
             })
@@ -106,7 +106,7 @@ impl Handler<UpdateEndpoint> for Registry {
                 log::info!("endpoint changed endpoint={} base_url={}", view.name, view.base_url);
                 registry.tell_changed(vec![id], Vec::new());
                 registry.publish_catalog();
-                registry.publish(Event::EndpointChanged { endpoint_id: id });
+                registry.publish(Event::changed(view.clone()));
                 registry.probe(id, ctx);
                 Ok(view)
             })

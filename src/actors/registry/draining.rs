@@ -2,7 +2,8 @@
 
 use actix::{Context, Handler, Message};
 
-use super::{EndpointView, Registry, RegistryError};
+use super::{Registry, RegistryError};
+use crate::domain::endpoint::EndpointView;
 use crate::domain::ids::EndpointId;
 
 /// Has an endpoint get no more leases, or leases again; its running requests go on. The config file's endpoints, too: this

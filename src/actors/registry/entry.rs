@@ -1,19 +1,18 @@
-//! One registered endpoint as Registry keeps it, and as it is shown.
+//! One registered endpoint as Registry keeps it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use serde::{Serialize, Serializer};
 
 use super::reports::Reports;
 use crate::domain::endpoint::{
-    EndpointDefinition, EndpointFacts, EndpointKind, EndpointSource, EndpointStatus, Target,
+    EndpointDefinition, EndpointFacts, EndpointKind, EndpointSource, EndpointStatus, EndpointView, Target,
 };
 use crate::domain::event::HealthChanged;
 use crate::domain::health::Health;
 use crate::domain::history::Counters;
-use crate::domain::ids::{EndpointId, ModelId};
+use crate::domain::ids::ModelId;
 use crate::store::endpoints::{Observation, StoredEndpoint};
 
 /// A registered endpoint.
@@ -148,7 +147,7 @@ impl Entry {
             source: self.source,
             max_concurrency: self.definition.max_concurrency,
             capability_score: self.definition.capability_score,
-            in_flight: 0,
+            in_flight: None,
             models: self.served_models().into_iter().collect(),
             latency_ms: self.health.latency_ms,
             last_seen: self.health.last_seen,
@@ -159,33 +158,4 @@ impl Entry {
             registered_at: self.registered_at,
         }
     }
-}
-
-/// An endpoint as the API shows it. Its key is not part of it.
-#[derive(Clone, Debug, Serialize)]
-pub struct EndpointView {
-    pub id: EndpointId,
-    pub name: String,
-    pub base_url: String,
-    #[serde(serialize_with = "kind_or_auto")]
-    pub kind: Option<EndpointKind>,
-    pub status: EndpointStatus,
-    pub source: EndpointSource,
-    pub max_concurrency: u32,
-    pub capability_score: Option<u32>,
-    /// Slots taken; LoadManager's to know, filled in by who asks both.
-    pub in_flight: u32,
-    pub models: Vec<ModelId>,
-    pub latency_ms: Option<f64>,
-    pub last_seen: Option<DateTime<Utc>>,
-    pub last_error: Option<String>,
-    pub total_requests: i64,
-    pub successful_requests: i64,
-    pub failed_requests: i64,
-    pub registered_at: DateTime<Utc>,
-}
-
-/// Writes a kind that is not found out yet as `auto`.
-fn kind_or_auto<S: Serializer>(kind: &Option<EndpointKind>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(kind.map_or("auto", EndpointKind::as_str))
 }

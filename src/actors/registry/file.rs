@@ -56,18 +56,21 @@ impl Registry {
         known.warn_of_taken_over();
         let mut updated: Vec<EndpointId> = Vec::new();
         for endpoint in known.endpoints {
-            let (id, name) = (endpoint.id, endpoint.definition.name.clone());
-            match self.entries.get_mut(&id) {
+            let id = endpoint.id;
+            let event = match self.entries.get_mut(&id) {
                 Some(entry) if entry.definition == endpoint.definition && entry.source == endpoint.source => continue,
                 Some(entry) => {
                     entry.redefine(endpoint.definition, endpoint.source);
-                    self.publish(Event::EndpointChanged { endpoint_id: id });
+                    Event::changed(entry.view())
                 }
                 None => {
-                    self.entries.insert(id, Entry::new(endpoint));
-                    self.publish(Event::EndpointRegistered { endpoint_id: id, name });
+                    let entry = Entry::new(endpoint);
+                    let event = Event::registered(entry.view());
+                    self.entries.insert(id, entry);
+                    event
                 }
-            }
+            };
+            self.publish(event);
             updated.push(id);
         }
         for id in &known.removed {

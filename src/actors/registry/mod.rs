@@ -22,7 +22,6 @@ use arc_swap::ArcSwap;
 
 pub use self::changes::{EndpointChange, RegisterEndpoint, RemoveEndpoint, UpdateEndpoint};
 pub use self::draining::SetDraining;
-pub use self::entry::EndpointView;
 use self::entry::Entry;
 pub use self::file::ApplyFile;
 pub use self::probing::SyncEndpoint;
@@ -33,6 +32,7 @@ use super::event_hub::Publish;
 use super::facts::{EndpointsChanged, LeaseEnded, LoadReported};
 use super::persistence::Persistence;
 use crate::config::HealthConfig;
+use crate::domain::endpoint::EndpointView;
 use crate::domain::event::{Event, RequestsCounted};
 use crate::domain::history::Counters;
 use crate::domain::ids::{EndpointId, ModelId};

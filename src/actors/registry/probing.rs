@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, WrapFuture};
 
-use super::entry::{EndpointView, Entry};
+use super::entry::Entry;
 use super::{Registry, RegistryError};
 use crate::actors::event_hub::Publish;
 use crate::clock;
-use crate::domain::endpoint::{EndpointStatus, Target};
+use crate::domain::endpoint::{EndpointStatus, EndpointView, Target};
 use crate::domain::event::Event;
 use crate::domain::health::{ProbeAnswer, ProbeFailure};
 use crate::domain::ids::EndpointId;
@@ -91,9 +91,8 @@ impl Registry {
             log_status(entry, before);
             let (old_status, new_status) = (before, entry.status());
             self.publish(Event::EndpointStatusChanged { endpoint_id: id, old_status, new_status });
-        } else {
-            self.publish(Event::EndpointChanged { endpoint_id: id });
         }
+        self.publish(Event::changed(entry.view()));
         // The catalogue first: who has been granted a lease may ask for the model list next.
         self.publish_catalog();
         self.tell_changed(vec![id], Vec::new());

@@ -151,12 +151,13 @@ impl Tab {
         self.page.execute(event).await.expect("done");
     }
 
-    /// Presses a key, as the keyboard would: `Tab`, `Enter`, `Escape`, or one that writes itself.
+    /// Presses a key, as the keyboard would: `Tab`, `Enter`, `Escape`, `ArrowLeft`, or one that writes itself.
     pub async fn press(&self, key: &str) {
         let (code, text) = match key {
             "Enter" => (13, Some("\r")),
             "Tab" => (9, None),
             "Escape" => (27, None),
+            "ArrowLeft" => (37, None),
             letter => (0, Some(letter)),
         };
         for kind in [DispatchKeyEventType::KeyDown, DispatchKeyEventType::KeyUp] {
