@@ -300,6 +300,7 @@ async fn days_end_with_today_and_a_chosen_minute_stays_chosen() {
     assert!(days[10].as_str().is_some_and(|day| day.ends_with(": 1 succeeded, 0 failed")), "{days}");
     assert!(days[13].as_str().is_some_and(|day| day.ends_with(": 0 succeeded, 0 failed")), "{days}");
     tab.press("Escape").await;
+    tab.until("the focus is back", "document.activeElement.matches('[data-endpoint=gpu-1] button')").await;
     tab.value("document.querySelector('#timeline svg').focus()").await;
     tab.press("ArrowLeft").await;
     tab.press("ArrowLeft").await;

@@ -79,7 +79,6 @@ async fn a_viewer_sees_everything_first_and_then_what_changes() {
 #[actix_web::test]
 async fn viewers_that_do_not_read_slow_nobody_and_start_afresh_when_they_do() {
     let app = TestApp::start().await;
-    let mut reading = app.viewer().await;
     // So many names that a snapshot is more than any socket holds back.
     let names: Vec<String> = (0..7000).map(|number| format!("{number:0>500}")).collect();
     let mut models: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -87,8 +86,10 @@ async fn viewers_that_do_not_read_slow_nobody_and_start_afresh_when_they_do() {
     let mut endpoints = Vec::new();
     for name in ["a", "b", "c"] {
         endpoints.push(FakeEndpoint::start(&models).await);
-        app.register(name, &endpoints[endpoints.len() - 1], 4).await;
+        let id = app.register(name, &endpoints[endpoints.len() - 1], 4).await;
+        app.until_endpoint(&id, "online", |view| view["status"] == "online").await;
     }
+    let mut reading = app.viewer().await;
     let handshake = "GET /ws/dashboard HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     let stalled = join_all((0..5).map(|_| RawClient::send(app.address, handshake))).await;
