@@ -1,7 +1,7 @@
 // Bars over time: successes below, errors above, hatched so that colour is not all that tells them apart.
 
 import { element, svg, write } from "./dom.js";
-import { text, whole } from "./text.js";
+import { short, text, whole } from "./text.js";
 
 const HEIGHT = 168;
 const LEFT = 44;
@@ -20,6 +20,8 @@ export function drawChart(place, title, bars, every) {
   const { picture, legend } = chart;
   chart.redraw = () => drawChart(place, title, bars, every);
   chart.bars = bars;
+  // A chosen bar that has grown too old gives way to the next.
+  if (chart.chosen && !bars.some((bar) => bar.key === chart.chosen)) chart.chosen = bars[0]?.key;
   chart.width = widthIn(place);
   chart.step = (chart.width - LEFT) / Math.max(1, bars.length);
   picture.setAttribute("viewBox", `0 0 ${chart.width} ${HEIGHT}`);
@@ -69,7 +71,7 @@ function grid(width, most) {
     const y = TOP + PLOT * (1 - value / most);
     return [
       svg("line", { class: "grid", x1: LEFT, x2: width, y1: y, y2: y }),
-      svg("text", { x: LEFT - 8, y: y + 4, "text-anchor": "end" }, whole(value)),
+      svg("text", { x: LEFT - 8, y: y + 4, "text-anchor": "end" }, short(value, 1e4)),
     ];
   });
 }

@@ -47,7 +47,7 @@ export function table(columns, rows) {
 export function showTable(place, columns, rows, nothing) {
   const isTable = rows.length > 0;
   const state = `${isTable} ${document.documentElement.lang}`;
-  if (place.dataset.state !== state || place.querySelector(".problem")) {
+  if (place.dataset.state !== state) {
     place.dataset.state = state;
     place.replaceChildren(isTable ? table(columns, []) : element("p", { class: "none" }, nothing));
   }

@@ -4,6 +4,7 @@ import { ask } from "./api.js";
 import { drawChart } from "./chart.js";
 import { element, showTable, whileDisabled, write } from "./dom.js";
 import { statusOf } from "./endpoints.js";
+import { reader } from "./reader.js";
 import { endpoint as known, listen } from "./store.js";
 import { milliseconds, moment, NONE, speed, text, whole } from "./text.js";
 
@@ -12,7 +13,6 @@ const dialog = document.getElementById("panel");
 // How soon the parts are read again after an event, in milliseconds; what the database sums up less often.
 const MODELS_AGAIN_MS = 500;
 const DAYS_AGAIN_MS = 5000;
-const FAILED_AGAIN_MS = 5000;
 
 const DAYS = 14;
 const DAY_MS = 24 * 3600 * 1000;
@@ -45,15 +45,17 @@ export function openPanel(id) {
     element("p", { class: "problem", role: "alert" }),
     element("div", { class: "actions" }),
     element("h3", {}),
+    element("p", { class: "problem", "data-problem": "models" }),
     element("div", { class: "scroll", "data-part": "models", tabindex: 0, role: "region", "aria-label": text("byModel") }),
     element("h3", {}),
+    element("p", { class: "problem", "data-problem": "days" }),
     element("div", { class: "chart", "data-part": "days" }),
   ));
   drawFacts(known(id));
   // A day more than is shown: the server's may be another than here.
   readers = [
-    reader(id, "models", "/model-tps", MODELS_AGAIN_MS, drawModels),
-    reader(id, "days", `/daily-stats?days=${DAYS + 1}`, DAYS_AGAIN_MS, drawDays),
+    partReader(id, "models", "/model-tps", MODELS_AGAIN_MS, drawModels),
+    partReader(id, "days", `/daily-stats?days=${DAYS + 1}`, DAYS_AGAIN_MS, drawDays),
   ];
   readers.forEach((read) => read());
   dialog.showModal();
@@ -88,14 +90,15 @@ function drawFacts(endpoint) {
 function drawActions(endpoint) {
   const place = dialog.querySelector(".actions");
   const isDraining = endpoint.status === "draining";
-  const state = `${endpoint.id} ${isDraining} ${text("drain")}`;
+  const state = `${endpoint.id} ${isDraining} ${endpoint.source} ${text("drain")}`;
   if (place.dataset.state === state) return;
   const hadFocus = place.contains(document.activeElement) || document.activeElement === document.body;
   const isFirst = place.dataset.state === undefined;
   place.dataset.state = state;
   const act = (label, path, method = "POST") => {
     const button = element("button", { type: "button", class: "quiet" }, label);
-    button.addEventListener("click", () => perform(button, `/api/endpoints/${endpoint.id}${path}`, method));
+    // The second click of a double click would undo the first.
+    button.addEventListener("click", ({ detail }) => detail > 1 || perform(button, `/api/endpoints/${endpoint.id}${path}`, method));
     return button;
   };
   const actions = [act(text(isDraining ? "resume" : "drain"), isDraining ? "/resume" : "/drain"), act(text("sync"), "/sync")];
@@ -127,33 +130,14 @@ function perform(button, path, method) {
   });
 }
 
-// Returns what reads a part of the panel anew: one reading at a time, with a pause after each, and another if it failed or
-// was asked for meanwhile.
-function reader(id, part, path, pauseMs, draw) {
-  let isDue = false;
-  let isReading = false;
-  return async () => {
-    isDue = true;
-    if (isReading) return;
-    isReading = true;
-    while (isDue && shown === id) {
-      isDue = false;
-      const isRead = await readPart(id, part, path, draw);
-      isDue ||= !isRead;
-      await new Promise((resume) => setTimeout(resume, isRead ? pauseMs : FAILED_AGAIN_MS));
-    }
-    isReading = false;
-  };
-}
-
-async function readPart(id, part, path, draw) {
-  const read = await ask(`/api/endpoints/${id}${path}`).catch((problem) => problem);
-  const place = dialog.querySelector(`[data-part=${part}]`);
-  const isRead = !(read instanceof Error);
-  if (shown !== id) return isRead;
-  if (isRead) draw(place, read);
-  else if (place.querySelector("table, svg") === null) place.replaceChildren(element("p", { class: "problem" }, read.message));
-  return isRead;
+// Returns what reads a part of the panel anew, until it is closed.
+function partReader(id, part, path, pauseMs, draw) {
+  const [problem, place] = ["problem", "part"].map((kind) => dialog.querySelector(`[data-${kind}=${part}]`));
+  const isWanted = () => shown === id && place.isConnected;
+  return reader(`/api/endpoints/${id}${path}`, pauseMs, isWanted, (read, why) => {
+    write(problem, why);
+    if (read) draw(place, read);
+  });
 }
 
 function drawDays(place, days) {

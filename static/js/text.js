@@ -87,9 +87,9 @@ export function whole(value) {
   return value.toLocaleString(language);
 }
 
-// From ten millions on, a count is rounded.
-export function short(value) {
-  return value < 1e7 ? whole(value) : value.toLocaleString(language, { notation: "compact", maximumFractionDigits: 1 });
+// A count that is rounded where it would be too long.
+export function short(value, longest = 1e7) {
+  return value < longest ? whole(value) : value.toLocaleString(language, { notation: "compact", maximumFractionDigits: 1 });
 }
 
 export function milliseconds(value) {

@@ -1,7 +1,7 @@
 // The waiting room: who waits, what runs where, and the last grants with their reason.
 
-import { ask } from "./api.js";
 import { element, showTable, write } from "./dom.js";
+import { reader } from "./reader.js";
 import { state } from "./store.js";
 import { clock, milliseconds, NONE, text, whole } from "./text.js";
 
@@ -11,31 +11,25 @@ const READ_AGAIN_MS = 1000;
 const place = document.getElementById("waiting");
 
 let isVisible = false;
-let isDue = false;
 let line = null;
 let readAt = 0;
+
+// Reads the line anew, soon, if anybody can see it.
+export const lineMoved = reader("/api/queue/waiting", READ_AGAIN_MS, () => isVisible && !document.hidden, (read) => {
+  if (!read) return;
+  line = read;
+  readAt = performance.now();
+  drawWaiting();
+});
 
 // What runs goes on running, as far as is known.
 setInterval(() => isVisible && state.connection === "live" && line?.running.length > 0 && drawWaiting(), READ_AGAIN_MS);
 
 new IntersectionObserver(([entry]) => {
   isVisible = entry.isIntersecting;
-  if (isVisible) lineMoved();
+  lineMoved();
 }).observe(place);
-
-// Reads the line anew, soon, if anybody can see it.
-export function lineMoved() {
-  if (isDue || !isVisible || document.hidden) return;
-  isDue = true;
-  read();
-  setTimeout(() => { isDue = false; read(); }, READ_AGAIN_MS);
-}
-
-async function read() {
-  line = await ask("/api/queue/waiting").catch(() => line);
-  readAt = performance.now();
-  drawWaiting();
-}
+document.addEventListener("visibilitychange", lineMoved);
 
 export function drawWaiting() {
   if (!line) return;

@@ -322,6 +322,24 @@ async fn days_end_with_today_and_a_chosen_minute_stays_chosen() {
 }
 
 #[actix_web::test]
+async fn what_cannot_be_read_is_said_until_it_can() {
+    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    let id = app.register("gpu-1", &endpoint, 1).await;
+    let tab = Tab::open(app.address).await;
+    tab.click("[data-endpoint=gpu-1] button").await;
+    tab.until_text("#panel [data-part=models] .none", "Nothing measured yet.").await;
+    tab.value("void (window.kept = fetch, window.fetch = () => Promise.reject(new TypeError('cut')))").await;
+    assert_eq!(app.post(CHAT, &chat("m", false)).await.status, 200);
+    app.until_counted(&id, 1, 0).await;
+    tab.until_text("#panel [data-problem=models]", "Leaseway gives no answer.").await;
+    tab.value("void (window.fetch = window.kept)").await;
+    tab.until_text("#panel [data-part=models] tbody td", "m").await;
+    tab.until_text("#panel [data-problem=models]", "").await;
+    close(tab).await;
+    app.finish().await;
+}
+
+#[actix_web::test]
 async fn language_and_theme_are_switched_and_remembered() {
     let app = TestApp::start().await;
     let tab = Tab::open(app.address).await;
