@@ -309,7 +309,7 @@ mod tests {
 
     use actix::Addr;
     use futures_util::FutureExt;
-    use tokio::time::{pause, sleep};
+    use tokio::time::{advance, pause};
 
     use super::*;
     use crate::domain::history::Batch;
@@ -397,7 +397,7 @@ mod tests {
 
         /// Lets so much time pass, then ends the batch that is being written.
         async fn finish_after(&self, millis: u64, well: bool) -> Option<usize> {
-            sleep(Duration::from_millis(millis)).await;
+            advance(Duration::from_millis(millis)).await;
             self.recorder.send(ReadRecent).await.expect("alive");
             let finished = self.writer.send(Finish { well }).await.expect("alive");
             self.recorder.send(ReadRecent).await.expect("alive");
