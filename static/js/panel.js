@@ -95,10 +95,10 @@ function drawActions(endpoint) {
   const hadFocus = place.contains(document.activeElement) || document.activeElement === document.body;
   const isFirst = place.dataset.state === undefined;
   place.dataset.state = state;
-  const act = (label, path, method = "POST") => {
+  const act = (label, path) => {
     const button = element("button", { type: "button", class: "quiet" }, label);
     // The second click of a double click would undo the first.
-    button.addEventListener("click", ({ detail }) => detail > 1 || perform(button, `/api/endpoints/${endpoint.id}${path}`, method));
+    button.addEventListener("click", ({ detail }) => detail > 1 || perform(button, `/api/endpoints/${endpoint.id}${path}`, "POST"));
     return button;
   };
   const actions = [act(text(isDraining ? "resume" : "drain"), isDraining ? "/resume" : "/drain"), act(text("sync"), "/sync")];

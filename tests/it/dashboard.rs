@@ -1,6 +1,5 @@
-//! The dashboard in a real browser.
+//! What the dashboard does, in a real browser.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use awc::http::Method;
@@ -15,16 +14,6 @@ const CHAT: &str = "/v1/chat/completions";
 
 fn stat(name: &str) -> String {
     format!("[data-stat={name}]")
-}
-
-/// Where pictures go if somebody wants to look at them.
-fn pictures() -> Option<PathBuf> {
-    std::env::var_os("LEASEWAY_PICTURES").map(PathBuf::from)
-}
-
-async fn close(tab: Tab) {
-    let problems = tab.close().await;
-    assert!(problems.is_empty(), "on the console: {problems:#?}");
 }
 
 #[actix_web::test]
@@ -60,7 +49,7 @@ async fn a_request_moves_cards_speed_and_timeline_without_a_reload() {
     app.until_counted(&id, 1, 0).await;
     endpoint.release(20);
     until_seen_within_a_second(&app, &tab).await;
-    close(tab).await;
+    tab.close_cleanly().await;
     app.finish().await;
 }
 
@@ -101,7 +90,7 @@ async fn an_endpoint_that_dies_is_seen_to_die_and_come_back() {
     tab.until_text(&stat("online-endpoints"), "0 / 1").await;
     endpoint.revive();
     tab.until_text("[data-endpoint=gpu-1] .status", "online").await;
-    close(tab).await;
+    tab.close_cleanly().await;
     app.finish().await;
 }
 
@@ -124,7 +113,7 @@ async fn the_queue_rises_and_falls_and_the_waiting_room_shows_it() {
     tab.until_text("[data-part=waitsNow] .none", "Nobody waits.").await;
     tab.until_text("[data-part=grants] tbody td:nth-child(4)", "the only one free").await;
     app.until_counted(&id, 4, 0).await;
-    close(tab).await;
+    tab.close_cleanly().await;
     app.finish().await;
 }
 
@@ -239,7 +228,7 @@ async fn after_many_events_the_page_shows_what_the_overview_says() {
         return `${page}` === `${server}` || { page: only(page, server), server: only(server, page) };\
     })()";
     tab.until("the page is right", same).await;
-    close(tab).await;
+    tab.close_cleanly().await;
     app.finish().await;
 }
 
@@ -256,7 +245,7 @@ async fn a_click_takes_its_time_whatever_happens_on_the_page() {
     }
     tab.let_go("[data-endpoint=gpu-1] button").await;
     tab.until_text("#panel h2", "gpu-1").await;
-    close(tab).await;
+    tab.close_cleanly().await;
     app.finish().await;
 }
 
@@ -278,7 +267,7 @@ async fn the_focus_stays_where_it_is_while_the_page_moves() {
     tab.press("Enter").await;
     app.until_endpoint(&b_id, "probed", |view| view["last_seen"] != seen).await;
     tab.until("the button is free", &format!("!{probe}.disabled && document.activeElement === {probe}")).await;
-    close(tab).await;
+    tab.close_cleanly().await;
     app.finish().await;
 }
 
@@ -317,7 +306,7 @@ async fn days_end_with_today_and_a_chosen_minute_stays_chosen() {
     tab.until("a new minute", &format!("`${{{labels}}}` !== `${{{before}}}`")).await;
     assert_eq!(tab.value(readout).await, chosen);
     assert_eq!(tab.value("document.activeElement.matches('#timeline svg')").await, json!(true));
-    close(tab).await;
+    tab.close_cleanly().await;
     app.finish().await;
 }
 
@@ -335,70 +324,7 @@ async fn what_cannot_be_read_is_said_until_it_can() {
     tab.value("void (window.fetch = window.kept)").await;
     tab.until_text("#panel [data-part=models] tbody td", "m").await;
     tab.until_text("#panel [data-problem=models]", "").await;
-    close(tab).await;
-    app.finish().await;
-}
-
-#[actix_web::test]
-async fn language_and_theme_are_switched_and_remembered() {
-    let app = TestApp::start().await;
-    let tab = Tab::open(app.address).await;
-    tab.prefer("dark").await;
-    tab.until("dark", "document.documentElement.dataset.theme === 'dark'").await;
-    tab.click("#theme").await;
-    tab.until("light", "document.documentElement.dataset.theme === 'light'").await;
-    tab.until_text("#endpoints-title", "Endpoints").await;
-    tab.click("#language").await;
-    tab.until_text("#endpoints-title", "エンドポイント").await;
-    tab.reload().await;
-    tab.until_text("#endpoints-title", "エンドポイント").await;
-    tab.until("light", "document.documentElement.dataset.theme === 'light' && document.documentElement.lang === 'ja'")
-        .await;
-    close(tab).await;
-    app.finish().await;
-}
-
-#[actix_web::test]
-async fn every_text_stands_out_from_its_ground_in_either_theme() {
-    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
-    app.register("gpu-1", &endpoint, 1).await;
-    assert_eq!(app.post(CHAT, &chat("m", true)).await.status, 200);
-    let tab = Tab::open(app.address).await;
-    // Contrast as WCAG 2.2 defines it, which asks for 4.5 (https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio).
-    let faint = "(() => {\
-        const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);\
-        const linear = (part) => part <= 0.04045 * 255 ? part / 255 / 12.92 : ((part / 255 + 0.055) / 1.055) ** 2.4;\
-        const luminance = ([red, green, blue]) => 0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue);\
-        const ground = (node) => {\
-            const colour = parts(getComputedStyle(node).backgroundColor);\
-            return colour[3] === 0 ? ground(node.parentElement) : colour;\
-        };\
-        const ratio = (node) => {\
-            const style = getComputedStyle(node);\
-            const colour = parts(node instanceof SVGElement ? style.fill : style.color);\
-            const [dark, light] = [colour, ground(node)].map(luminance).sort((one, other) => one - other);\
-            return (light + 0.05) / (dark + 0.05);\
-        };\
-        const shown = [...document.querySelectorAll('body *:not(title)')].filter((node) => node.checkVisibility()\
-            && [...node.childNodes].some((child) => child.nodeType === Node.TEXT_NODE && child.data.trim() !== ''));\
-        const found = shown.filter((node) => ratio(node) < 4.5).map((node) => `${node.textContent}: ${ratio(node)}`);\
-        return shown.length > 40 && found.length === 0 || [shown.length, ...found];\
-    })()";
-    for theme in ["light", "dark"] {
-        tab.prefer(theme).await;
-        tab.until(theme, &format!("document.documentElement.dataset.theme === '{theme}'")).await;
-        tab.click("[data-endpoint=gpu-1] button").await;
-        tab.until_text("#panel [data-part=models] tbody td", "m").await;
-        tab.until("the page and the panel are readable", faint).await;
-        tab.press("Escape").await;
-        tab.click("#add").await;
-        tab.press("Enter").await;
-        tab.until("a problem", "document.querySelector('#form .problem:not(:empty)') !== null").await;
-        tab.until("the form is readable", faint).await;
-        tab.press("Escape").await;
-    }
-    let problems = tab.close().await;
-    assert!(problems.iter().all(|problem| problem.contains("400")), "{problems:#?}");
+    tab.close_cleanly().await;
     app.finish().await;
 }
 
@@ -414,63 +340,6 @@ async fn history_that_was_dropped_is_said() {
     tab.until("it is said", "document.querySelector('#rows-dropped').textContent.startsWith('1,234 history rows')")
         .await;
     assert_eq!(tab.value(shown).await, json!(true));
-    close(tab).await;
-    app.finish().await;
-}
-
-#[actix_web::test]
-async fn no_width_needs_scrolling_sideways_and_the_first_paint_is_small() {
-    let app = TestApp::start().await;
-    let mut endpoints = Vec::new();
-    let tab = Tab::open(app.address).await;
-    for count in [0, 3, 60] {
-        while endpoints.len() < count {
-            let endpoint = FakeEndpoint::start(&["llama-3.1-8b-instruct-with-a-long-name", "m"]).await;
-            app.register(&format!("endpoint-{}", endpoints.len()), &endpoint, 4).await;
-            endpoint.script(|_| json_answer(422, "{}"));
-            endpoints.push(endpoint);
-        }
-        if count > 0 {
-            assert_eq!(app.post(CHAT, &chat("m", false)).await.status, 422);
-        }
-        tab.until("all rows", &format!("document.querySelectorAll('[data-endpoint]').length === {count}")).await;
-        for width in [1440, 390] {
-            tab.show(width, 900).await;
-            tab.until("it fits", &format!("document.documentElement.scrollWidth <= {width}")).await;
-            for theme in ["light", "dark"] {
-                tab.prefer(theme).await;
-                tab.until(theme, &format!("document.documentElement.dataset.theme === '{theme}'")).await;
-                if let Some(folder) = pictures() {
-                    tab.picture(&folder.join(format!("{count}-{width}-{theme}.png"))).await;
-                    tab.show(width, 900).await;
-                }
-            }
-        }
-    }
-    let bytes = "performance.getEntriesByType('resource').filter(({ name }) => name.includes('/static/'))\
-        .reduce((sum, { encodedBodySize }) => sum + encodedBodySize, 0)";
-    let bytes = tab.value(bytes).await.as_f64().expect("a number");
-    assert!((10_000.0..100.0 * 1024.0).contains(&bytes), "{bytes} bytes");
-    close(tab).await;
-    app.finish().await;
-}
-
-#[actix_web::test]
-async fn files_are_kept_by_browsers_until_they_change_and_nothing_else_is_served() {
-    let app = TestApp::start().await;
-    let page = app.get("/dashboard").await;
-    assert_eq!((page.status.as_u16(), page.header("content-type")), (200, Some("text/html; charset=utf-8")));
-    let policy = page.header("content-security-policy").expect("a policy");
-    assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
-    let tag = page.header("etag").expect("a tag").to_owned();
-    let again = app.send(Method::GET, "/dashboard", &[("if-none-match", &tag)], "").await;
-    assert_eq!((again.status.as_u16(), again.body.len()), (304, 0));
-    assert_eq!(app.send(Method::HEAD, "/dashboard", &[], "").await.status, 200);
-    let script = app.get("/static/js/main.js").await;
-    assert_eq!(script.header("content-type"), Some("text/javascript; charset=utf-8"));
-    for path in ["/static/none.js", "/static/../Cargo.toml", "/static/%2e%2e/Cargo.toml", "/static/js"] {
-        assert_eq!(app.get(path).await.error(), (404, "not_found".to_owned()), "{path}");
-    }
-    assert_eq!(app.get("/").await.header("location"), Some("/dashboard"));
+    tab.close_cleanly().await;
     app.finish().await;
 }

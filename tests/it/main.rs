@@ -4,6 +4,7 @@ mod support;
 
 mod choosing;
 mod dashboard;
+mod dashboard_looks;
 mod durability;
 mod endpoints;
 mod failover;

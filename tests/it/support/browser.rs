@@ -187,6 +187,12 @@ impl Tab {
         self.page.save_screenshot(parameters, path).await.expect("a picture");
     }
 
+    /// Closes the browser, after checking that nothing was wrong on its console.
+    pub async fn close_cleanly(self) {
+        let problems = self.close().await;
+        assert!(problems.is_empty(), "on the console: {problems:#?}");
+    }
+
     /// Closes the browser. Returns what was wrong on its console.
     pub async fn close(mut self) -> Vec<String> {
         self.browser.close().await.expect("closed");
