@@ -52,3 +52,53 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use actix::{Context, Handler};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Keeper(Vec<Caller<()>>);
+
+    impl Actor for Keeper {
+        type Context = Context<Self>;
+    }
+
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Ask;
+
+    impl Handler<Ask> for Keeper {
+        type Result = Answer<()>;
+
+        fn handle(&mut self, _: Ask, _: &mut Context<Self>) -> Answer<()> {
+            let (caller, answer) = Caller::keep();
+            self.0.push(caller);
+            answer
+        }
+    }
+
+    #[derive(Message)]
+    #[rtype(result = "Vec<bool>")]
+    struct Gone;
+
+    impl Handler<Gone> for Keeper {
+        type Result = Vec<bool>;
+
+        fn handle(&mut self, _: Gone, _: &mut Context<Self>) -> Vec<bool> {
+            self.0.iter().map(Caller::has_gone).collect()
+        }
+    }
+
+    #[actix::test]
+    async fn a_caller_has_gone_that_no_longer_waits() {
+        let keeper = Keeper::default().start();
+        let (impatient, patient) = (keeper.send(Ask), keeper.send(Ask));
+        assert_eq!(keeper.send(Gone).await, Ok(vec![false, false]));
+        drop(impatient);
+        assert_eq!(keeper.send(Gone).await, Ok(vec![true, false]));
+        drop(patient);
+    }
+}

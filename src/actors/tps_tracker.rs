@@ -22,8 +22,8 @@ pub struct TpsTracker {
 }
 
 impl TpsTracker {
-    /// Creates a tracker that goes on from the `speeds` of endpoints that are there, and whose means give `alpha` (above 0, up to 1) as weight to the
-    /// newest value.
+    /// Creates a tracker that goes on from the `speeds` of the endpoints there are, and whose means give `alpha` (above 0,
+    /// up to 1) as weight to the newest value.
     pub fn new(alpha: f64, speeds: BTreeMap<EndpointId, ModelSpeeds>, events: Recipient<Publish>) -> Self {
         Self { alpha, events, speeds }
     }

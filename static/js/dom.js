@@ -1,6 +1,5 @@
 // Builds elements; text is always text, never markup.
 
-// Longer texts may be cut in a table, and are whole where the pointer rests.
 const CUT_FROM = 12;
 
 export function element(name, attributes = {}, ...children) {
@@ -26,11 +25,17 @@ export function write(node, value) {
   if (node.textContent !== value) node.textContent = value;
 }
 
+// Writes a text that may be cut, and is then whole where the pointer rests.
+export function writeCut(node, value) {
+  write(node, value);
+  node.title = value.length > CUT_FROM ? value : "";
+}
+
 // Disables a button while something is done, which takes the focus away from it.
 export async function whileDisabled(button, work) {
   button.disabled = true;
   try {
-    await work();
+    return await work();
   } finally {
     button.disabled = false;
     if (document.activeElement === document.body) button.focus();
@@ -56,9 +61,7 @@ export function showTable(place, columns, rows, nothing) {
   while (body.children.length > rows.length) body.lastChild.remove();
   while (body.children.length < rows.length) body.append(row(...columns.map(([, isNumber]) => (isNumber ? number("") : ""))));
   rows.forEach((texts, index) => texts.forEach((value, column) => {
-    const cell = body.children[index].children[column];
-    write(cell, value);
-    cell.title = value.length > CUT_FROM ? value : "";
+    writeCut(body.children[index].children[column], value);
   }));
 }
 

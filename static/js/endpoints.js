@@ -1,6 +1,6 @@
 // The table of endpoints.
 
-import { element, number, row, table, write } from "./dom.js";
+import { element, number, row, table, write, writeCut } from "./dom.js";
 import { openPanel } from "./panel.js";
 import { speedOf } from "./store.js";
 import { currentLanguage, milliseconds, NONE, percent, speed, text, whole } from "./text.js";
@@ -48,11 +48,9 @@ function writeRow(drawn, endpoint) {
   drawn.dataset.endpoint = endpoint.name;
   status.firstChild.dataset.status = endpoint.status;
   write(status.firstChild, text(endpoint.status));
-  write(name.firstChild, endpoint.name);
-  name.title = endpoint.name;
+  writeCut(name.firstChild, endpoint.name);
   write(kind, endpoint.kind);
-  write(models, endpoint.models.join(", ") || NONE);
-  models.title = endpoint.models.join(", ");
+  writeCut(models, endpoint.models.join(", ") || NONE);
   const values = [
     `${endpoint.in_flight} / ${endpoint.max_concurrency}`, whole(endpoint.total_requests),
     percent(endpoint.successful_requests, endpoint.failed_requests), milliseconds(endpoint.latency_ms),

@@ -19,6 +19,8 @@ const DAY_MS = 24 * 3600 * 1000;
 
 let shown = null;
 let readers = [];
+// What is being removed is not read any more.
+let isRemoving = false;
 
 listen((kinds) => {
   if (shown === null) return;
@@ -39,6 +41,7 @@ dialog.addEventListener("close", () => {
 
 export function openPanel(id) {
   shown = id;
+  isRemoving = false;
   dialog.replaceChildren(element("div", {},
     element("div", { class: "bar" }, element("h2", { id: "panel-title" }), closeButton()),
     element("dl", { class: "facts" }),
@@ -114,26 +117,27 @@ function removeButton(endpoint) {
   const cancel = element("button", { type: "button", class: "quiet last" }, text("cancel"));
   button.addEventListener("click", () => { button.replaceWith(sure, cancel); cancel.focus(); });
   cancel.addEventListener("click", () => { sure.remove(); cancel.replaceWith(button); button.focus(); });
-  sure.addEventListener("click", () => perform(sure, `/api/endpoints/${endpoint.id}`, "DELETE"));
+  sure.addEventListener("click", async () => {
+    isRemoving = true;
+    isRemoving = await perform(sure, `/api/endpoints/${endpoint.id}`, "DELETE");
+  });
   return button;
 }
 
+// Returns whether it was done; if not, it is said why.
 function perform(button, path, method) {
   const problem = dialog.querySelector("[role=alert]");
-  whileDisabled(button, async () => {
-    try {
-      await ask(path, method, method === "POST" ? {} : undefined);
-      write(problem, "");
-    } catch (error) {
-      write(problem, error.message);
-    }
+  return whileDisabled(button, async () => {
+    const refused = await ask(path, method, method === "POST" ? {} : undefined).then(() => null, (error) => error);
+    write(problem, refused?.message ?? "");
+    return refused === null;
   });
 }
 
 // Returns what reads a part of the panel anew, until it is closed.
 function partReader(id, part, path, pauseMs, draw) {
   const [problem, place] = ["problem", "part"].map((kind) => dialog.querySelector(`[data-${kind}=${part}]`));
-  const isWanted = () => shown === id && place.isConnected;
+  const isWanted = () => shown === id && place.isConnected && !isRemoving;
   return reader(`/api/endpoints/${id}${path}`, pauseMs, isWanted, (read, why) => {
     write(problem, why);
     if (read) draw(place, read);

@@ -15,7 +15,8 @@ let line = null;
 let readAt = 0;
 
 // Reads the line anew, soon, if anybody can see it.
-export const lineMoved = reader("/api/queue/waiting", READ_AGAIN_MS, () => isVisible && !document.hidden, (read) => {
+export const lineMoved = reader("/api/queue/waiting", READ_AGAIN_MS, () => isVisible && !document.hidden, (read, why) => {
+  write(document.getElementById("waiting-problem"), why);
   if (!read) return;
   line = read;
   readAt = performance.now();

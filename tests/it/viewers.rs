@@ -5,7 +5,12 @@ use std::time::{Duration, Instant};
 use futures_util::future::{join, join_all};
 use serde_json::json;
 
+use crate::support::test_app::Viewer;
 use crate::support::{FakeEndpoint, RawClient, TestApp, chat};
+
+/// What opens a session without reading it.
+const HANDSHAKE: &str = "GET /ws/dashboard HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+    sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 #[actix_web::test]
 async fn viewers_hear_of_endpoints_the_line_and_speeds() {
@@ -68,7 +73,8 @@ async fn a_viewer_sees_everything_first_and_then_what_changes() {
     let mut viewer = app.viewer().await;
     assert_eq!(app.post("/v1/chat/completions", &chat("unknown", true)).await.status, 404);
     let minute = viewer.until("MinuteAdvanced", |data| data["total_requests"] == 3).await;
-    assert_eq!(json!([minute["successful_requests"], minute["failed_requests"]]), json!([2, 1]));
+    let told = ["successful_requests", "failed_requests", "history_rows_dropped"].map(|field| &minute[field]);
+    assert_eq!(json!(told), json!([2, 1, 0]));
     assert!(minute["minute"].as_str().is_some_and(|time| time.ends_with(":00Z")), "{minute}");
     let change = json!({ "max_concurrency": 3 }).to_string();
     app.send(awc::http::Method::PUT, &format!("/api/endpoints/{id}"), &[], &change).await;
@@ -77,7 +83,29 @@ async fn a_viewer_sees_everything_first_and_then_what_changes() {
 }
 
 #[actix_web::test]
-async fn viewers_that_do_not_read_slow_nobody_and_start_afresh_when_they_do() {
+async fn viewers_that_do_not_read_slow_nobody() {
+    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    let id = app.register("a", &endpoint, 8).await;
+    let mut reading = join_all((0..20).map(|_| app.viewer())).await;
+    let stalled = join_all((0..5).map(|_| RawClient::send(app.address, HANDSHAKE))).await;
+    let question = chat("m", false);
+    let ask = async || {
+        for _ in 0..100 {
+            assert_eq!(app.post("/v1/chat/completions", &question).await.status, 200);
+        }
+    };
+    let watch = |viewer: Viewer| async {
+        let mut viewer = viewer;
+        viewer.until("RequestsCounted", |data| data["total_requests"] == 400).await;
+    };
+    join(join_all((0..4).map(|_| ask())), join_all(reading.drain(..).map(watch))).await;
+    app.until_counted(&id, 400, 0).await;
+    drop(stalled);
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn viewers_that_have_not_read_start_afresh_when_they_do() {
     let app = TestApp::start().await;
     // So many names that a snapshot is more than any socket holds back.
     let names: Vec<String> = (0..7000).map(|number| format!("{number:0>500}")).collect();
@@ -90,9 +118,7 @@ async fn viewers_that_do_not_read_slow_nobody_and_start_afresh_when_they_do() {
         app.until_endpoint(&id, "online", |view| view["status"] == "online").await;
     }
     let mut reading = app.viewer().await;
-    let handshake = "GET /ws/dashboard HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
-        sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    let stalled = join_all((0..5).map(|_| RawClient::send(app.address, handshake))).await;
+    let stalled = join_all((0..5).map(|_| RawClient::send(app.address, HANDSHAKE))).await;
     // Three times as many gatherings of events as a mailbox takes messages.
     let (started, mut requests) = (Instant::now(), 0);
     while started.elapsed() < Duration::from_secs(5) {
