@@ -1,5 +1,6 @@
 //! The table `request_history`: one row for each lease, and for each request that got none. Bodies are never stored.
 
+use std::fmt::Write;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -11,7 +12,7 @@ use diesel::sqlite::Sqlite;
 use super::schema::request_history;
 use super::{Store, StoreError};
 use crate::domain::history::{HistoryEnd, HistoryRow};
-use crate::domain::ids::EndpointId;
+use crate::domain::ids::{ClientId, EndpointId};
 use crate::domain::request::{EndedLease, LeaseRequest, Outcome, TokenCount, UnservedRequest};
 use crate::domain::timeline::{MINUTES, Minute};
 
@@ -97,7 +98,7 @@ impl<'a> Row<'a> {
             api_kind: request.api_kind.as_str(),
             model_id: request.model.as_str(),
             endpoint_id: None,
-            client: request.client.to_string(),
+            client: text_of(&request.client),
             status,
             is_final: true,
             duration_ms: None,
@@ -139,6 +140,13 @@ impl<'a> Row<'a> {
             None => Self::new(row, request, "abandoned", *waited),
         }
     }
+}
+
+/// Writes out a client, most of which are IPv4 addresses. A text that grows on the way costs a thirtieth of the whole row.
+fn text_of(client: &ClientId) -> String {
+    let mut text = String::with_capacity("255.255.255.255".len());
+    write!(text, "{client}").expect("a text takes everything");
+    text
 }
 
 fn millis(duration: Duration) -> i64 {
