@@ -32,11 +32,11 @@ listen((kinds) => {
 });
 
 dialog.addEventListener("close", () => {
-  // Closing is told late: it may have been opened again since.
+  // The browser tells of the closing later than it closes: the panel may be open again, or the focus may have moved on.
   if (dialog.open) return;
   const opener = document.querySelector(`button[data-id="${shown}"]`) ?? document.getElementById("add");
   shown = null;
-  opener.focus({ preventScroll: true });
+  if (document.activeElement === document.body) opener.focus({ preventScroll: true });
 });
 
 export function openPanel(id) {
