@@ -23,10 +23,11 @@ use crate::actors::event_hub::{CloseViewers, EventHub};
 use crate::actors::history_recorder::{Flush, HistoryRecorder, Upkeep, Writer};
 use crate::actors::load_manager::{Drain, LeaseDesk, LoadManager, Observe};
 use crate::actors::persistence::{Checkpoint, Persistence};
-use crate::actors::registry::{ApplyFile, ModelCatalog, Neighbours, Registry, SaveObserved, reconcile};
+use crate::actors::registry::{ApplyFile, ModelCatalog, Neighbours, Registry, SaveObserved, warn_of_taken_over};
 use crate::actors::tps_tracker::TpsTracker;
 use crate::clock;
 use crate::config::{Config, UpstreamConfig};
+use crate::domain::reconcile::reconcile;
 use crate::http::{RetryAfter, Services, middleware, routes};
 use crate::store::{Store, StoreError};
 use crate::upstream::client::Upstreams;
@@ -92,7 +93,7 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     let wall = clock::wall();
     let known = reconcile(store.load_endpoints()?, config.endpoints.clone(), wall, Uuid::new_v4);
     store.save_endpoints(&known.saved, &known.removed)?;
-    known.warn_of_taken_over();
+    warn_of_taken_over(&known);
     let (past, speeds) = restore::restore(&store, &known.endpoints, wall);
 
     let persistence = SyncArbiter::start(1, move || Persistence::new(store.clone()));

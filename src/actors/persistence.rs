@@ -5,7 +5,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 
 use crate::domain::history::{Batch, DailySums};
 use crate::domain::ids::{EndpointId, ModelId};
-use crate::store::endpoints::{Observation, StoredEndpoint};
+use crate::domain::stored_endpoint::{Observation, StoredEndpoint};
 use crate::store::{Store, StoreError};
 
 /// The one writer of the database.

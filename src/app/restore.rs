@@ -11,8 +11,8 @@ use crate::actors::tps_tracker::ModelSpeeds;
 use crate::clock;
 use crate::domain::history::DailySums;
 use crate::domain::ids::EndpointId;
+use crate::domain::stored_endpoint::StoredEndpoint;
 use crate::domain::tps::Speed;
-use crate::store::endpoints::StoredEndpoint;
 use crate::store::{Store, StoreError};
 
 /// Returns the last hour, the totals, and what was measured of each of the `endpoints` on the server's local day of `wall`.

@@ -1,6 +1,6 @@
 //! The table `endpoints`: definitions, what was observed of them, and their counters.
 
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
 use diesel::prelude::*;
 use uuid::Uuid;
 
@@ -9,27 +9,7 @@ use super::{Store, StoreError};
 use crate::domain::endpoint::{EndpointDefinition, EndpointKind, EndpointSource};
 use crate::domain::history::Counters;
 use crate::domain::ids::EndpointId;
-
-/// What the table knows of an endpoint.
-#[derive(Clone, Debug)]
-pub struct StoredEndpoint {
-    pub id: EndpointId,
-    pub definition: EndpointDefinition,
-    pub source: EndpointSource,
-    pub registered_at: DateTime<Utc>,
-    pub observation: Observation,
-    pub counters: Counters,
-}
-
-/// What probing found out.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Observation {
-    pub kind: Option<EndpointKind>,
-    pub models: Vec<String>,
-    /// Milliseconds; `None` while never measured.
-    pub latency_ms: Option<f64>,
-    pub last_seen: Option<DateTime<Utc>>,
-}
+use crate::domain::stored_endpoint::{Observation, StoredEndpoint};
 
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = endpoints)]

@@ -1,7 +1,7 @@
 //! The database. The only place that names diesel; one file per table.
 
 mod endpoint_daily_stats;
-pub mod endpoints;
+mod endpoints;
 mod file;
 mod history;
 mod request_daily_stats;

@@ -9,10 +9,9 @@ use crate::actors::persistence::SaveEndpoints;
 use crate::clock;
 use crate::domain::endpoint::{EndpointDefinition, EndpointKind, EndpointSource, EndpointView};
 use crate::domain::event::Event;
-use crate::domain::history::Counters;
 use crate::domain::ids::EndpointId;
+use crate::domain::stored_endpoint::StoredEndpoint;
 use crate::store::StoreError;
-use crate::store::endpoints::{Observation, StoredEndpoint};
 
 type Reply<T> = ResponseActFuture<Registry, Result<T, RegistryError>>;
 
@@ -25,19 +24,13 @@ impl Handler<RegisterEndpoint> for Registry {
     type Result = Reply<EndpointView>;
 
     fn handle(&mut self, RegisterEndpoint(definition): RegisterEndpoint, _: &mut Context<Self>) -> Self::Result {
-        let stored = StoredEndpoint {
-            id: EndpointId(Uuid::new_v4()),
-            definition,
-            source: EndpointSource::Api,
-            registered_at: clock::wall(),
-            observation: Observation::default(),
-            counters: Counters::default(),
-        };
-        let change = self.reserve(stored.id, &stored.definition);
-        self.saved(change.map(|()| (stored.id, SaveEndpoints { saved: vec![stored.clone()], removed: Vec::new() })))
+        let id = EndpointId(Uuid::new_v4());
+        let stored = StoredEndpoint::new(id, definition, EndpointSource::Api, clock::wall());
+        let change = self.reserve(id, &stored.definition);
+        self.saved(change.map(|()| (id, SaveEndpoints { saved: vec![stored.clone()], removed: Vec::new() })))
             .map_ok(move |(), registry, ctx| {
                 let entry = Entry::new(stored);
-                let (id, view) = (entry.target.id, entry.view());
+                let view = entry.view();
                 log::info!("endpoint registered endpoint={} base_url={}", view.name, view.base_url);
                 registry.entries.insert(id, entry);
                 registry.tell_changed(vec![id], Vec::new());

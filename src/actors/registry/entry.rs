@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::reports::Reports;
 use crate::domain::endpoint::{
     EndpointDefinition, EndpointFacts, EndpointKind, EndpointSource, EndpointStatus, EndpointView, Target,
 };
@@ -13,7 +12,9 @@ use crate::domain::event::HealthChanged;
 use crate::domain::health::Health;
 use crate::domain::history::Counters;
 use crate::domain::ids::ModelId;
-use crate::store::endpoints::{Observation, StoredEndpoint};
+use crate::domain::reports::Reports;
+use crate::domain::stored_endpoint::{Observation, StoredEndpoint};
+use crate::upstream::probe::Probe;
 
 /// A registered endpoint.
 pub struct Entry {
@@ -91,6 +92,17 @@ impl Entry {
         let allowed = &self.definition.allowed_models;
         let served = self.models.iter().filter(|model| allowed.is_empty() || allowed.contains(model));
         served.map(|model| ModelId::from(model.as_str())).collect()
+    }
+
+    /// Returns what to ask of the server.
+    pub fn probe(&self) -> Probe {
+        Probe {
+            root_url: self.target.root_url.clone(),
+            api_key: self.target.api_key.clone(),
+            kind: self.kind(),
+            detect_kind: self.definition.kind.is_none()
+                && (self.detected_kind.is_none() || self.health.status != EndpointStatus::Online),
+        }
     }
 
     /// Returns what the dispatcher must know.

@@ -4,13 +4,13 @@ use actix::{ActorFutureExt, Context, Handler, Message, ResponseActFuture, WrapFu
 use uuid::Uuid;
 
 use super::entry::Entry;
-use super::reconcile::{Reconciled, reconcile};
 use super::{Registry, RegistryError, Reservation};
 use crate::actors::persistence::SaveEndpoints;
 use crate::clock;
 use crate::domain::endpoint::EndpointDefinition;
 use crate::domain::event::Event;
 use crate::domain::ids::EndpointId;
+use crate::domain::reconcile::{Reconciled, reconcile};
 use crate::store::StoreError;
 
 /// Applies the endpoints of the config file as at a start; answered once the change is saved, with how many were added or
@@ -51,9 +51,16 @@ impl Handler<ApplyFile> for Registry {
     }
 }
 
+/// Warns the operator of the endpoints made over the API that are so no more.
+pub fn warn_of_taken_over(known: &Reconciled) {
+    for name in &known.taken_over {
+        log::warn!("endpoint made over the API is taken over by the config file endpoint={name}");
+    }
+}
+
 impl Registry {
     fn apply(&mut self, known: Reconciled, ctx: &mut Context<Self>) -> (usize, usize) {
-        known.warn_of_taken_over();
+        warn_of_taken_over(&known);
         let mut updated: Vec<EndpointId> = Vec::new();
         for endpoint in known.endpoints {
             let id = endpoint.id;

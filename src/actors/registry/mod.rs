@@ -7,9 +7,8 @@ mod changes;
 mod draining;
 mod entry;
 mod file;
+mod load;
 mod probing;
-mod reconcile;
-mod reports;
 mod saving;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,10 +22,9 @@ use arc_swap::ArcSwap;
 pub use self::changes::{EndpointChange, RegisterEndpoint, RemoveEndpoint, UpdateEndpoint};
 pub use self::draining::SetDraining;
 use self::entry::Entry;
-pub use self::file::ApplyFile;
+pub use self::file::{ApplyFile, warn_of_taken_over};
+pub use self::load::{ListReports, ReportLoad};
 pub use self::probing::SyncEndpoint;
-pub use self::reconcile::{Reconciled, reconcile};
-pub use self::reports::{ListReports, ReceivedReport, ReportLoad, ReportSource};
 pub use self::saving::SaveObserved;
 use super::event_hub::Publish;
 use super::facts::{EndpointsChanged, LeaseEnded, LoadReported};
@@ -37,8 +35,8 @@ use crate::domain::event::{Event, RequestsCounted};
 use crate::domain::history::Counters;
 use crate::domain::ids::{EndpointId, ModelId};
 use crate::domain::request::Outcome;
+use crate::domain::stored_endpoint::StoredEndpoint;
 use crate::store::StoreError;
-use crate::store::endpoints::StoredEndpoint;
 use crate::upstream::probe::Prober;
 
 /// How often an endpoint is probed that is loading its model, or may be gone.

@@ -13,7 +13,6 @@ use crate::domain::event::Event;
 use crate::domain::health::{ProbeAnswer, ProbeFailure};
 use crate::domain::ids::EndpointId;
 use crate::domain::time::Moment;
-use crate::upstream::probe::Probe;
 
 type Probed = Result<ProbeAnswer, ProbeFailure>;
 
@@ -31,7 +30,7 @@ impl Handler<SyncEndpoint> for Registry {
         };
         let (target, sent) = (entry.target.clone(), clock::now());
         self.prober
-            .probe(to_probe(entry))
+            .probe(entry.probe())
             .into_actor(self)
             .map(move |probed, registry, ctx| {
                 registry.probed(&target, sent, probed, ctx);
@@ -74,7 +73,7 @@ impl Registry {
         }
         entry.probing = true;
         let (target, sent) = (entry.target.clone(), clock::now());
-        let probe = self.prober.probe(to_probe(entry));
+        let probe = self.prober.probe(entry.probe());
         ctx.spawn(probe.into_actor(self).map(move |probed, registry, ctx| {
             if let Some(entry) = registry.entries.get_mut(&id).filter(|entry| Arc::ptr_eq(&entry.target, &target)) {
                 entry.probing = false;
@@ -128,17 +127,6 @@ impl Registry {
         }
         self.tell_change(id, status_before);
         self.save_observed(ctx);
-    }
-}
-
-/// Returns what to ask of an endpoint.
-pub fn to_probe(entry: &Entry) -> Probe {
-    Probe {
-        root_url: entry.target.root_url.clone(),
-        api_key: entry.target.api_key.clone(),
-        kind: entry.kind(),
-        detect_kind: entry.definition.kind.is_none()
-            && (entry.detected_kind.is_none() || entry.health.status != EndpointStatus::Online),
     }
 }
 

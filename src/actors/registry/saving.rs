@@ -6,7 +6,7 @@ use super::Registry;
 use super::entry::Entry;
 use crate::actors::persistence::{ObservationsSaved, SaveObservations};
 use crate::domain::ids::EndpointId;
-use crate::store::endpoints::Observation;
+use crate::domain::stored_endpoint::Observation;
 
 impl Registry {
     /// Saves what has been observed since the last saving, unless one is on its way.

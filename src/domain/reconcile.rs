@@ -1,34 +1,28 @@
 //! How the endpoints of the config file meet those of the database.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::domain::endpoint::{EndpointDefinition, EndpointSource};
-use crate::domain::history::Counters;
-use crate::domain::ids::EndpointId;
-use crate::store::endpoints::{Observation, StoredEndpoint};
+use super::endpoint::{EndpointDefinition, EndpointSource};
+use super::ids::EndpointId;
+use super::stored_endpoint::StoredEndpoint;
 
 /// The endpoints to go on with, and what has to change in the database for it.
+#[derive(Debug, Default)]
 pub struct Reconciled {
+    /// The endpoints that there are now.
     pub endpoints: Vec<StoredEndpoint>,
+    /// Those of them that the database does not have yet, or not so.
     pub saved: Vec<StoredEndpoint>,
+    /// The endpoints that are to be removed from the database.
     pub removed: Vec<EndpointId>,
-    /// Names of those made over the API that are the file's now, or had to make room for one of the file's.
+    /// Names of endpoints made over the API that belong to the file now, or had to make room for one of the file's.
     pub taken_over: Vec<String>,
 }
 
-impl Reconciled {
-    /// Tells the operator of those made over the API that are so no more.
-    pub fn warn_of_taken_over(&self) {
-        for name in &self.taken_over {
-            log::warn!("endpoint made over the API is taken over by the config file endpoint={name}");
-        }
-    }
-}
-
-/// Applies the file's endpoints to the stored ones.
+/// Applies the file's endpoints to the stored ones, in time proportional to their number.
 ///
 /// The file's are matched by name, else by address, and keep their history; one made over the API is then the file's.
 /// Those that came from the file and are in it no longer are removed; those made over the API stay. `new_id` makes ids
@@ -39,19 +33,12 @@ pub fn reconcile(
     now: DateTime<Utc>,
     mut new_id: impl FnMut() -> Uuid,
 ) -> Reconciled {
-    let mut left = stored;
-    let names: HashSet<String> = file.iter().map(|definition| definition.name.clone()).collect();
-    let mut reconciled =
-        Reconciled { endpoints: Vec::new(), saved: Vec::new(), removed: Vec::new(), taken_over: Vec::new() };
+    let mut left = Left::new(stored, &file);
+    let mut reconciled = Reconciled::default();
+    let mut roots = HashSet::new();
     for definition in file {
         let root_url = definition.root_url();
-        let by_name = left.iter().position(|stored| stored.definition.name == definition.name);
-        // An endpoint that the file has under its own name is not taken over by another because of its address.
-        let same_address = |stored: &StoredEndpoint| {
-            stored.definition.root_url() == root_url && !names.contains(&stored.definition.name)
-        };
-        let matched = by_name.or_else(|| left.iter().position(same_address));
-        let endpoint = match matched.map(|at| left.remove(at)) {
+        let endpoint = match left.take(&definition.name, &root_url) {
             Some(known) if known.source == EndpointSource::File && is_same(&known.definition, &definition) => {
                 StoredEndpoint { definition, ..known }
             }
@@ -63,11 +50,11 @@ pub fn reconcile(
                 endpoint
             }
         };
+        roots.insert(root_url);
         reconciled.endpoints.push(endpoint);
     }
-    for stored in left {
-        let taken = |other: &StoredEndpoint| other.definition.root_url() == stored.definition.root_url();
-        if stored.source == EndpointSource::File || reconciled.endpoints.iter().any(taken) {
+    for stored in left.endpoints.into_iter().flatten() {
+        if stored.source == EndpointSource::File || !roots.insert(stored.definition.root_url()) {
             let made_by_api = stored.source == EndpointSource::Api;
             reconciled.taken_over.extend(made_by_api.then(|| stored.definition.name.clone()));
             reconciled.removed.push(stored.id);
@@ -76,6 +63,37 @@ pub fn reconcile(
         }
     }
     reconciled
+}
+
+/// The stored endpoints that nothing of the file was matched with so far.
+struct Left {
+    /// In their order; `None` where one was matched.
+    endpoints: Vec<Option<StoredEndpoint>>,
+    by_name: HashMap<String, usize>,
+    /// Without the endpoints that the file has under their own names: none of them is taken over because of its address.
+    by_root: HashMap<String, Vec<usize>>,
+}
+
+impl Left {
+    fn new(stored: Vec<StoredEndpoint>, file: &[EndpointDefinition]) -> Self {
+        let names: HashSet<&str> = file.iter().map(|definition| definition.name.as_str()).collect();
+        let (mut by_name, mut by_root) = (HashMap::new(), HashMap::<String, Vec<usize>>::new());
+        for (place, endpoint) in stored.iter().enumerate() {
+            let EndpointDefinition { name, .. } = &endpoint.definition;
+            by_name.entry(name.clone()).or_insert(place);
+            if !names.contains(name.as_str()) {
+                by_root.entry(endpoint.definition.root_url()).or_default().push(place);
+            }
+        }
+        Self { endpoints: stored.into_iter().map(Some).collect(), by_name, by_root }
+    }
+
+    /// Takes out the endpoint of this name, else the first with this address.
+    fn take(&mut self, name: &str, root_url: &str) -> Option<StoredEndpoint> {
+        let places = self.by_name.get(name).into_iter().chain(self.by_root.get(root_url).into_iter().flatten());
+        let place = places.copied().find(|place| self.endpoints[*place].is_some())?;
+        self.endpoints[place].take()
+    }
 }
 
 /// Tells whether the database would have the same definition; it has no keys of the file's endpoints.
@@ -92,14 +110,7 @@ fn adopt(
 ) -> StoredEndpoint {
     match known {
         Some(known) => StoredEndpoint { definition, source: EndpointSource::File, ..known },
-        None => StoredEndpoint {
-            id: EndpointId(new_id()),
-            definition,
-            source: EndpointSource::File,
-            registered_at: now,
-            observation: Observation::default(),
-            counters: Counters::default(),
-        },
+        None => StoredEndpoint::new(EndpointId(new_id()), definition, EndpointSource::File, now),
     }
 }
 
@@ -147,5 +158,14 @@ mod tests {
         use EndpointSource::File;
         let known = vec![stored(1, "a", "http://a", File), stored(2, "b", "http://b", File)];
         check(known, &[("a", "http://b"), ("b", "http://a")], "1 a File, 2 b File | saved 1 2 | removed ");
+    }
+
+    #[test]
+    fn an_address_that_several_have_is_that_of_the_first() {
+        use EndpointSource::{Api, File};
+        let known = || vec![stored(1, "a", "http://x", File), stored(2, "b", "http://x/v1", Api)];
+        check(known(), &[("c", "http://x")], "1 c File | saved 1 | removed 2 | taken over b");
+        check(known(), &[], "2 b Api | saved  | removed 1");
+        check(known(), &[("b", "http://x")], "2 b File | saved 2 | removed 1 | taken over b");
     }
 }
