@@ -1,4 +1,4 @@
-//! What recording costs: CPU time per request, from the end of its lease to the database file.
+//! The cost of recording: CPU time per request, from the end of its lease to the database file.
 //!
 //! Ends of leases go to a HistoryRecorder as LoadManager sends them, so many to a batch as end within half a flush interval
 //! at 2,000 and at 20,000 requests a second, once with a database file and once with a writer that throws every batch away;
@@ -29,7 +29,7 @@ const ROUNDS: usize = 9;
 /// Linux reports CPU time in hundredths of a second.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Writes nothing.
+/// A writer that throws every batch away.
 struct Sink;
 
 impl Actor for Sink {
@@ -76,7 +76,7 @@ fn ended(number: usize) -> LeaseEnded {
     }))
 }
 
-/// Sends ends to a recorder and returns the CPU time of each, in microseconds.
+/// Sends ended leases to a recorder and returns the CPU time for each, in microseconds.
 async fn record(at_once: usize, batches: Recipient<WriteBatch>, removals: Recipient<RemoveOldRows>) -> f64 {
     let day = Duration::from_secs(24 * 3600);
     let upkeep = Upkeep { flush_interval: day, retention: day };
@@ -118,7 +118,7 @@ async fn main() {
     remove_all(&folder.path().join(format!("{}-0.db", AT_ONCE[0])));
 }
 
-/// Removes the rows of a round, as retention does, and tells how long each bit holds the writer.
+/// Removes the rows of a round, as retention does, and prints how long each step holds the writer.
 fn remove_all(path: &Path) {
     let store = Store::open(&format!("sqlite://{}", path.display())).expect("a database");
     let mut times = Vec::new();

@@ -1,4 +1,4 @@
-//! What Leaseway itself costs: memory when idle, CPU time per relayed request.
+//! The cost of Leaseway itself: memory when idle, CPU time per relayed request.
 //!
 //! Runs the release binary between a client with 64 connections and an endpoint that answers at once, all on loopback,
 //! and reads the binary's own CPU time and memory from `/proc`. Ends by itself. `cargo bench --bench relay`.
@@ -14,7 +14,7 @@ use self::support::{Leaseway, Setup, ask_once, start_endpoint};
 
 const CONNECTIONS: usize = 64;
 const REQUESTS: usize = 60_000;
-/// After which memory is looked at again.
+/// Requests after which memory is measured again.
 const MANY_REQUESTS: usize = 200_000;
 const SETUPS: [(&str, Setup); 4] = [
     ("one worker", Setup { workers: 1, flush_interval_ms: 500 }),

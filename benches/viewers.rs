@@ -1,4 +1,5 @@
-//! What viewers cost: CPU time and latency of requests, and memory, with none and with two hundred, of whom five do not read.
+//! The cost of viewers: CPU time and latency of requests, and memory, without viewers and with two hundred, five of which do
+//! not read.
 //!
 //! Runs the release binary at 2,000 requests/s between a client and an endpoint that answers at once, all on loopback. Ends
 //! by itself. `cargo bench --bench viewers`.
@@ -76,7 +77,7 @@ async fn main() {
     println!("each viewer has read {} KiB", read.iter().sum::<usize>() / read.len() / 1024);
 }
 
-/// Asks at a steady pace and returns how long each answer took.
+/// Sends requests at a steady pace and returns how long each answer took.
 async fn load(address: std::net::SocketAddr) -> Vec<Duration> {
     let mut clients = JoinSet::new();
     let ends = Instant::now() + DURATION;

@@ -15,7 +15,7 @@ const TICK: Duration = Duration::from_millis(10);
 const MODELS: &str = r#"{"object":"list","data":[{"id":"m","object":"model"}]}"#;
 const ANSWER: &str = r#"{"id":"x","choices":[{"index":0,"message":{"role":"assistant","content":"Hello"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":7}}"#;
 
-/// What is compared.
+/// The figures that are compared.
 pub struct Setup {
     pub workers: usize,
     pub flush_interval_ms: u32,

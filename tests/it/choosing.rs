@@ -11,7 +11,7 @@ use crate::support::{FakeEndpoint, TestApp, chat};
 
 const CHAT: &str = "/v1/chat/completions";
 
-/// Endpoints for one model, in the order of their registration.
+/// Endpoints that serve one model, in the order of their registration.
 struct Fleet {
     app: TestApp,
     endpoints: Vec<FakeEndpoint>,
@@ -36,7 +36,7 @@ impl Fleet {
         assert_eq!(answer.status, 204, "{}", answer.text());
     }
 
-    /// Sends requests one after another and returns who served them.
+    /// Sends requests one after another and returns the names of the endpoints that served them.
     async fn served(&self, count: usize) -> Vec<String> {
         let mut names = Vec::new();
         for _ in 0..count {
@@ -46,7 +46,7 @@ impl Fleet {
         names
     }
 
-    /// Sends nine requests and returns how many each served.
+    /// Sends nine requests and returns how many of them each endpoint served.
     async fn nine(&self) -> Vec<usize> {
         let before: Vec<usize> = self.endpoints.iter().map(|endpoint| endpoint.counts().arrived).collect();
         self.served(9).await;

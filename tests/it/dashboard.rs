@@ -53,7 +53,7 @@ async fn a_request_moves_cards_speed_and_timeline_without_a_reload() {
     app.finish().await;
 }
 
-/// Sends requests until the page has shown one in all its places within a second; a busy machine may be late sometimes.
+/// Sends requests until the page has shown one of them everywhere within a second; a busy machine may be late sometimes.
 async fn until_seen_within_a_second(app: &TestApp, tab: &Tab) {
     let mut times = Vec::new();
     for count in 2..=20 {
@@ -215,7 +215,7 @@ async fn after_many_events_the_page_shows_what_the_overview_says() {
     }
     app.send(Method::DELETE, &format!("/api/endpoints/{b_id}"), &[], "").await;
     app.until_endpoint(&a_id, "idle", |view| view["in_flight"] == 0).await;
-    // The store as the page has it, against the server's own account, without what is a matter of the moment.
+    // Compares the page's store with the server's overview, leaving out what changes from moment to moment.
     let same = "(async () => {\
         const { state } = await import('/static/js/store.js');\
         const overview = await (await fetch('/api/dashboard/overview')).json();\
@@ -266,7 +266,7 @@ async fn the_focus_stays_where_it_is_while_the_page_moves() {
     tab.press("Enter").await;
     app.until_endpoint(&b_id, "probed", |view| view["last_seen"] != seen).await;
     tab.until("the button is free", &format!("!{probe}.disabled && document.activeElement === {probe}")).await;
-    // The browser tells of the closing later than it closes; the focus may have moved on by then.
+    // The `close` event comes later than the closing; the focus may have moved on by then.
     let moved_on = "new Promise((told) => {\
         const panel = document.querySelector('#panel');\
         panel.addEventListener('close', () => told(document.activeElement.matches('#timeline svg')));\

@@ -10,7 +10,7 @@ use crate::support::{FakeEndpoint, TestApp, chat};
 
 const CHAT: &str = "/v1/chat/completions";
 
-/// Where pictures go if somebody wants to look at them.
+/// The folder for pictures, if somebody wants to look at them.
 fn pictures() -> Option<PathBuf> {
     std::env::var_os("LEASEWAY_PICTURES").map(PathBuf::from)
 }

@@ -41,7 +41,7 @@ async fn shown(address: SocketAddr) -> [u64; 3] {
         .map(|field| views[0][field].as_u64().unwrap_or_else(|| panic!("no {field} in {views}")))
 }
 
-/// Asks once; true if the answer came whole, false if the server is gone.
+/// Sends one request. Returns true if the whole answer came, false if the server is gone.
 async fn ask(address: SocketAddr) -> bool {
     let Some(mut client) = RawClient::try_post(address, CHAT, "connection: close\r\n", &chat("m", false)).await else {
         return false;
@@ -56,8 +56,8 @@ async fn register(address: SocketAddr, name: &str, base_url: &str) {
     RawClient::post(address, "/api/endpoints", &body).await.read_until("201 Created").await;
 }
 
-/// Asks eight at a time, `pace` between two questions of one asker, until `ends`. Returns when each whole answer came, and
-/// how many were asked.
+/// Eight clients send requests until `ends`, each with a pause of `pace` between two. Returns when each whole answer came,
+/// and how many requests were sent.
 async fn load(address: SocketAddr, pace: Duration, ends: Instant) -> (Vec<Instant>, u64) {
     let (answered, asked) = (RefCell::new(Vec::new()), Cell::new(0));
     let asker = async || {
@@ -128,7 +128,7 @@ async fn a_kill_loses_no_registration_and_no_more_statistics_than_the_flush_inte
             let mut ticks = interval(life);
             ticks.tick().await;
             ticks.tick().await;
-            // The last thing that happens.
+            // Nothing happens after this.
             register(address, &format!("late-{round}"), &format!("http://127.0.0.1:{}", 10 + round)).await;
             let killed = Instant::now();
             process.signal("KILL");
@@ -182,7 +182,7 @@ async fn requests_go_on_while_the_database_is_locked_and_nothing_is_lost() {
 async fn requests_go_on_on_a_full_disk_and_are_written_when_there_is_room() {
     let (folder, endpoint) = (tempdir().expect("a folder"), FakeEndpoint::start(&["m"]).await);
     let binary = serve(folder.path());
-    // No file may grow beyond this, which is for SQLite what a full disk is.
+    // No file may grow beyond this size, which SQLite sees as a full disk.
     let mut command = Command::new("sh");
     command.env_clear().current_dir(folder.path()).env("LEASEWAY_SERVER__BIND", "127.0.0.1:0");
     command.env("PATH", "/usr/bin:/bin").arg("-c").arg("trap '' XFSZ; ulimit -S -f 300; exec \"$0\" serve");

@@ -1,4 +1,4 @@
-//! What an endpoint fails before the first byte goes to another.
+//! A request that an endpoint fails before the first byte goes to another endpoint.
 
 use std::time::Duration;
 
@@ -102,12 +102,12 @@ async fn a_retry_waits_at_the_head_of_its_clients_line_whatever_the_bound() {
     viewer.until_depth(0, 2).await;
     let mut waits = ask("waits").await;
     viewer.until_depth(1, 2).await;
-    // The slot that the failure frees goes to the one that waits; the retry cannot use it, and waits beyond the bound.
+    // The slot that the failure frees goes to the waiting request. The retry cannot use it, and waits beyond the bound.
     bad.release(1);
     counted_failures(&app, &bad_id, 1).await;
     let mut comes_later = ask("comes later").await;
     assert!(comes_later.read_until("queue_full").await.starts_with("HTTP/1.1 429 "));
-    // The request that was granted on the bad endpoint fails, too, and stands before the first retry.
+    // The request that was granted on the bad endpoint fails as well, and its retry stands before the first one.
     bad.release(1);
     viewer.until_depth(2, 1).await;
     good.release(3);
@@ -198,7 +198,7 @@ async fn an_endpoint_that_is_draining_finishes_its_requests_and_gets_no_more() {
     for _ in 0..2 {
         assert_eq!(app.post(CHAT, &chat("m", false)).await.header("x-leaseway-endpoint"), Some("second"));
     }
-    // A good probe does not end it.
+    // A good probe does not end the skipping.
     assert_eq!(post("sync").await.json()["status"], "draining");
     assert_eq!(app.get("/v1/models").await.json()["data"].as_array().map(Vec::len), Some(1));
     first.release(3);
@@ -219,7 +219,7 @@ async fn a_long_request_that_is_not_taken_in_is_neither_tried_again_nor_blamed_o
     picky.refuse_bodies_above(1 << 20);
     let long = json!({ "model": "m", "input": "x".repeat(16 << 20) });
     let answer = app.post(CHAT, &long).await;
-    // Whether the answer is seen before the reset is a matter of chance.
+    // It is a matter of chance whether the answer is seen before the reset.
     assert!([413, 502].contains(&answer.status.as_u16()), "{}", answer.text());
     assert_eq!(good.counts().arrived, 0, "tried again");
     let view = app.until_endpoint(&id, "failed", |view| view["failed_requests"] == 1).await;

@@ -1,4 +1,4 @@
-//! Clients take turns, and who a client is.
+//! Clients take turns, and how a client is identified.
 
 use std::pin::Pin;
 
@@ -9,7 +9,7 @@ use crate::support::{FakeEndpoint, RawClient, TestApp, chat, soon};
 
 const CHAT: &str = "/v1/chat/completions";
 
-/// Sends a request in a client's name and waits until it stands in the line.
+/// Sends a request in a client's name and waits until the request is in the line.
 async fn queue_up<'a>(
     app: &'a TestApp,
     viewer: &mut Viewer,

@@ -15,9 +15,9 @@ const CHAT: &str = "/v1/chat/completions";
 struct Fault {
     name: &'static str,
     steps: Vec<Step>,
-    /// What the client gets if there is no other endpoint.
+    /// The client's answer if there is no other endpoint.
     alone: (u16, &'static str),
-    /// What the endpoint becomes; `online` if its probes go well all the same.
+    /// The endpoint's status afterwards; `online` if its probes go well all the same.
     status: &'static str,
     is_blamed: bool,
 }
@@ -129,7 +129,7 @@ async fn an_endpoint_that_is_gone_is_another_ones_chance_and_soon_offline() {
     drop(bad);
     assert_eq!(app.post(CHAT, &chat("m", true)).await.header("x-leaseway-endpoint"), Some("good"));
     app.until_counted(&bad_id, 1, 1).await;
-    // Long before the next probe is due by the interval.
+    // This happens long before the interval makes the next probe due.
     app.until_endpoint(&bad_id, "offline", |view| view["status"] == "offline").await;
     app.finish().await;
 }

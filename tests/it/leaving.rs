@@ -9,8 +9,8 @@ use crate::support::{FakeEndpoint, RawClient, Step, TestApp, chat};
 
 const CHAT: &str = "/v1/chat/completions";
 
-/// Leaves, and checks that within a second the endpoint's connection is closed and nothing is held; the request is
-/// abandoned, which is neither success nor failure.
+/// The client leaves. Checks that within a second the connection to the endpoint is closed and no lease is held, and that
+/// the request counts as abandoned: neither success nor failure.
 async fn leave(app: TestApp, endpoint: FakeEndpoint, id: &str, client: RawClient) {
     let left = Instant::now();
     drop(client);

@@ -1,4 +1,4 @@
-//! Slots and the line.
+//! Slots, the line, and admission to it.
 
 use std::time::{Duration, Instant};
 
@@ -171,16 +171,16 @@ async fn the_slot_is_free_before_the_client_has_read_the_end() {
     app.finish().await;
 }
 
-/// What became of a request that came last.
+/// What happened to the request that came last.
 struct Last {
     answer: Answer,
-    /// What the line was like before it came.
+    /// The state of the line before the request came.
     state: String,
-    /// How many requests the endpoint got before it.
+    /// How many requests the endpoint got before this one.
     served_after: Option<usize>,
 }
 
-/// Fills a line of a hundred with one client's requests until `waiting` wait, and then has another client ask.
+/// Fills a line of a hundred places with `waiting` requests of one client; then another client asks.
 async fn ask_when_waiting(app: &TestApp, endpoint: &FakeEndpoint, waiting: usize) -> Last {
     app.register("a", endpoint, 1).await;
     endpoint.hold();
@@ -195,7 +195,7 @@ async fn ask_when_waiting(app: &TestApp, endpoint: &FakeEndpoint, waiting: usize
         let state = app.get("/api/load-status").await.json()["backpressure_state"].as_str().map(str::to_owned);
         let mut last = Box::pin(ask("last"));
         tokio::select! {
-            // Refused at once.
+            // The request is refused at once.
             answer = &mut last => {
                 endpoint.release(waiting + 1);
                 (answer, state)
@@ -219,7 +219,7 @@ async fn of_a_hundred_places_the_first_half_is_free_the_next_delayed_and_the_las
     {
         let app = TestApp::with(|config| {
             config.queue.client_header = Some("x-user".to_owned());
-            // So long that nobody's delay ends within the test but that of the fiftieth, which is 10 ms.
+            // Every delay outlasts the test, except that of the fiftieth request, which is 10 ms.
             config.queue.max_delay = Duration::from_secs(3600);
         })
         .await;
@@ -227,10 +227,10 @@ async fn of_a_hundred_places_the_first_half_is_free_the_next_delayed_and_the_las
         let last = ask_when_waiting(&app, &endpoint, waiting).await;
         assert_eq!((last.state.as_str(), last.answer.status.as_u16()), (expected_state, expected_status), "{waiting}");
         match waiting {
-            // In turn with the other client: after the one that ran and one that waited.
+            // The clients take turns: the request comes after the running one and one that waited.
             49 => assert_eq!(last.served_after, Some(2)),
             50 => assert!(last.served_after.is_some()),
-            // Behind the fifty that were not delayed, long before its delay would have ended.
+            // The request comes behind the fifty that were not delayed, long before its delay would have ended.
             79 => assert!(last.served_after.is_some_and(|before| before > 50), "{:?}", last.served_after),
             _ => {
                 assert_eq!(last.answer.error().1, "overloaded");

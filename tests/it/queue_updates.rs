@@ -1,4 +1,4 @@
-//! Live updates for those who wait and ask for them.
+//! Live updates for waiting clients that ask for them.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::support::{FakeEndpoint, RawClient, TestApp, chat};
 const CHAT: &str = "/v1/chat/completions";
 const WANTED: &str = "x-leaseway-queue-updates: sse\r\n";
 
-/// One slot, which a request holds until the endpoint's gate is opened.
+/// An endpoint of one slot, held by a request until the endpoint's gate is opened.
 struct Scene {
     app: TestApp,
     endpoint: FakeEndpoint,
     viewer: Viewer,
-    /// Holds the slot.
+    /// The request that holds the slot.
     first: RawClient,
 }
 
@@ -32,7 +32,7 @@ impl Scene {
         Self { app, endpoint, viewer, first }
     }
 
-    /// Has one more request wait for its stream with updates.
+    /// Sends one more request, which waits for its stream with updates.
     async fn wait(&mut self, waiting: usize) -> RawClient {
         let client = RawClient::post_with(self.app.address, CHAT, WANTED, &chat("m", true)).await;
         self.viewer.until_depth(waiting, 1).await;

@@ -9,7 +9,7 @@ use tokio::process::Command;
 use crate::support::fake_endpoint::{json_answer, polite};
 use crate::support::{FakeEndpoint, TestApp, soon};
 
-/// Two streams at a time on one slot: both are served, then one of them waits too long.
+/// Sends two streams at a time to one slot: first both are served, then one of them waits too long.
 const WAITING_SCRIPT: &str = r#"
 import sys, openai
 from concurrent.futures import ThreadPoolExecutor
@@ -81,7 +81,7 @@ except openai.BadRequestError as error:
 print("the SDK is content")
 "#;
 
-/// Runs a script that ends well.
+/// Runs a Python script and checks that it succeeds.
 async fn run(script: &str, app: &TestApp) {
     let python = match env::var("LEASEWAY_TEST_PYTHON") {
         Ok(python) => python,

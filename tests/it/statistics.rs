@@ -1,4 +1,4 @@
-//! What is counted, and that it survives.
+//! What is counted, and that counts survive a restart.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::support::{FakeEndpoint, RawClient, TestApp, chat, soon};
 
 const CHAT: &str = "/v1/chat/completions";
 
-/// Waits until the database of an app is as it should be.
+/// Waits until a query finds the expected number in the app's database.
 async fn until_written(folder: &Path, what: &str, sql: &str, expected: i64) -> Database {
     let mut database = Database::open(&folder.join("test.db"));
     soon(what, async {
@@ -70,7 +70,7 @@ async fn every_lease_and_every_refusal_is_a_row_and_a_request_counts_by_its_fina
     app.finish().await;
 }
 
-/// What may not change by a restart.
+/// Everything that a restart must not change.
 async fn memory(app: &TestApp, id: &str) -> Value {
     let mut view = app.get(&format!("/api/endpoints/{id}")).await.json();
     for changing in ["status", "last_seen", "last_error", "latency_ms", "in_flight"] {
@@ -80,7 +80,7 @@ async fn memory(app: &TestApp, id: &str) -> Value {
     let is_busy = |minute: &&Value| minute["success"] != 0 || minute["error"] != 0;
     let busy: Vec<&Value> = overview["history"].as_array().expect("a list").iter().filter(is_busy).collect();
     let mut speeds = app.get(&format!("/api/endpoints/{id}/model-tps")).await.json();
-    // Measured anew after each start.
+    // The latency is measured anew after each start.
     ["first_token_ms", "decode_tps"].iter().for_each(|field| speeds[0][field] = Value::Null);
     let stats = ["total_requests", "successful_requests", "total_output_tokens"].map(|field| &overview["stats"][field]);
     json!([view, busy, speeds, stats])
@@ -107,7 +107,7 @@ async fn a_restart_changes_nothing_that_was_counted() {
     drop(endpoint);
     let app = TestApp::start_in(app.restartable().await, |_| {}).await;
     let (mut before, mut after) = (before, memory(&app, &id).await);
-    // Times are kept to the millisecond, of at least fifty.
+    // Times are kept in whole milliseconds; these are at least fifty.
     for measured in ["tps", "average_duration_ms"] {
         let [was, is] =
             [&mut before, &mut after].map(|memory| memory[2][0][measured].take().as_f64().expect("measured"));

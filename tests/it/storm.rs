@@ -1,5 +1,4 @@
-//! Endpoints that die and come back, and clients that leave, at random: at the end nothing is left over and every count is
-//! right.
+//! Endpoints die and come back and clients leave at random: at the end nothing is held and every count is right.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -26,14 +25,14 @@ const SLOTS: usize = 4;
 const CLIENTS: usize = 300;
 const DURATION: Duration = Duration::from_secs(20);
 
-/// What a client that stayed has got.
+/// What a client that stayed received.
 struct Got {
     id: String,
-    /// Whose answer it is, whole; `None` for an error that says so, or an answer that is visibly cut.
+    /// The name of the endpoint whose whole answer came; `None` for an honest error or a visibly cut answer.
     endpoint: Option<String>,
 }
 
-/// What all clients share.
+/// What all clients of the storm share.
 struct Storm {
     address: SocketAddr,
     ends: Instant,
@@ -85,7 +84,7 @@ fn judge(id: &str, text: &str) -> Option<String> {
     Some(header("x-leaseway-endpoint: ").expect("a name").to_owned())
 }
 
-/// One client, which asks again and again; every third leaves after a random time.
+/// One client, which asks again and again; every third request is left after a random time.
 async fn client(storm: Rc<Storm>, mut random: StdRng, leaves: bool) {
     while Instant::now() < storm.ends {
         let id = storm.next.replace(storm.next.get() + 1).to_string();
@@ -102,13 +101,13 @@ async fn client(storm: Rc<Storm>, mut random: StdRng, leaves: bool) {
         let is_error = endpoint.is_none();
         storm.got.borrow_mut().push(Got { id, endpoint });
         if is_error {
-            // As a good client does.
+            // A good client waits as long as it is told.
             pause(patience).await;
         }
     }
 }
 
-/// Paces the storm; nothing is expected to have happened when it is over.
+/// Paces the storm. No expectation depends on this time.
 async fn pause(period: Duration) {
     let mut ticks = interval(period.max(Duration::from_millis(1)));
     ticks.tick().await;
@@ -192,7 +191,7 @@ fn check_counts(view: &Value, endpoint: &FakeEndpoint, got: &[Got]) {
     let of_those_who_stayed: HashSet<&String> =
         got.iter().map(|got| &got.id).filter(|id| completed.contains(*id)).collect();
     assert_eq!(whole, of_those_who_stayed, "{name}: what it has completed has reached its clients");
-    // Those who left may have done so before or after Leaseway had the last byte; some requests never arrived.
+    // A client may have left before or after Leaseway had the last byte; some requests never arrived.
     assert!((whole.len()..=completed.len()).contains(&successful), "{name}");
     assert!((successful..=total).contains(&arrived.len()), "{name}");
 }

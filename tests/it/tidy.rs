@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 9] = [
     &["main"],
 ];
 
-/// What only some files may name: the word, and the beginning of the paths of those files.
+/// Words that only some files may contain: the word, and the beginnings of the paths of those files.
 const ONLY: [(&str, &[&str]); 7] = [
     ("diesel", &["store"]),
     ("awc::", &["upstream"]),
@@ -27,10 +27,10 @@ const ONLY: [(&str, &[&str]); 7] = [
     ("env::var", &["config.rs"]),
 ];
 
-/// What the pure code knows nothing of.
+/// Words that must not occur in the pure code.
 const NOT_IN_DOMAIN: [&str; 6] = ["actix", "tokio", "async ", "std::fs", "std::net", "log::"];
 
-/// What lies at the top level, beside dotfiles and what git ignores.
+/// All files and folders of the top level, except dotfiles and what git ignores.
 const TOP_LEVEL: [&str; 13] = [
     "CHANGELOG.md",
     "Cargo.lock",
@@ -50,7 +50,7 @@ const TOP_LEVEL: [&str; 13] = [
 struct Source {
     /// Relative to `src`.
     path: String,
-    /// Without tests and comments.
+    /// The text without tests and comments.
     code: String,
 }
 
@@ -131,7 +131,7 @@ fn an_actor_names_anothers_message_but_never_the_actor() {
                 .expect("every actor has its file");
             let at_home = source.path.starts_with(&format!("actors/{home}"));
             let named = source.code.split(|letter: char| !letter.is_alphanumeric()).any(|word| word == actor);
-            // Registry awaits Persistence, the one exception.
+            // Registry awaits Persistence: the one exception.
             let exception = source.path.starts_with("actors/registry") && actor == "Persistence";
             assert!(at_home || exception || !named, "{} names the actor {actor}", source.path);
         }

@@ -1,4 +1,4 @@
-//! Usage: asked for in the client's place, hidden from who did not ask, counted.
+//! Usage: Leaseway asks for it in the client's place, hides it from clients that did not ask, and counts it.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::support::{FakeEndpoint, TestApp, chat};
 
 const CHAT: &str = "/v1/chat/completions";
 
-/// Waits until so many requests of an endpoint were measured, and returns their output tokens.
+/// Waits until `count` requests of an endpoint have been measured, and returns their output tokens.
 async fn counted(app: &TestApp, id: &str, requests: u64, is_estimated: bool) -> u64 {
     let path = format!("/api/endpoints/{id}/model-tps");
     let speeds = app.until(&path, "a speed", |speeds| speeds[0]["request_count"] == requests).await;

@@ -1,4 +1,4 @@
-//! What viewers are told.
+//! What viewers of the dashboard are told.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::support::test_app::Viewer;
 use crate::support::{FakeEndpoint, RawClient, TestApp, chat};
 
-/// What opens a session without reading it.
+/// The request that opens a session, for a viewer that does not read what comes.
 const HANDSHAKE: &str = "GET /ws/dashboard HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
     sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
@@ -29,7 +29,7 @@ async fn viewers_hear_of_endpoints_the_line_and_speeds() {
     app.send(awc::http::Method::DELETE, &format!("/api/endpoints/{id}"), &[], "").await;
     viewer.until("EndpointRemoved", |data| data["endpoint_id"] == json!(id)).await;
     app.finish().await;
-    // Until viewers are told of the end.
+    // Wait until viewers are told of the end.
     while viewer.next().await.is_some() {}
 }
 
@@ -107,7 +107,7 @@ async fn viewers_that_do_not_read_slow_nobody() {
 #[actix_web::test]
 async fn viewers_that_have_not_read_start_afresh_when_they_do() {
     let app = TestApp::start().await;
-    // So many names that a snapshot is more than any socket holds back.
+    // With so many names a snapshot is larger than any socket's buffers.
     let names: Vec<String> = (0..7000).map(|number| format!("{number:0>500}")).collect();
     let mut models: Vec<&str> = names.iter().map(String::as_str).collect();
     models.push("m");
@@ -119,7 +119,7 @@ async fn viewers_that_have_not_read_start_afresh_when_they_do() {
     }
     let mut reading = app.viewer().await;
     let stalled = join_all((0..5).map(|_| RawClient::send(app.address, HANDSHAKE))).await;
-    // Three times as many gatherings of events as a mailbox takes messages.
+    // Three times as many batches of events as a mailbox takes messages.
     let (started, mut requests) = (Instant::now(), 0);
     while started.elapsed() < Duration::from_secs(5) {
         assert_eq!(app.post("/v1/chat/completions", &chat("m", false)).await.status, 200);

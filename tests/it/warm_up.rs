@@ -1,4 +1,4 @@
-//! Endpoints that are still loading their model, and those who wait for them.
+//! Endpoints that are still loading their model, and the requests that wait for them.
 
 use std::time::Duration;
 

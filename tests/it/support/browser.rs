@@ -21,10 +21,10 @@ use tokio::time::timeout;
 
 use super::PATIENCE;
 
-/// Where Debian's package puts it.
+/// The path at which Debian's package installs Chromium.
 const CHROMIUM: &str = "/usr/bin/chromium";
 
-/// How long a browser may take to start, with others that start beside it.
+/// How long a browser may take to start while others start beside it.
 const LAUNCH_PATIENCE: Duration = Duration::from_secs(60);
 
 const LIVE: &str = "document.querySelector('#connection').dataset.state === 'live'";
@@ -33,13 +33,13 @@ const LIVE: &str = "document.querySelector('#connection').dataset.state === 'liv
 pub struct Tab {
     page: Page,
     browser: Browser,
-    /// Errors on its console.
+    /// Errors on the tab's console.
     problems: Arc<Mutex<Vec<String>>>,
     profile: TempDir,
 }
 
 impl Tab {
-    /// Opens the dashboard and waits until it is live.
+    /// Opens the dashboard and waits until the page is live.
     pub async fn open(address: SocketAddr) -> Self {
         let profile = tempfile::tempdir().expect("a folder");
         let config = BrowserConfig::builder()
@@ -84,26 +84,26 @@ impl Tab {
         });
     }
 
-    /// Gives the page so many pixels.
+    /// Sets the size of the page in pixels.
     pub async fn show(&self, width: i64, height: i64) {
         let metrics = SetDeviceMetricsOverrideParams::new(width, height, 1.0, width < 500);
         self.page.execute(metrics).await.expect("a size");
     }
 
-    /// Has the system prefer dark or light pages.
+    /// Sets the system's preference for `dark` or `light` pages.
     pub async fn prefer(&self, scheme: &str) {
         let feature = MediaFeature::new("prefers-color-scheme", scheme);
         let media = SetEmulatedMediaParams::builder().features(vec![feature]).build();
         self.page.execute(media).await.expect("a preference");
     }
 
-    /// Returns what an expression is on the page.
+    /// Returns the value of a JavaScript expression on the page.
     pub async fn value(&self, expression: &str) -> Value {
         let evaluated = self.page.evaluate(expression).await.unwrap_or_else(|error| panic!("{error}: {expression}"));
         evaluated.value().cloned().unwrap_or(Value::Null)
     }
 
-    /// Waits until an expression is true on the page.
+    /// Waits until a JavaScript expression is true on the page.
     pub async fn until(&self, what: &str, expression: &str) {
         self.until_within(PATIENCE, what, expression).await;
     }
@@ -120,25 +120,25 @@ impl Tab {
         }
     }
 
-    /// Waits until the first element of this kind has this text.
+    /// Waits until the first element that matches `selector` has this text.
     pub async fn until_text(&self, selector: &str, text: &str) {
         let quoted = Value::from(text);
         let expression = format!("document.querySelector(`{selector}`)?.textContent === {quoted}");
         self.until(&format!("{selector} is {text}"), &expression).await;
     }
 
-    /// Clicks the first element of this kind.
+    /// Clicks the first element that matches `selector`.
     pub async fn click(&self, selector: &str) {
         let element = self.page.find_element(selector).await.unwrap_or_else(|error| panic!("{error}: {selector}"));
         element.click().await.unwrap_or_else(|error| panic!("{error}: {selector}"));
     }
 
-    /// Presses the mouse on the first element of this kind.
+    /// Presses the mouse button on the first element that matches `selector`.
     pub async fn hold_down(&self, selector: &str) {
         self.mouse(selector, DispatchMouseEventType::MousePressed).await;
     }
 
-    /// Lets the mouse go on it.
+    /// Releases the mouse button on the first element that matches `selector`.
     pub async fn let_go(&self, selector: &str) {
         self.mouse(selector, DispatchMouseEventType::MouseReleased).await;
     }
@@ -151,7 +151,7 @@ impl Tab {
         self.page.execute(event).await.expect("done");
     }
 
-    /// Presses a key, as the keyboard would: `Tab`, `Enter`, `Escape`, `ArrowLeft`, or one that writes itself.
+    /// Presses a key as the keyboard would: `Tab`, `Enter`, `Escape`, `ArrowLeft`, or a single letter.
     pub async fn press(&self, key: &str) {
         let (code, text) = match key {
             "Enter" => (13, Some("\r")),
@@ -169,7 +169,7 @@ impl Tab {
         }
     }
 
-    /// Writes with the keyboard where the focus is.
+    /// Types a text into the element that has the focus.
     pub async fn write(&self, text: &str) {
         for letter in text.chars() {
             self.press(&letter.to_string()).await;
@@ -187,13 +187,13 @@ impl Tab {
         self.page.save_screenshot(parameters, path).await.expect("a picture");
     }
 
-    /// Closes the browser, after checking that nothing was wrong on its console.
+    /// Closes the browser and checks that its console shows no error.
     pub async fn close_cleanly(self) {
         let problems = self.close().await;
         assert!(problems.is_empty(), "on the console: {problems:#?}");
     }
 
-    /// Closes the browser. Returns what was wrong on its console.
+    /// Closes the browser. Returns the errors of its console.
     pub async fn close(mut self) -> Vec<String> {
         self.browser.close().await.expect("closed");
         self.browser.wait().await.expect("ended");

@@ -29,18 +29,18 @@ impl Database {
         Self(connection)
     }
 
-    /// Carries out a statement.
+    /// Executes a statement.
     pub fn execute(&mut self, sql: &str) {
         self.0.batch_execute(sql).unwrap_or_else(|error| panic!("{error}: {sql}"));
     }
 
-    /// Returns the one number that a query, `SELECT` left out, finds.
+    /// Returns the one number that a query finds; `query` stands without its `SELECT`.
     pub fn number(&mut self, sql: &str) -> i64 {
         let found: Number = sql_query(format!("SELECT {sql} AS number")).get_result(&mut self.0).expect("a number");
         found.number
     }
 
-    /// Checks that the file is sound and that counters, daily rows and history agree.
+    /// Checks that the file is intact and that counters, daily rows and history agree.
     pub fn check(&mut self) {
         let sound: Words =
             sql_query("SELECT integrity_check AS words FROM pragma_integrity_check").get_result(&mut self.0).expect("");

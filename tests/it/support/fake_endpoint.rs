@@ -20,11 +20,11 @@ pub enum Step {
     Gate,
     /// Closes the connection.
     Close,
-    /// Breaks the connection off, so that the peer sees a reset.
+    /// Resets the connection.
     Reset,
 }
 
-/// A request as it arrived.
+/// A request as it arrived at the endpoint.
 #[derive(Clone, Debug)]
 pub struct Received {
     pub method: String,
@@ -45,7 +45,7 @@ impl Received {
 
 type Script = Arc<dyn Fn(&Received) -> Vec<Step> + Send + Sync>;
 
-/// What a fake has seen of inference requests.
+/// How many inference requests the endpoint has seen.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     pub in_flight: usize,
@@ -57,9 +57,9 @@ pub struct Counts {
 
 struct Shared {
     script: Mutex<Script>,
-    /// Path, status and JSON.
+    /// Path, status and JSON of each answer to a `GET`.
     pages: Mutex<Vec<(String, u16, String)>>,
-    /// What every `GET` gets in place of a page.
+    /// The steps that every `GET` gets in place of its answer.
     in_place_of_pages: Mutex<Option<Vec<Step>>>,
     received: Mutex<Vec<Received>>,
     /// The bodies of requests that were answered to the last step.
@@ -70,7 +70,7 @@ struct Shared {
     counts: watch::Sender<Counts>,
 }
 
-/// A server on a free port of the loopback interface; gone when dropped.
+/// A server on a free port of the loopback interface. Dropping it stops it.
 pub struct FakeEndpoint {
     pub address: SocketAddr,
     shared: Arc<Shared>,
@@ -78,12 +78,12 @@ pub struct FakeEndpoint {
 }
 
 impl FakeEndpoint {
-    /// Starts a server that has `models` and answers every request at once.
+    /// Starts a server that lists `models` and answers every request at once.
     pub async fn start(models: &[&str]) -> Self {
         Self::start_at("127.0.0.1:0".parse().expect("an address"), models).await
     }
 
-    /// Starts a server at an address, as after a restart.
+    /// Starts a server at this address, as a restart would.
     pub async fn start_at(address: SocketAddr, models: &[&str]) -> Self {
         let listener = listen(address);
         let address = listener.local_addr().expect("an address");
@@ -101,13 +101,13 @@ impl FakeEndpoint {
         Self { address, shared, accepting }
     }
 
-    /// Closes its port and every connection, in the middle of whatever it sends.
+    /// Closes the port and every connection, even in the middle of an answer.
     pub async fn kill(&mut self) {
         self.accepting.abort();
         let _ = (&mut self.accepting).await;
     }
 
-    /// Takes up its port again after a [`FakeEndpoint::kill`].
+    /// Listens again on the same port after a [`FakeEndpoint::kill`].
     pub fn revive(&mut self) {
         self.accepting = actix_web::rt::spawn(accept(listen(self.address), self.shared.clone()));
     }
@@ -138,7 +138,7 @@ impl FakeEndpoint {
         pages.push((path.to_owned(), status, json.to_owned()));
     }
 
-    /// From now on does these steps whatever it is asked; no probe passes a gate.
+    /// From now on answers everything with these steps; probes wait at gates, too.
     pub fn do_always(&self, steps: &[Step]) {
         let steps = steps.to_vec();
         *self.shared.in_place_of_pages.lock().expect("no panic") = Some(steps.clone());
@@ -155,7 +155,7 @@ impl FakeEndpoint {
         self.shared.body_max.store(bytes, Ordering::Relaxed);
     }
 
-    /// Lets `count` requests, or steps, pass the gate.
+    /// Lets `count` requests or steps pass the gate.
     pub fn release(&self, count: usize) {
         self.shared.gate.add_permits(count);
     }
@@ -164,7 +164,7 @@ impl FakeEndpoint {
         *self.shared.counts.borrow()
     }
 
-    /// Waits until the counts are so.
+    /// Waits until `is_so` holds for the counts.
     pub async fn until(&self, what: &str, reached: impl Fn(&Counts) -> bool) {
         let mut counts = self.shared.counts.subscribe();
         soon(what, counts.wait_for(|counts| reached(counts))).await.expect("the fake lives");
@@ -192,7 +192,7 @@ fn model_list(models: &[&str]) -> String {
     json!({ "object": "list", "data": data }).to_string()
 }
 
-/// Answers as a good engine does: a stream to who asks for one, with usage to who asks for it.
+/// Answers as a good engine does: with a stream if the request asks for one, with usage if the request asks for it.
 pub fn polite(received: &Received) -> Vec<Step> {
     let question = received.json();
     if question["stream"] != json!(true) {
@@ -221,7 +221,7 @@ pub fn json_answer(status: u16, body: &str) -> Vec<Step> {
     vec![Step::Send(head + body)]
 }
 
-/// What llama.cpp answers while it loads its model.
+/// The answer of llama.cpp while it loads its model.
 pub const LOADING: &str = r#"{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}"#;
 
 pub const STREAM_HEAD: &str =
@@ -235,7 +235,7 @@ pub fn stream_answer(events: &[String]) -> Vec<Step> {
     steps
 }
 
-/// Returns one chunk of a chunked body; an empty one ends it.
+/// Returns one chunk of a chunked body; an empty chunk ends the body.
 pub fn chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
@@ -329,7 +329,7 @@ async fn answer_page(received: &Received, shared: &Shared, writer: &mut OwnedWri
     true
 }
 
-/// Does a step, a gate being passed already; false if the connection is over.
+/// Does one step other than a gate. Returns false if the connection is over.
 async fn act(step: Step, writer: &mut OwnedWriteHalf) -> bool {
     match step {
         Step::Send(text) => writer.write_all(text.as_bytes()).await.is_ok(),
@@ -388,7 +388,7 @@ async fn answer_inference(
         {
             return false;
         }
-        // Over before the last byte can have been read by anybody.
+        // The request is over before the peer can have read the last byte.
         if number == last {
             in_flight.end();
         }
@@ -400,7 +400,7 @@ async fn answer_inference(
     true
 }
 
-/// Waits at the gate; false if the peer leaves meanwhile.
+/// Waits at the gate. Returns false if the peer leaves meanwhile.
 async fn pass_gate(shared: &Shared, reader: &mut OwnedReadHalf) -> bool {
     let mut byte = [0];
     tokio::select! {

@@ -1,4 +1,4 @@
-//! What the tests are built from.
+//! The building blocks of the tests.
 
 pub mod browser;
 pub mod database;
@@ -15,10 +15,10 @@ pub use self::fake_endpoint::{FakeEndpoint, Step};
 pub use self::raw::RawClient;
 pub use self::test_app::TestApp;
 
-/// How long anything may take before a test fails.
+/// How long a test waits for anything before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Waits for something that must happen.
+/// Waits for something that must happen, and fails if it does not happen in time.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     match timeout(PATIENCE, future).await {
         Ok(value) => value,

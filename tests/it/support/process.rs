@@ -16,14 +16,14 @@ pub struct Process {
     said: Vec<String>,
 }
 
-/// Prepares a `leaseway` that sees nothing of this environment.
+/// Prepares a `leaseway` command with an empty environment.
 pub fn leaseway(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_leaseway"));
     command.args(arguments).env_clear().current_dir(folder).stdin(Stdio::null());
     command
 }
 
-/// Runs a command that ends by itself, and returns whether it succeeded and what it said.
+/// Runs a command that ends by itself. Returns whether it succeeded, and its output.
 pub async fn run(command: Command) -> (bool, String) {
     let mut process = Process::start(command);
     let said = process.rest().await;
@@ -31,7 +31,7 @@ pub async fn run(command: Command) -> (bool, String) {
 }
 
 impl Process {
-    /// Starts a command that goes on.
+    /// Starts a command that keeps running.
     pub fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary");
         let (sender, lines) = mpsc::unbounded_channel();
@@ -50,7 +50,8 @@ impl Process {
         Self { child, lines, said: Vec::new() }
     }
 
-    /// Returns the first line, said or yet to be said, that contains `part`. Lines of stdout and stderr come in any order.
+    /// Returns the first line of output that contains `part`, waiting for it if necessary. Lines of stdout and stderr come in
+    /// any order.
     pub async fn line(&mut self, part: &str) -> String {
         loop {
             if let Some(line) = self.said.iter().find(|line| line.contains(part)) {
@@ -63,7 +64,7 @@ impl Process {
         }
     }
 
-    /// Returns the address it says it listens on.
+    /// Returns the address on which it listens, from its log.
     pub async fn address(&mut self) -> SocketAddr {
         let line = self.line("listening address=").await;
         let address = line.split("address=").nth(1).and_then(|rest| rest.split(' ').next());
@@ -75,19 +76,19 @@ impl Process {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("a process").count()
     }
 
-    /// Lifts the limit on the size of its files.
+    /// Removes the limit on the size of its files.
     pub fn allow_large_files(&self) {
         let limit = ["--pid", &self.child.id().to_string(), "--fsize=unlimited"];
         assert!(Command::new("prlimit").args(limit).status().expect("prlimit").success());
     }
 
-    /// Sends a signal, as `kill` names it.
+    /// Sends a signal by the name that `kill` knows.
     pub fn signal(&self, name: &str) {
         let done = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
         assert!(done.expect("kill").success());
     }
 
-    /// Returns everything it says until it ends.
+    /// Returns its whole output, after it has ended.
     pub async fn rest(&mut self) -> String {
         while let Some(line) = soon("the end of the process", self.lines.recv()).await {
             self.said.push(line);
@@ -95,7 +96,7 @@ impl Process {
         self.said.join("\n")
     }
 
-    /// Waits for its end, which is due.
+    /// Waits until it has ended.
     pub async fn wait(&mut self) -> ExitStatus {
         self.rest().await;
         self.child.wait().expect("a child")

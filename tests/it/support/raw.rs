@@ -1,4 +1,4 @@
-//! A client that sends bytes and leaves when it wants.
+//! A client that sends raw bytes and leaves when the test wants.
 
 use std::net::SocketAddr;
 
@@ -9,16 +9,16 @@ use tokio::net::TcpStream;
 
 use super::soon;
 
-/// One connection. Dropping it is leaving.
+/// One connection. Dropping it closes it, as a client that leaves does.
 pub struct RawClient(TcpStream);
 
 impl RawClient {
-    /// Connects and sends a text as it is.
+    /// Connects and sends a text unchanged.
     pub async fn send(address: SocketAddr, text: &str) -> Self {
         Self::send_bytes(address, text.as_bytes()).await
     }
 
-    /// Connects and sends bytes as they are.
+    /// Connects and sends bytes unchanged.
     pub async fn send_bytes(address: SocketAddr, bytes: &[u8]) -> Self {
         Self::connect(address, bytes).await.expect("a connection")
     }
@@ -36,7 +36,7 @@ impl RawClient {
         Self::post_with(address, path, "", body).await
     }
 
-    /// Connects and posts a JSON body with more headers, each line with its end.
+    /// Connects and posts a JSON body with further header lines, each ending in `\r\n`.
     pub async fn post_with(address: SocketAddr, path: &str, headers: &str, body: &Value) -> Self {
         Self::try_post(address, path, headers, body).await.expect("a connection")
     }
@@ -49,7 +49,7 @@ impl RawClient {
         Self::connect(address, format!("{head}content-length: {length}\r\n\r\n{body}").as_bytes()).await
     }
 
-    /// Reads until what has come contains `part`, and returns it.
+    /// Reads until the bytes received contain `part`, and returns all of them.
     pub async fn read_until(&mut self, part: &str) -> String {
         let (mut read, mut searched) = (Vec::new(), 0);
         let reading = async {
@@ -63,7 +63,7 @@ impl RawClient {
         String::from_utf8_lossy(&read).into_owned()
     }
 
-    /// Reads until the server closes, and returns what came.
+    /// Reads until the server closes the connection, and returns all bytes received.
     pub async fn read_to_end(&mut self) -> String {
         let mut read = Vec::new();
         let reading = async { while self.0.read_buf(&mut read).await.is_ok_and(|count| count > 0) {} };

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use super::{FakeEndpoint, soon};
 
-/// How long a frame that a viewer takes may be, in bytes.
+/// The longest frame that a viewer accepts, in bytes.
 const FRAME_MAX: usize = 16 * 1024 * 1024;
 
 /// A running Leaseway. [`TestApp::finish`] must be called.
@@ -47,7 +47,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.text()))
     }
 
-    /// Returns status and code of an error, and checks that it has the form OpenAI SDKs read.
+    /// Returns status and code of an error, and checks that it has the form that OpenAI SDKs read.
     pub fn error(&self) -> (u16, String) {
         let json = self.json();
         let error = &json["error"];
@@ -60,17 +60,17 @@ impl Answer {
 }
 
 impl TestApp {
-    /// Starts with the defaults.
+    /// Starts Leaseway with the default settings.
     pub async fn start() -> Self {
         Self::with(|_| {}).await
     }
 
-    /// Starts with changed settings.
+    /// Starts Leaseway with changed settings.
     pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
         Self::start_in(tempfile::tempdir().expect("a temporary folder"), change).await
     }
 
-    /// Starts with the database that is in a folder.
+    /// Starts Leaseway with the database in this folder.
     pub async fn start_in(folder: TempDir, change: impl FnOnce(&mut Config)) -> Self {
         let (mut config, _) = config::load(None, &[]).expect("the defaults");
         config.server.bind = "127.0.0.1:0".parse().expect("an address");
@@ -80,7 +80,7 @@ impl TestApp {
         Self { address: leaseway.address, leaseway: Some(leaseway), folder }
     }
 
-    /// Returns where `test.db` is.
+    /// Returns the path of `test.db`.
     pub fn folder(&self) -> &std::path::Path {
         self.folder.path()
     }
@@ -90,7 +90,7 @@ impl TestApp {
         self.register_with(json!({ "name": name, "base_url": endpoint.url(), "max_concurrency": slots })).await
     }
 
-    /// Registers an endpoint of one slot and a score, the highest being tried first. Returns its id.
+    /// Registers an endpoint with one slot and a score; the highest score is tried first. Returns its id.
     pub async fn register_scored(&self, name: &str, endpoint: &FakeEndpoint, score: u32) -> String {
         self.register_with(json!({ "name": name, "base_url": endpoint.url(), "capability_score": score })).await
     }
@@ -103,12 +103,12 @@ impl TestApp {
         id
     }
 
-    /// Asks for an endpoint until it is so.
+    /// Reads an endpoint until `is_so` holds for it.
     pub async fn until_endpoint(&self, id: &str, what: &str, reached: impl Fn(&Value) -> bool) -> Value {
         self.until(&format!("/api/endpoints/{id}"), what, reached).await
     }
 
-    /// Waits until an endpoint has had so many requests, has failed so many, and holds no lease. Returns how it is shown.
+    /// Waits until an endpoint has had `total` requests, has failed `failed` of them, and holds no lease. Returns its JSON.
     pub async fn until_counted(&self, id: &str, total: u64, failed: u64) -> Value {
         let reached = |view: &Value| {
             view["total_requests"] == total && view["failed_requests"] == failed && view["in_flight"] == 0
@@ -116,7 +116,7 @@ impl TestApp {
         self.until_endpoint(id, &format!("{total} requests, {failed} failed"), reached).await
     }
 
-    /// Asks for a page until it is so.
+    /// Reads a path until `is_so` holds for its JSON.
     pub async fn until(&self, path: &str, what: &str, reached: impl Fn(&Value) -> bool) -> Value {
         let asking = async {
             loop {
@@ -155,7 +155,7 @@ impl TestApp {
         }
     }
 
-    /// Opens a viewer's session, and returns once it has seen everything.
+    /// Opens a viewer's session and returns after its snapshot.
     pub async fn viewer(&self) -> Viewer {
         let mut viewer = self.viewer_from_the_start().await;
         assert_eq!(viewer.next().await.expect("a snapshot")["type"], "Snapshot");
@@ -171,7 +171,7 @@ impl TestApp {
         viewer
     }
 
-    /// Stops, after checking that nothing is left: no lease held, nobody waiting.
+    /// Stops Leaseway, after checking that no lease is held and no request waits.
     pub async fn finish(self) {
         self.restartable().await;
     }
@@ -198,7 +198,7 @@ impl Drop for TestApp {
 pub struct Viewer(Framed<awc::BoxedSocket, Codec>);
 
 impl Viewer {
-    /// Returns the next event; `None` once the session is closed.
+    /// Returns the next event, `None` after the session has closed.
     pub async fn next(&mut self) -> Option<Value> {
         loop {
             match soon("an event", self.0.next()).await? {
@@ -209,7 +209,7 @@ impl Viewer {
         }
     }
 
-    /// Waits for an event of this type whose data are so.
+    /// Waits for an event of this type for whose data `is_so` holds.
     pub async fn until(&mut self, kind: &str, reached: impl Fn(&Value) -> bool) -> Value {
         loop {
             let event = self.next().await.unwrap_or_else(|| panic!("closed before {kind}"));
@@ -219,7 +219,7 @@ impl Viewer {
         }
     }
 
-    /// Waits until so many requests wait and so many leases are held.
+    /// Waits for the event that says `waiting` requests wait and `active` leases are held.
     pub async fn until_depth(&mut self, waiting: usize, active: usize) {
         self.until("QueueDepth", |data| data["waiting"] == waiting && data["active"] == active).await;
     }
