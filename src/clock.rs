@@ -1,4 +1,4 @@
-//! The only reader of time.
+//! The clocks: the only place that reads the time.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::domain::time::Moment;
 
-/// Returns the current moment of the monotonic clock. Follows tokio's clock, so that tests can pause it.
+/// Returns the current moment of the monotonic clock. It follows tokio's clock, which tests can pause.
 pub fn now() -> Moment {
     moment(Instant::now())
 }
@@ -16,7 +16,8 @@ pub fn now() -> Moment {
 /// Returns an instant of tokio's clock as a moment.
 pub fn moment(instant: Instant) -> Moment {
     static START: OnceLock<Instant> = OnceLock::new();
-    // By the real clock, which a test that runs ahead has not moved, and early enough for those that were paused before.
+    // The start is taken from the real clock, which no test can move, and a minute early, for tests that paused their clock
+    // before this call.
     let start = *START.get_or_init(|| {
         let real = std::time::Instant::now();
         Instant::from_std(real.checked_sub(Duration::from_secs(60)).unwrap_or(real))
@@ -25,29 +26,31 @@ pub fn moment(instant: Instant) -> Moment {
     Moment::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
 }
 
-/// Returns the time of day, in UTC, to the millisecond, which is what the database keeps.
+/// Returns the date and time in UTC, in whole milliseconds, as the database keeps them.
 pub fn wall() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(3)
 }
 
-/// Returns the server's local day at a time.
+/// Returns the date of `wall` in the server's time zone.
 pub fn local_day(wall: DateTime<Utc>) -> NaiveDate {
     wall.with_timezone(&Local).date_naive()
 }
 
-/// Returns the time of day at a moment of the past, by today's clock.
+/// Returns the date and time in UTC of a moment in the past.
 pub fn wall_at(moment: Moment) -> DateTime<Utc> {
     (Utc::now() - now().since(moment)).trunc_subsecs(3)
 }
 
-/// Measures how long something takes, to the nanosecond.
+/// Measures how long something takes, in nanoseconds.
 pub struct Stopwatch(std::time::Instant);
 
 impl Stopwatch {
+    /// Starts to measure.
     pub fn start() -> Self {
         Self(std::time::Instant::now())
     }
 
+    /// Returns the time since the start.
     pub fn elapsed(&self) -> Duration {
         self.0.elapsed()
     }

@@ -1,13 +1,13 @@
 //! Leaseway: a load balancer for self-hosted LLM servers.
 //!
 //! Clients talk to one OpenAI-compatible address. Each request is granted a **lease** on one **endpoint**; if no **slot**
-//! is free it **waits** in one bounded line. The answer is relayed byte for byte, measured on its way, and the lease ends
-//! with its last byte, or with the client's leaving.
+//! is free it **waits** in one bounded line. The answer is relayed byte for byte and measured on its way. The lease ends with
+//! the last byte, or when the client leaves.
 //!
 //! # Two principles
 //!
 //! **Ask at the edge, tell inside.** HTTP handlers ask actors and await the answer. Actors push facts to each other and
-//! never await one another; what an actor needs for a decision it has. (The one exception is named in [`actors`].)
+//! never await one another: every actor already holds what it needs for its decisions. ([`actors`] names the one exception.)
 //!
 //! **One owner per fact.** [`Registry`](actors::registry::Registry): which endpoints exist, their health, models and
 //! counters. [`LoadManager`](actors::load_manager::LoadManager): who holds a slot, who waits.
@@ -32,16 +32,16 @@
 //!                                                                                                     └▶ Registry
 //! ```
 //!
-//! A request whose endpoint fails it before the first byte asks for another lease, with that endpoint left out, and hands in
-//! the failed one, which ends first: never are there two leases for one request. So an endpoint counts leases, and what
-//! counts requests asks whether a lease was the final one.
+//! If an endpoint fails a request before the first byte, the request asks for another lease on an endpoint that it has not
+//! tried, and hands the failed lease in, which ends first. A request never holds two leases. An endpoint counts leases; what
+//! counts requests looks at the final lease only.
 //!
-//! What ends is in memory at once, and in the database within `database.flush_interval_ms`: HistoryRecorder gathers deltas
-//! and rows, Persistence adds them in one transaction on a thread of its own, and a batch that fails is kept.
+//! An ended lease is counted in memory at once, and in the database within `database.flush_interval_ms`: HistoryRecorder
+//! gathers deltas and rows, Persistence writes them in one transaction on a thread of its own, and a batch that fails is kept.
 //!
-//! One message out, one back; no lock, no database. Cleaning up is done by `Drop`: a future that is dropped while it waits
-//! takes its request out of the line, a body that is dropped abandons its lease and closes the connection to the
-//! endpoint. actix drops both when the client leaves.
+//! A request costs one message out and one back, no lock and no database. `Drop` cleans up: a future that is dropped while its
+//! request waits takes the request out of the line; a body that is dropped abandons its lease and closes the connection to
+//! the endpoint. actix drops both when the client leaves.
 //!
 //! # Map, in reading order
 //!
@@ -72,6 +72,6 @@ pub mod http;
 pub mod app;
 pub mod demo;
 
-/// Memory is often taken by one thread and given back by another, which the system's allocator is slow at.
+/// One thread often allocates what another frees, which the system's allocator is slow at.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -76,11 +76,11 @@ fn report(errors: &[ConfigError]) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Starts Leaseway and serves until a signal asks it to stop. `SIGHUP` has it read `file` again.
+/// Starts Leaseway and serves until a signal asks it to stop. At `SIGHUP` it reads `file` again.
 fn run(config: Config, file: Option<PathBuf>, start: fn(Config) -> Result<Leaseway, StartError>) -> ExitCode {
     actix::System::new().block_on(async {
         let grace = config.server.shutdown_grace;
-        // Before anything can be asked to stop that has started.
+        // Signals are received before anything starts, so that whatever starts can be stopped.
         let mut signals = match signals() {
             Ok(signals) => signals,
             Err(error) => {
@@ -92,7 +92,7 @@ fn run(config: Config, file: Option<PathBuf>, start: fn(Config) -> Result<Leasew
             Ok(leaseway) => leaseway,
             Err(error) => {
                 log::error!("{error}");
-                // Actors that have started are not to run on without their system.
+                // Actors that have started must not run on without their system.
                 std::process::exit(1)
             }
         };

@@ -1,4 +1,4 @@
-//! Names of things that must not be mixed up.
+//! Identifiers, each a type of its own, so that two kinds cannot be mixed up.
 
 use core::net::IpAddr;
 use std::borrow::Borrow;
@@ -19,28 +19,29 @@ impl fmt::Display for EndpointId {
     }
 }
 
-/// Identifies one request for a lease, from asking until the answer.
+/// Identifies one call for a lease, until LoadManager has answered the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
 
-/// Identifies one lease; never used twice within a process.
+/// Identifies one lease. A process never uses a value twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub u64);
 
-/// Whoever fairness is counted for; cheap to clone.
+/// Identifies the client for whom fairness is counted. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ClientId {
-    /// Known by its address.
+    /// The client is known by its IP address.
     Address(IpAddr),
-    /// Known by the value of the configured header.
+    /// The client is known by the value of the header `queue.client_header`.
     Named(Arc<[u8]>),
 }
 
-/// Identifies one request in logs, answers and the history: its `x-request-id`; cheap to clone. Clients may use one twice.
+/// The `x-request-id` of a request, for logs, answers and the history. Clients may use a value twice. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestId(Arc<str>);
 
 impl RequestId {
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -61,11 +62,12 @@ impl fmt::Display for ClientId {
     }
 }
 
-/// The name of a model as clients and endpoints write it; cheap to clone.
+/// The name of a model as clients and endpoints write it. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModelId(Arc<str>);
 
 impl ModelId {
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Moment(u64);
 
 impl Moment {
-    /// Later than every other.
+    /// The moment later than all others.
     pub const NEVER: Self = Self(u64::MAX);
 
     /// Returns the moment `micros` microseconds after the start of the process.
@@ -25,7 +25,7 @@ impl Moment {
         Self(self.0 - self.0 % 1_000_000)
     }
 
-    /// Returns the time passed since `earlier`, zero if `earlier` lies in the future.
+    /// Returns the time from `earlier` to this moment, zero if `earlier` is later than this moment.
     pub fn since(self, earlier: Moment) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
