@@ -46,6 +46,7 @@
 //! # Map, in reading order
 //!
 //! - [`domain`]: the pure code. Start with [`domain::dispatch`], whose first lines list its invariants.
+//! - [`dialect`]: the forms of the APIs that are spoken: requests, streams, usage, errors. Pure, too.
 //! - [`clock`], [`config`], [`store`]: the only places that know time, environment and database.
 //! - [`lease`]: the value that reports its own end.
 //! - [`upstream`]: talking to endpoints; the only place that knows awc.
@@ -56,6 +57,8 @@
 //! A module imports only from those above it in this list; `tests/it/tidy.rs` checks it.
 
 pub mod domain;
+
+pub mod dialect;
 
 pub mod clock;
 pub mod config;

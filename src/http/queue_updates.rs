@@ -13,12 +13,12 @@ use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 use futures_util::future::poll_fn;
 use futures_util::stream;
-use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::error::ApiError;
 use super::serving::{Inference, Served, no_buffering};
+use crate::dialect::Dialect;
 use crate::domain::dispatch::Queued;
 
 /// How long a client hears nothing at most until its stream begins.
@@ -126,12 +126,8 @@ async fn begin(served: Result<Served, ApiError>) -> Phase {
         return Phase::Relaying(body);
     }
     let answer = to_bytes_limited(body, ERROR_MAX).await.ok().and_then(Result::ok).unwrap_or_default();
-    // The endpoint's own words, on one line, where an SDK would look for them.
-    let told = serde_json::from_slice(&answer).ok().filter(|answer: &Value| answer.get("error").is_some());
-    Phase::Failed(match told {
-        Some(answer) => format!("data: {answer}\n\n").into(),
-        None => ApiError::NotAStream { endpoint: endpoint.name.clone(), status }.event(),
-    })
+    let told = Dialect::default().relayed_error_event(&answer);
+    Phase::Failed(told.unwrap_or_else(|| ApiError::NotAStream { endpoint: endpoint.name.clone(), status }.event()))
 }
 
 #[cfg(test)]

@@ -11,11 +11,13 @@ use std::time::Duration;
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::{StatusCode, header};
 use bytes::Bytes;
+use serde_json::Map;
 use tokio::time::{Sleep, sleep};
 
 use super::answer::{AnswerReader, End, Read};
 use super::json_meter::JsonMeter;
 use super::stream_meter::StreamMeter;
+use crate::dialect::{Dialect, ErrorParts};
 use crate::domain::request::{Failure, Outcome};
 use crate::lease::Lease;
 
@@ -29,6 +31,7 @@ const CUT_DELAY: Duration = Duration::from_millis(50);
 pub struct LeasedBody {
     /// `None` once ended.
     lease: Option<Lease>,
+    dialect: Dialect,
     status: StatusCode,
     answer: AnswerReader,
     meter: Meter,
@@ -70,7 +73,7 @@ impl std::error::Error for CutOff {}
 
 impl LeasedBody {
     /// Wraps an answer whose first bytes have come, and takes its usage event out if `hide_usage`.
-    pub fn new(lease: Lease, answer: AnswerReader, hide_usage: bool) -> Self {
+    pub fn new(lease: Lease, dialect: Dialect, answer: AnswerReader, hide_usage: bool) -> Self {
         let headers = answer.response().headers();
         let content_type = headers.get(header::CONTENT_TYPE);
         let is_stream = content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
@@ -81,12 +84,12 @@ impl LeasedBody {
             (Meter::Json(JsonMeter::default()), length.map_or(BodySize::Stream, BodySize::Sized))
         };
         let status = answer.response().status();
-        Self { lease: Some(lease), status, answer, meter, size, received: 0, state: State::Relaying }
+        Self { lease: Some(lease), dialect, status, answer, meter, size, received: 0, state: State::Relaying }
     }
 
     /// Wraps an answer without a body; its lease ends here, for an empty body is never polled.
-    pub fn empty(lease: Lease, answer: AnswerReader) -> Self {
-        let mut body = Self::new(lease, answer, false);
+    pub fn empty(lease: Lease, dialect: Dialect, answer: AnswerReader) -> Self {
+        let mut body = Self::new(lease, dialect, answer, false);
         body.succeed();
         body.size = match body.status {
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => BodySize::None,
@@ -115,18 +118,16 @@ impl LeasedBody {
         let lease = self.lease.take()?;
         let endpoint = &lease.target().name;
         log::debug!("answer broke off endpoint={endpoint} error=\"{failure}\"");
-        let error = serde_json::json!({ "error": {
-            "message": format!("endpoint `{endpoint}` broke off its answer"),
-            "type": "server_error",
-            "param": null,
-            "code": "upstream_error",
-        }});
-        lease.end(Outcome::Failed(failure));
-        match self.meter {
-            // The blank line before it ends an event that was cut in two.
-            Meter::Stream(_) => Some(Bytes::from(format!("\n\ndata: {error}\n\n"))),
+        let message = format!("endpoint `{endpoint}` broke off its answer");
+        let error =
+            ErrorParts { status: 502, code: "upstream_error", message: &message, param: None, details: &Map::new() };
+        let event = match self.meter {
+            // The blank line ends an event that was cut in two.
+            Meter::Stream(_) => Some([b"\n\n", &self.dialect.error_event(&error)[..]].concat().into()),
             Meter::Json(_) => None,
-        }
+        };
+        lease.end(Outcome::Failed(failure));
+        event
     }
 
     /// Takes note of a piece and returns what of it goes on; `None` if that is nothing, or has to wait.

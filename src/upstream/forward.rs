@@ -17,6 +17,7 @@ use super::client::Upstreams;
 use super::headers;
 use super::request_body::RequestBody;
 use super::stream::is_stale;
+use crate::dialect::Dialect;
 use crate::domain::endpoint::Target;
 use crate::domain::request::{ApiKind, Failure};
 use crate::lease::Lease;
@@ -93,7 +94,7 @@ pub async fn forward(
         Ok((answer, held))
     };
     let (failure, answer) = match timeout_at(deadline, attempt).await {
-        Ok(Ok((answer, None))) => return Ok(answer.relay(lease)),
+        Ok(Ok((answer, None))) => return Ok(answer.relay(lease, Dialect::of(request.api_kind))),
         Ok(Ok((_, Some(held)))) => (Failure::Status(held.status.as_u16()), Some(held)),
         Ok(Err(failure)) => (failure, None),
         Err(_) => (Failure::FirstByteTimeout, None),
@@ -207,13 +208,13 @@ impl Answer {
         Ok(body.map(|body| HeldAnswer { status, headers, body }))
     }
 
-    fn relay(self, lease: Lease) -> Relayed {
+    fn relay(self, lease: Lease, dialect: Dialect) -> Relayed {
         let status = self.status();
         let headers = headers::to_client(self.reader.response().headers());
         let body = if self.is_empty {
-            LeasedBody::empty(lease, self.reader)
+            LeasedBody::empty(lease, dialect, self.reader)
         } else {
-            LeasedBody::new(lease, self.reader, self.usage_asked)
+            LeasedBody::new(lease, dialect, self.reader, self.usage_asked)
         };
         Relayed { status, headers, body }
     }
