@@ -14,7 +14,7 @@ use leaseway::domain::dispatch::admission::Admission;
 use leaseway::domain::dispatch::{Decision, Dispatcher, QueueRules, Submitted};
 use leaseway::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
 use leaseway::domain::ids::{ClientId, EndpointId, LeaseId, ModelId, RequestId, Ticket};
-use leaseway::domain::request::{ApiKind, LeaseRequest, Outcome};
+use leaseway::domain::request::{ApiKind, LeaseEnd, LeaseRequest, Outcome};
 use leaseway::domain::time::Moment;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -93,7 +93,7 @@ fn measure(waiting: u64, models_per_endpoint: usize) -> (f64, f64) {
     while granted < GRANTS {
         let lease = held.remove(0);
         let started = Instant::now();
-        let ended = line.dispatcher.end(line.now, lease, Outcome::Abandoned, &mut decisions);
+        let ended = line.dispatcher.end(line.now, LeaseEnd::new(lease, Outcome::Abandoned), &mut decisions);
         let took = started.elapsed();
         let model = ended.expect("it was held").request.model.clone();
         match black_box(decisions.pop()) {

@@ -16,7 +16,7 @@ use leaseway::domain::dispatch::{Dispatcher, QueueRules, Submitted};
 use leaseway::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
 use leaseway::domain::ids::{ClientId, EndpointId, LeaseId, ModelId, RequestId, Ticket};
 use leaseway::domain::load::LoadReport;
-use leaseway::domain::request::{ApiKind, LeaseRequest, Outcome};
+use leaseway::domain::request::{ApiKind, LeaseEnd, LeaseRequest, Outcome};
 use leaseway::domain::time::Moment;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -95,7 +95,7 @@ impl Fleet {
 
     fn release(&mut self) {
         let lease = self.held.swap_remove(self.random.random_range(0..self.held.len()));
-        black_box(self.dispatcher.end(self.now, lease, Outcome::Abandoned, &mut Vec::new()));
+        black_box(self.dispatcher.end(self.now, LeaseEnd::new(lease, Outcome::Abandoned), &mut Vec::new()));
     }
 
     /// Returns the mean time of a grant and a release, in microseconds.

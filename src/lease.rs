@@ -7,24 +7,18 @@ use actix::{Message, Recipient};
 
 use crate::domain::dispatch::{Grant, Queued};
 use crate::domain::endpoint::Target;
-use crate::domain::ids::LeaseId;
-use crate::domain::request::{Failure, Outcome};
+use crate::domain::request::{Failure, LeaseEnd, Outcome};
 use crate::domain::time::Moment;
 
 /// Ends a lease; sent by the lease itself, exactly once.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct EndLease {
-    pub lease: LeaseId,
-    pub outcome: Outcome,
-    /// From dispatch; `None` if no token came.
-    pub first_token: Option<Duration>,
-}
+pub struct EndLease(pub LeaseEnd);
 
 /// The right to use one slot of one endpoint for one request.
 ///
-/// It holds no count: LoadManager's table is the only one. Dropping it reports [`Outcome::Abandoned`], or the failure that it
-/// was told of, so that no path on which a client leaves can forget to.
+/// The lease holds no count: LoadManager's table is the only one. Dropping the lease reports [`Outcome::Abandoned`], or the
+/// failure that was noted before, so that no path on which a client leaves can forget to give the slot back.
 #[derive(Debug)]
 #[must_use = "a lease that is dropped is abandoned"]
 pub struct Lease {
@@ -47,12 +41,12 @@ impl Lease {
         &self.grant.target
     }
 
-    /// Returns what the request was told when it joined the line, and how long it waited; `None` if it did not.
+    /// Returns what the request was told when it joined the line, and how long it waited; `None` if it did not wait.
     pub fn queued(&self) -> Option<(Queued, Duration)> {
         Some((self.grant.queued?, self.grant.waited))
     }
 
-    /// Takes note of the first token of the answer; later ones change nothing.
+    /// Takes note of the first token of the answer; later tokens change nothing.
     pub fn see_token(&mut self, now: Moment) {
         self.first_token.get_or_insert(now.since(self.grant.granted));
     }
@@ -67,22 +61,22 @@ impl Lease {
         self.outcome = Outcome::Failed(failure);
     }
 
-    /// Hands the lease in: returns what its end would report, which is then for the caller to do.
-    pub fn into_end(mut self) -> EndLease {
+    /// Hands the lease in: returns the end that it would report, which the caller must then report.
+    pub fn into_end(mut self) -> LeaseEnd {
         self.report = None;
         self.make_end()
     }
 
-    fn make_end(&mut self) -> EndLease {
+    fn make_end(&mut self) -> LeaseEnd {
         let outcome = std::mem::replace(&mut self.outcome, Outcome::Abandoned);
-        EndLease { lease: self.grant.lease, outcome, first_token: self.first_token }
+        LeaseEnd { lease: self.grant.lease, outcome, first_token: self.first_token }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(report) = self.report.take() {
-            report.do_send(self.make_end());
+            report.do_send(EndLease(self.make_end()));
         }
     }
 }

@@ -22,7 +22,7 @@
 //! # Flow of one request
 //!
 //! ```text
-//! client ─▶ http::serving ──── AcquireLease{request, deadline} ─▶ LoadManager (Dispatcher) ─▶ Lease | Refusal
+//! client ─▶ http::serving ──────── AcquireLease{ask, deadline} ─▶ LoadManager (Dispatcher) ─▶ Lease | Refusal
 //!              │ Lease                                              ▲ EndpointsChanged (Registry)
 //!              ▼                                                    │
 //!         upstream::forward ─▶ endpoint ─▶ LeasedBody (owns the lease, counts tokens) ─▶ client

@@ -3,6 +3,7 @@
 //! Nothing here knows actors, futures, sockets, files or clocks: time, chance and the environment are arguments. So the same
 //! code is tested with tables, driven by the simulation, and run inside the actors.
 
+pub mod attempts;
 pub mod dispatch;
 pub mod endpoint;
 pub mod event;

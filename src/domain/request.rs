@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::ids::{ClientId, EndpointId, ModelId, RequestId};
+use super::ids::{ClientId, EndpointId, LeaseId, ModelId, RequestId};
 
 /// The inference API a request uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -70,6 +70,13 @@ impl LeaseRequest {
     /// Asks for a first attempt.
     pub fn new(id: RequestId, model: ModelId, api_kind: ApiKind, client: ClientId) -> Self {
         Self { id, model, api_kind, client, tried: Vec::new() }
+    }
+
+    /// Returns the same request after `endpoint` has failed it.
+    pub fn after_failure_of(&self, endpoint: EndpointId) -> Self {
+        let mut next = self.clone();
+        next.tried.push(endpoint);
+        next
     }
 
     /// Tells whether this is not the first attempt.
@@ -204,13 +211,31 @@ pub enum Outcome {
     Abandoned,
 }
 
+/// The end of a lease, as its holder reports it.
+#[derive(Clone, Debug)]
+pub struct LeaseEnd {
+    /// The lease that has ended.
+    pub lease: LeaseId,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// From dispatch to the first content of a stream; `None` if none came.
+    pub first_token: Option<Duration>,
+}
+
+impl LeaseEnd {
+    /// Ends a lease without a token.
+    pub fn new(lease: LeaseId, outcome: Outcome) -> Self {
+        Self { lease, outcome, first_token: None }
+    }
+}
+
 /// The record of one ended lease.
 #[derive(Clone, Debug)]
 pub struct EndedLease {
     pub request: Arc<LeaseRequest>,
     pub endpoint: EndpointId,
     pub outcome: Outcome,
-    /// The request has ended with it. False if it goes on to another endpoint.
+    /// The request has ended with this lease. False if the request goes on to another endpoint.
     pub is_final: bool,
     /// From dispatch to the last byte.
     pub duration: Duration,

@@ -1,4 +1,4 @@
-//! Serves one request: a lease, an attempt, and where an endpoint fails it, another endpoint; then the answer's head.
+//! Serves one request: leases and attempts, one after the other, then the answer's head.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,38 +11,47 @@ use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 
 use super::error::ApiError;
 use super::{Services, client};
-use crate::actors::load_manager::QueueUpdates;
+use crate::actors::load_manager::{Ask, QueueUpdates};
+use crate::domain::attempts::{Attempts, Conclusion, FailedAttempt, Next};
 use crate::domain::dispatch::Queued;
 use crate::domain::endpoint::Target;
 use crate::domain::ids::RequestId;
-use crate::domain::request::{ApiKind, Failure, LeaseRequest, Outcome, Refusal};
-use crate::lease::Lease;
+use crate::domain::request::{ApiKind, LeaseRequest};
 use crate::upstream::client::Upstreams;
-use crate::upstream::forward::{FailedAttempt, Forwarded, HeldAnswer, Relayed, forward};
+use crate::upstream::forward::{Forwarded, HeldAnswer, NotRelayed, Relayed, forward};
 use crate::upstream::request_body::RequestBody;
 
 /// A request that has been read.
 pub struct Inference {
+    /// What every request is served with.
     pub services: web::Data<Services>,
+    /// The worker's connections to endpoints.
     pub upstreams: Rc<Upstreams>,
+    /// The head of the request.
     pub request: HttpRequest,
+    /// The API that the request uses.
     pub api_kind: ApiKind,
+    /// The body of the request.
     pub body: RequestBody,
 }
 
 /// An endpoint's answer and how the request came to it.
 pub struct Served {
+    /// The endpoint's status.
     pub status: StatusCode,
+    /// The endpoint's headers, those apart that are for Leaseway only.
     pub headers: HeaderMap,
+    /// The endpoint's body.
     pub body: BoxBody,
+    /// The endpoint.
     pub endpoint: Arc<Target>,
-    /// Of a request that waited: what it was told first, and how long it waited in all.
+    /// What a request that waited was told first, and how long it waited in all.
     queued: Option<(Queued, Duration)>,
 }
 
 impl Inference {
-    /// Waits for a lease, telling `updates` of the wait, and then for the first byte of the answer. An endpoint that fails
-    /// the request before that is left for another, each tried once, within the request's one deadline.
+    /// Waits for a lease, telling `updates` of the wait, and then for the first byte of the answer; [`Attempts`] decides
+    /// whether a failure before that byte is tried again on another endpoint. One deadline holds for all waits.
     ///
     /// # Errors
     /// If there is no lease or no answer.
@@ -50,85 +59,42 @@ impl Inference {
         let Self { services, upstreams, request, api_kind, body } = self;
         let client = client::identify(&request, services.client_header.as_ref());
         let id = request.extensions().get::<RequestId>().expect("every request is given one").clone();
-        let first = LeaseRequest::new(id, body.model.clone(), api_kind, client);
-        let mut asked = Arc::new(first);
-        let mut failed: Option<Lease> = None;
+        let mut ask = Ask::First(Arc::new(LeaseRequest::new(id, body.model.clone(), api_kind, client)));
+        let mut attempts = Attempts::new(upstreams.config.max_attempts);
         let deadline = services.desk.deadline();
-        let mut queued: Option<(Queued, Duration)> = None;
-        let mut failures = Failures::default();
-        loop {
-            let lease = match services.desk.acquire(asked.clone(), failed.take(), deadline, updates.clone()).await {
+        let (queued, conclusion) = loop {
+            let lease = match services.desk.acquire(ask, deadline, updates.clone()).await {
                 Ok(lease) => lease,
-                Err(refusal) => {
-                    let (model, retry_after) = (asked.model.clone(), services.retry_after);
-                    let refused = |refusal| ApiError::Refused { refusal, model, retry_after };
-                    return failures.conclude(refusal, queued, refused);
-                }
+                Err(refusal) => break (attempts.queued(), attempts.refuse(refusal)),
             };
-            if let Some((told, waited)) = lease.queued() {
-                queued = Some(queued.map_or((told, waited), |(first, before)| (first, before + waited)));
-            }
+            attempts.begin(lease.queued());
+            let queued = attempts.queued();
+            let endpoint = lease.target().clone();
             let forwarded =
                 Forwarded { api_kind, query: request.query_string(), headers: request.headers(), body: &body };
-            let endpoint = lease.target().clone();
-            let is_last = asked.tried.len() + 1 >= upstreams.config.max_attempts;
-            match forward(&upstreams, lease, forwarded, is_last).await {
-                Ok(Relayed { status, headers, body }) => {
-                    return Ok(Served { status, headers, body: BoxBody::new(body), endpoint, queued });
-                }
-                Err(FailedAttempt { lease, failure, .. }) if is_last || !failure.can_be_retried() => {
-                    lease.end(Outcome::Failed(failure.clone()));
-                    return Err(ApiError::AttemptFailed(endpoint.name.clone(), failure));
-                }
-                Err(FailedAttempt { mut lease, failure, answer }) => {
-                    Arc::make_mut(&mut asked).tried.push(endpoint.id);
-                    lease.fail(failure.clone());
-                    failed = Some(lease);
-                    failures.add(endpoint, failure, answer);
-                }
+            let NotRelayed { mut lease, failure, answer } =
+                match forward(&upstreams, lease, forwarded, attempts.is_last()).await {
+                    Ok(Relayed { status, headers, body }) => {
+                        return Ok(Served { status, headers, body: BoxBody::new(body), endpoint, queued });
+                    }
+                    Err(not_relayed) => not_relayed,
+                };
+            // If no attempt follows, dropping the lease reports the failure.
+            lease.fail(failure.clone());
+            let is_busy = answer.as_ref().is_some_and(HeldAnswer::is_busy);
+            match attempts.fail(FailedAttempt { endpoint, failure, answer, is_busy }) {
+                Next::Retry(next) => (attempts, ask) = (next, Ask::Again(lease)),
+                Next::Conclude(conclusion) => break (queued, conclusion),
             }
-        }
-    }
-}
-
-/// The attempts that came to nothing.
-#[derive(Default)]
-struct Failures {
-    last: Option<(Arc<Target>, Failure, Option<HeldAnswer>)>,
-    /// At least one had another reason than that its endpoint was busy.
-    some_not_busy: bool,
-}
-
-impl Failures {
-    fn add(&mut self, endpoint: Arc<Target>, failure: Failure, answer: Option<HeldAnswer>) {
-        self.some_not_busy |= !answer.as_ref().is_some_and(HeldAnswer::is_busy);
-        self.last = Some((endpoint, failure, answer));
-    }
-
-    /// Answers a request that gets no lease any more: with what the last endpoint said, if it said anything and there is no
-    /// other left.
-    fn conclude(
-        self,
-        refusal: Refusal,
-        queued: Option<(Queued, Duration)>,
-        refused: impl FnOnce(Refusal) -> ApiError,
-    ) -> Result<Served, ApiError> {
-        let (endpoint, failure, answer) = match (refusal, self.last) {
-            (Refusal::NothingUntried { estimated_wait }, Some(_)) if !self.some_not_busy => {
-                return Err(refused(Refusal::Overloaded { estimated_wait }));
-            }
-            (Refusal::NothingUntried { .. }, Some(last)) => last,
-            (Refusal::QueueTimeout { waited }, _) => {
-                let before = queued.map_or(Duration::ZERO, |(_, before)| before);
-                return Err(refused(Refusal::QueueTimeout { waited: before + waited }));
-            }
-            (refusal, _) => return Err(refused(refusal)),
         };
-        match answer {
-            Some(HeldAnswer { status, headers, body }) => {
+        match conclusion {
+            Conclusion::Relay { endpoint, answer: HeldAnswer { status, headers, body } } => {
                 Ok(Served { status, headers, body: BoxBody::new(body), endpoint, queued })
             }
-            None => Err(ApiError::AttemptFailed(endpoint.name.clone(), failure)),
+            Conclusion::Fail { endpoint, failure } => Err(ApiError::AttemptFailed(endpoint.name.clone(), failure)),
+            Conclusion::Refuse(refusal) => {
+                Err(ApiError::Refused { refusal, model: body.model, retry_after: services.retry_after })
+            }
         }
     }
 }

@@ -63,8 +63,8 @@ impl HeldAnswer {
     }
 }
 
-/// An attempt that came to nothing.
-pub struct FailedAttempt {
+/// An attempt of which nothing was relayed.
+pub struct NotRelayed {
     /// To be ended as failed.
     pub lease: Lease,
     pub failure: Failure,
@@ -85,7 +85,7 @@ pub async fn forward(
     lease: Lease,
     request: Forwarded<'_>,
     is_last: bool,
-) -> Result<Relayed, FailedAttempt> {
+) -> Result<Relayed, NotRelayed> {
     let deadline = Instant::now() + upstreams.config.first_byte_timeout;
     let endpoint = lease.target().clone();
     let attempt = async {
@@ -100,7 +100,7 @@ pub async fn forward(
         Err(_) => (Failure::FirstByteTimeout, None),
     };
     log::debug!("attempt failed endpoint={} error=\"{failure}\"", endpoint.name);
-    Err(FailedAttempt { lease, failure, answer })
+    Err(NotRelayed { lease, failure, answer })
 }
 
 /// An answer whose first bytes, or end, have come.

@@ -13,7 +13,7 @@ use leaseway::domain::dispatch::{Decision, Dispatcher, Grant, QueueRules, Submit
 use leaseway::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
 use leaseway::domain::ids::{ClientId, EndpointId, LeaseId, ModelId, RequestId, Ticket};
 use leaseway::domain::load::LoadReport;
-use leaseway::domain::request::{ApiKind, Failure, LeaseRequest, Outcome, Refusal};
+use leaseway::domain::request::{ApiKind, Failure, LeaseEnd, LeaseRequest, Outcome, Refusal};
 use leaseway::domain::time::Moment;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -312,7 +312,7 @@ impl World {
             1 => Outcome::Succeeded { tokens: None },
             _ => Outcome::Failed(Failure::Status(500)),
         };
-        let ended = self.dispatcher.end(self.now, lease, outcome.clone(), &mut decisions);
+        let ended = self.dispatcher.end(self.now, LeaseEnd::new(lease, outcome.clone()), &mut decisions);
         let endpoint = known.as_ref().map(|held| held.endpoint);
         if let Some(held) = &known {
             let current = self.endpoints.get(&held.endpoint);

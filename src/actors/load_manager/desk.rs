@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use actix::Addr;
 
-use super::{AcquireLease, CancelWait, LoadManager, QueueUpdates};
+use super::acquire::{AcquireLease, Ask, CancelWait, LeaseAnswer};
+use super::{LoadManager, QueueUpdates};
 use crate::clock;
 use crate::domain::ids::Ticket;
-use crate::domain::request::{LeaseRequest, Refusal};
+use crate::domain::request::Refusal;
 use crate::domain::time::Moment;
-use crate::lease::Lease;
 
 /// Where HTTP asks for leases.
 #[derive(Clone)]
@@ -32,21 +32,15 @@ impl LeaseDesk {
         clock::now().after(self.timeout)
     }
 
-    /// Waits for a lease, and tells `updates` how the wait goes. Dropping the future gives the place in the line, or the
-    /// lease, back. A retry hands in the lease of the attempt that has `failed`, which ends.
+    /// Waits for a lease, and tells `updates` how the wait goes. Dropping the future gives back the place in the line, or the
+    /// lease.
     ///
     /// # Errors
-    /// Why there is none.
-    pub async fn acquire(
-        &self,
-        request: Arc<LeaseRequest>,
-        failed: Option<Lease>,
-        deadline: Moment,
-        updates: Option<QueueUpdates>,
-    ) -> Result<Lease, Refusal> {
+    /// Why there is no lease.
+    pub async fn acquire(&self, ask: Ask, deadline: Moment, updates: Option<QueueUpdates>) -> LeaseAnswer {
         let ticket = Ticket(self.next_ticket.fetch_add(1, Ordering::Relaxed));
         let mut place = Place { manager: &self.manager, ticket: Some(ticket) };
-        let answer = self.manager.send(AcquireLease { ticket, request, failed, deadline, updates }).await;
+        let answer = self.manager.send(AcquireLease { ticket, ask, deadline, updates }).await;
         place.ticket = None;
         answer.unwrap_or(Err(Refusal::Draining))
     }

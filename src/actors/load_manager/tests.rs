@@ -9,7 +9,7 @@ use super::*;
 use crate::domain::dispatch::admission::Admission;
 use crate::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
 use crate::domain::ids::{ClientId, EndpointId, ModelId, RequestId};
-use crate::domain::request::{ApiKind, Failure, Outcome};
+use crate::domain::request::{ApiKind, Failure, LeaseRequest, Outcome, Refusal, UnservedRequest};
 
 /// A neighbour that remembers what it is told.
 #[derive(Default)]
@@ -62,6 +62,18 @@ struct Scene {
     probe: Addr<Probe>,
 }
 
+/// An endpoint that serves `m` with one slot.
+fn facts(id: u128) -> EndpointFacts {
+    let definition = EndpointDefinition::new(id.to_string(), format!("http://{id}"));
+    EndpointFacts {
+        target: Arc::new(Target::new(EndpointId(Uuid::from_u128(id)), &definition)),
+        max_concurrency: 1,
+        capability_score: None,
+        models: Arc::new(BTreeSet::from([ModelId::from("m")])),
+        status: EndpointStatus::Online,
+    }
+}
+
 /// Starts a manager with one endpoint that serves `m` with one slot, in paused time.
 async fn scene() -> Scene {
     pause();
@@ -71,15 +83,7 @@ async fn scene() -> Scene {
     let manager =
         LoadManager::new(rules, Balancing::default(), probe.clone().recipient(), probe.clone().recipient()).start();
     manager.do_send(Observe(probe.clone().recipient()));
-    let definition = EndpointDefinition::new("a", "http://a");
-    let facts = EndpointFacts {
-        target: Arc::new(Target::new(EndpointId(Uuid::from_u128(1)), &definition)),
-        max_concurrency: 1,
-        capability_score: None,
-        models: Arc::new(BTreeSet::from([ModelId::from("m")])),
-        status: EndpointStatus::Online,
-    };
-    manager.send(EndpointsChanged { updated: vec![facts], removed: Vec::new() }).await.expect("alive");
+    manager.send(EndpointsChanged { updated: vec![facts(1)], removed: Vec::new() }).await.expect("alive");
     let desk = LeaseDesk::new(manager.clone(), Duration::from_secs(5));
     Scene { manager, desk, probe }
 }
@@ -95,7 +99,7 @@ fn request() -> LeaseRequest {
 
 impl Scene {
     fn acquire(&self) -> impl Future<Output = LeaseAnswer> {
-        self.desk.acquire(Arc::new(request()), None, self.desk.deadline(), None)
+        self.desk.acquire(Ask::First(Arc::new(request())), self.desk.deadline(), None)
     }
 
     async fn in_flight(&self) -> u32 {
@@ -201,23 +205,25 @@ impl Scene {
         self.probe.send(Ends).await.expect("alive")
     }
 
-    /// Hands in a lease as failed and asks for another, not on the endpoint `tried`.
-    fn retry(&self, mut lease: Lease, tried: u128) -> impl Future<Output = LeaseAnswer> {
+    /// Hands in a lease as failed and asks for another.
+    fn retry(&self, mut lease: Lease) -> impl Future<Output = LeaseAnswer> {
         lease.fail(Failure::Status(500));
-        let request = LeaseRequest { tried: vec![EndpointId(Uuid::from_u128(tried))], ..request() };
-        self.desk.acquire(Arc::new(request), Some(lease), self.desk.deadline(), None)
+        self.desk.acquire(Ask::Again(lease), self.desk.deadline(), None)
     }
 }
 
 #[actix::test]
 async fn a_request_ends_once_however_many_leases_it_took() {
     let scene = scene().await;
+    scene.manager.send(EndpointsChanged { updated: vec![facts(2)], removed: Vec::new() }).await.expect("alive");
     let lease = scene.acquire().await.expect("free");
-    let lease = scene.retry(lease, 9).await.expect("another endpoint is free");
+    let lease = scene.retry(lease).await.expect("another endpoint is free");
     assert_eq!(scene.ends().await, (vec![false], vec![]));
-    let refusal = scene.retry(lease, 1).await.expect_err("there is no other");
+    let refusal = scene.retry(lease).await.expect_err("there is no other");
     assert!(matches!(refusal, Refusal::NothingUntried { .. }));
     assert_eq!(scene.ends().await, (vec![false, true], vec![]), "the failure is the answer");
+    let removed = vec![EndpointId(Uuid::from_u128(2))];
+    scene.manager.send(EndpointsChanged { updated: Vec::new(), removed }).await.expect("alive");
     let holder = scene.acquire().await.expect("free");
     let mut left = Box::pin(scene.acquire());
     assert!(left.as_mut().now_or_never().is_none());
@@ -233,6 +239,6 @@ async fn what_the_shutdown_has_cut_off_is_not_tried_again() {
     let scene = scene().await;
     let lease = scene.acquire().await.expect("free");
     assert_eq!(scene.manager.send(Drain { grace: Duration::ZERO }).await, Ok(1), "one was cut");
-    assert_eq!(scene.retry(lease, 9).await.expect_err("it is over"), Refusal::Draining);
+    assert_eq!(scene.retry(lease).await.expect_err("it is over"), Refusal::Draining);
     assert_eq!(scene.ends().await, (vec![true], vec![]), "it has ended once");
 }

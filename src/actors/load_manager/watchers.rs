@@ -1,23 +1,29 @@
-//! Those who wait and want to hear how their wait goes.
+//! The waiting requests whose clients want to hear of their place in the line.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
+use actix::{AsyncContext, Context, Handler, Message};
 use tokio::sync::watch;
 
+use super::LoadManager;
 use crate::domain::dispatch::{Dispatcher, Queued};
 use crate::domain::ids::Ticket;
+
+/// How often a waiting request hears of its place at most.
+const UPDATES_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Where a waiting request hears of its place; `None` while it has none.
 pub type QueueUpdates = watch::Sender<Option<Queued>>;
 
-/// How many are told at once: a position takes microseconds, of which LoadManager may spend no more than a few hundred.
+/// How many requests are told at once: finding a position takes microseconds, and a handler may take a few hundred.
 const TOLD_AT_ONCE: usize = 100;
 
-/// Those who wait and want to hear of it, the longest untold first.
+/// The requests to be told, the longest untold first. They all wait in the line, whose bound is theirs.
 #[derive(Default)]
 pub struct Watchers {
     watchers: VecDeque<(Ticket, QueueUpdates)>,
-    /// How many of them have not been told since something has changed.
+    /// How many have not been told since places may have changed.
     untold: usize,
 }
 
@@ -33,11 +39,12 @@ impl Watchers {
         self.untold = self.watchers.len();
     }
 
+    /// Tells whether a request is still to be told.
     pub fn has_untold(&self) -> bool {
         self.untold > 0
     }
 
-    /// Tells the next few what has changed and forgets who waits no more.
+    /// Tells the next few requests what has changed, and forgets those that wait no more.
     pub fn tell(&mut self, dispatcher: &Dispatcher) {
         for _ in 0..self.untold.min(TOLD_AT_ONCE) {
             let Some((ticket, updates)) = self.watchers.pop_front() else { break };
@@ -52,5 +59,34 @@ impl Watchers {
                 self.watchers.push_back((ticket, updates));
             }
         }
+    }
+}
+
+impl LoadManager {
+    /// Tells the watchers soon that places may have changed.
+    pub(super) fn note_updates(&mut self, ctx: &mut Context<Self>) {
+        self.watchers.note_change();
+        self.arm_updates(ctx);
+    }
+
+    fn arm_updates(&mut self, ctx: &mut Context<Self>) {
+        if !self.updates_due && self.watchers.has_untold() {
+            self.updates_due = true;
+            ctx.notify_later(UpdatesDue, UPDATES_INTERVAL);
+        }
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct UpdatesDue;
+
+impl Handler<UpdatesDue> for LoadManager {
+    type Result = ();
+
+    fn handle(&mut self, _: UpdatesDue, ctx: &mut Context<Self>) {
+        self.updates_due = false;
+        self.watchers.tell(&self.dispatcher);
+        self.arm_updates(ctx);
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::domain::endpoint::Target;
 use crate::domain::ids::{LeaseId, Ticket};
-use crate::domain::request::Refusal;
+use crate::domain::request::{EndedLease, LeaseRequest, Refusal};
 use crate::domain::time::Moment;
 
 /// The right to use one slot of one endpoint.
@@ -67,4 +67,15 @@ pub enum Submitted {
     Refused(Refusal),
     /// A [`Decision`] follows.
     Waiting,
+}
+
+/// The end of a failed attempt and the first answer to the one that follows it.
+#[derive(Debug)]
+pub struct Retried {
+    /// The attempt that failed. Its end is that of the request if no untried endpoint can serve the request.
+    pub ended: EndedLease,
+    /// What the next attempt asks for.
+    pub request: Arc<LeaseRequest>,
+    /// The answer to it.
+    pub submitted: Submitted,
 }

@@ -22,6 +22,7 @@ mod group;
 mod model_queue;
 mod model_set;
 mod report;
+mod retry;
 mod rooms;
 mod slots;
 mod wait;
@@ -35,7 +36,7 @@ use foldhash::{HashMap, HashMapExt};
 
 use self::admission::{Admission, Backpressure};
 use self::choose::Balancing;
-pub use self::decision::{Decision, Grant, GrantReason, Queued, Submitted};
+pub use self::decision::{Decision, Grant, GrantReason, Queued, Retried, Submitted};
 use self::estimate::ServiceTimes;
 use self::report::RecentGrants;
 pub use self::report::{ModelWait, RecentGrant, Running};
@@ -45,7 +46,7 @@ use self::waiting::Waiting;
 use super::endpoint::{EndpointFacts, Target};
 use super::ids::{EndpointId, LeaseId, Ticket};
 use super::load::LoadReport;
-use super::request::{EndedLease, Failure, LeaseRequest, Outcome, Refusal};
+use super::request::{EndedLease, Failure, LeaseEnd, LeaseRequest, Outcome, Refusal};
 use super::time::Moment;
 
 /// How many may wait, how they are slowed down before the line is full, and what they may wait for.
@@ -136,12 +137,11 @@ impl Dispatcher {
         self.debug_assert_invariants();
     }
 
-    /// Ends a lease and passes its slot on; `None` if the lease is not known or has ended before.
+    /// Ends a lease, and its request with it, and passes its slot on; `None` if the lease is not known or has ended before.
     pub fn end(
         &mut self,
         now: Moment,
-        lease: LeaseId,
-        outcome: Outcome,
+        LeaseEnd { lease, outcome, first_token }: LeaseEnd,
         decisions: &mut Vec<Decision>,
     ) -> Option<EndedLease> {
         self.expire(now, decisions);
@@ -157,7 +157,7 @@ impl Dispatcher {
             self.refuse_vain_retries(decisions);
         }
         self.debug_assert_invariants();
-        Some(held.ended(now, outcome))
+        Some(EndedLease { first_token, ..held.ended(now, outcome) })
     }
 
     /// Learns of endpoints that are new, changed or gone, all at once: nobody is refused for what another of them can serve.
@@ -319,7 +319,7 @@ impl Dispatcher {
 }
 
 impl Held {
-    /// Records the end, as of a request that is not tried again.
+    /// Records the end, as one that ends the request, too.
     fn ended(self, now: Moment, outcome: Outcome) -> EndedLease {
         EndedLease {
             request: self.request,

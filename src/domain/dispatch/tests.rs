@@ -143,13 +143,35 @@ impl Story {
 
     fn end_as(mut self, ticket: u64, outcome: Outcome) -> Self {
         let lease = self.leases.get(&ticket).copied().unwrap_or(LeaseId(u64::MAX));
-        self.dispatcher.end(self.now(), lease, outcome, &mut self.decisions);
+        self.dispatcher.end(self.now(), LeaseEnd::new(lease, outcome), &mut self.decisions);
         self.tell();
         self
     }
 
     fn fail(self, ticket: u64) -> Self {
         self.end_as(ticket, Outcome::Failed(Failure::Status(500)))
+    }
+
+    /// Goes on, as ticket `next`, after the attempt of `ticket` has failed; `(last)` marks an attempt that ended its request.
+    fn retry(mut self, ticket: u64, failure: Failure, next: u64, patience_secs: u64) -> Self {
+        let failed = LeaseEnd::new(self.leases[&ticket], Outcome::Failed(failure));
+        let deadline = self.now().after(Duration::from_secs(patience_secs));
+        let retried = self.dispatcher.retry(self.now(), Ticket(next), failed, deadline, &mut self.decisions);
+        self.tell();
+        let Some(Retried { ended, request, submitted }) = retried else {
+            self.told += "ended before ";
+            return self;
+        };
+        assert_eq!((ended.request.attempt() + 1, request.attempt()), (request.attempt(), request.tried.len() + 1));
+        if ended.is_final {
+            let _ = write!(self.told, "{ticket}(last) ");
+        }
+        match submitted {
+            Submitted::Granted(grant) => self.granted(Ticket(next), &grant),
+            Submitted::Refused(refusal) => self.refused(Ticket(next), &refusal),
+            Submitted::Waiting => {}
+        }
+        self
     }
 
     fn cancel(mut self, ticket: u64) -> Self {
@@ -451,4 +473,14 @@ fn without_patience_for_loading_nobody_waits_for_it() {
     story.dispatcher.rules.warm_up = Duration::ZERO;
     let story = story.online(1, 1, &["m"]).submit(1, "m", 9).submit(2, "m", 9);
     story.endpoint(1, 1, Loading, &["m"]).submit(3, "m", 9).check("1@1 2:WarmingUp 3:WarmingUp");
+}
+
+#[test]
+fn a_failed_attempt_ends_its_request_only_if_no_untried_endpoint_can_serve_it() {
+    let lost = || Failure::ConnectionLost("reset".to_owned());
+    let story = || Story::new(9).online(1, 1, &["m"]).online(2, 1, &["m"]).submit(1, "m", 9).retry(1, lost(), 2, 9);
+    story().retry(2, lost(), 3, 9).check("1@1 2@2 2(last) 3:NothingUntried { estimated_wait: None }");
+    story().end(2).retry(2, lost(), 3, 9).check("1@1 2@2 ended before");
+    let busy = Story::new(9).online(1, 1, &["m"]).online(2, 1, &["m"]).submit(1, "m", 9).submit(2, "m", 9);
+    busy.retry(1, lost(), 3, 4).wait(4).check("1@1 2@2 3:QueueTimeout { waited: 4s }");
 }

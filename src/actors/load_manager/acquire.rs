@@ -1,0 +1,129 @@
+//! Asking for a lease: granted at once, after a wait, or refused.
+
+use std::sync::Arc;
+
+use actix::{Context, Handler, Message};
+
+use super::{LoadManager, QueueUpdates};
+use crate::actors::answer::{Answer, Caller};
+use crate::actors::facts::RequestUnserved;
+use crate::clock::{self, Stopwatch};
+use crate::domain::dispatch::{Retried, Submitted};
+use crate::domain::ids::Ticket;
+use crate::domain::request::{LeaseRequest, Refusal, UnservedRequest};
+use crate::domain::time::Moment;
+use crate::lease::Lease;
+
+/// What a request for a lease is answered.
+pub type LeaseAnswer = Result<Lease, Refusal>;
+
+/// What a lease is asked for.
+#[derive(Debug)]
+pub enum Ask {
+    /// The first attempt of a request.
+    First(Arc<LeaseRequest>),
+    /// The next attempt of the request whose lease this is. The attempt has failed, and ends with the asking.
+    Again(Lease),
+}
+
+/// A request that waits for a lease.
+pub(super) struct Waiter {
+    pub caller: Caller<LeaseAnswer>,
+    pub request: Arc<LeaseRequest>,
+    pub since: Moment,
+}
+
+/// Asks for a lease before `deadline`.
+#[derive(Message)]
+#[rtype(result = "LeaseAnswer")]
+pub struct AcquireLease {
+    /// Identifies the asking; never used again.
+    pub ticket: Ticket,
+    /// What is asked for.
+    pub ask: Ask,
+    /// When waiting is over.
+    pub deadline: Moment,
+    /// Where the request hears of its wait, if it has to wait; `None` if the client does not want to know.
+    pub updates: Option<QueueUpdates>,
+}
+
+impl Handler<AcquireLease> for LoadManager {
+    type Result = Answer<LeaseAnswer>;
+
+    fn handle(&mut self, message: AcquireLease, ctx: &mut Context<Self>) -> Answer<LeaseAnswer> {
+        let AcquireLease { ticket, ask, deadline, updates } = message;
+        let mut decisions = Vec::new();
+        let now = clock::now();
+        let stopwatch = Stopwatch::start();
+        // The record of a request without another endpoint is that of its failed attempt.
+        let mut has_ended = false;
+        let (request, submitted) = match ask {
+            Ask::First(request) => {
+                let submitted = self.dispatcher.submit(now, ticket, request.clone(), deadline, &mut decisions);
+                (request, submitted)
+            }
+            Ask::Again(failed) => {
+                let retried = self.dispatcher.retry(now, ticket, failed.into_end(), deadline, &mut decisions);
+                let Some(Retried { ended, request, submitted }) = retried else {
+                    // The lease was cut off when the shutdown grace was over, and its request ended then.
+                    self.carry_out(decisions, ctx);
+                    return Answer::Now(Err(Refusal::Draining));
+                };
+                has_ended = ended.is_final;
+                self.tell_ended(ended);
+                (request, submitted)
+            }
+        };
+        let answer = match submitted {
+            Submitted::Granted(grant) => {
+                self.selection_time += stopwatch.elapsed();
+                Answer::Now(Ok(self.lease(grant)))
+            }
+            Submitted::Refused(refusal) => {
+                if !has_ended {
+                    self.tell_unserved(request, Some(refusal.clone()), now);
+                }
+                Answer::Now(Err(refusal))
+            }
+            Submitted::Waiting => {
+                let (caller, answer) = Caller::keep();
+                self.waiting.insert(ticket, Waiter { caller, request, since: now });
+                if let Some(updates) = updates {
+                    self.watchers.add(&self.dispatcher, ticket, updates);
+                }
+                answer
+            }
+        };
+        self.carry_out(decisions, ctx);
+        answer
+    }
+}
+
+/// Takes a request out of the line; without effect if it has its answer.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct CancelWait(pub Ticket);
+
+impl Handler<CancelWait> for LoadManager {
+    type Result = ();
+
+    fn handle(&mut self, CancelWait(ticket): CancelWait, ctx: &mut Context<Self>) {
+        let mut decisions = Vec::new();
+        if let Some(Waiter { request, since, .. }) = self.waiting.remove(&ticket) {
+            self.tell_unserved(request, None, since);
+        }
+        self.dispatcher.cancel(clock::now(), ticket, &mut decisions);
+        self.carry_out(decisions, ctx);
+    }
+}
+
+impl LoadManager {
+    /// Tells of a request that has ended without a lease.
+    pub(super) fn tell_unserved(&mut self, request: Arc<LeaseRequest>, refusal: Option<Refusal>, since: Moment) {
+        let now = clock::now();
+        if let Some(refusal) = &refusal {
+            self.last_hour.refused(now, refusal);
+        }
+        self.unserved.do_send(RequestUnserved(UnservedRequest { request, refusal, waited: now.since(since) }));
+    }
+}

@@ -1,0 +1,227 @@
+//! LoadManager: who holds a slot, who waits.
+//!
+//! The decisions are the [`Dispatcher`]'s; this actor reads the clock, keeps those who wait for an answer and arms one
+//! timer. Every handler answers within microseconds and awaits nothing.
+
+mod acquire;
+mod depth;
+mod desk;
+mod draining;
+mod reads;
+mod watchers;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient, SpawnHandle};
+
+use self::acquire::Waiter;
+pub use self::acquire::{AcquireLease, Ask, LeaseAnswer};
+pub use self::desk::LeaseDesk;
+pub use self::draining::Drain;
+pub use self::reads::{LineReport, Load, ReadInFlight, ReadLine, ReadLoad, ReadSelections, SelectionReport};
+pub use self::watchers::QueueUpdates;
+use self::watchers::Watchers;
+use super::answer::Caller;
+use super::event_hub::Publish;
+use super::facts::{EndpointsChanged, LeaseEnded, LoadReported, RequestUnserved};
+use crate::clock::{self, Stopwatch};
+use crate::domain::dispatch::choose::Balancing;
+use crate::domain::dispatch::{Decision, Dispatcher, Grant, QueueRules};
+use crate::domain::ids::Ticket;
+use crate::domain::last_hour::LastHour;
+use crate::domain::request::EndedLease;
+use crate::domain::time::Moment;
+use crate::lease::{EndLease, Lease};
+
+/// Owns the dispatcher and those who wait for its answers.
+pub struct LoadManager {
+    dispatcher: Dispatcher,
+    /// Bounded by the dispatcher's line: who is here waits there.
+    waiting: HashMap<Ticket, Waiter>,
+    watchers: Watchers,
+    /// Watchers are to be told soon.
+    updates_due: bool,
+    /// Waits until no lease is held; `None` while Leaseway is not stopping.
+    draining: Option<Caller<usize>>,
+    observers: Vec<Recipient<LeaseEnded>>,
+    unserved: Recipient<RequestUnserved>,
+    events: Recipient<Publish>,
+    /// Where leases report their end; set when the actor starts.
+    report: Option<Arc<Recipient<EndLease>>>,
+    timer: Option<(Moment, SpawnHandle)>,
+    /// Time spent on granting leases, in all.
+    selection_time: Duration,
+    /// How many requests wait and how many leases are held, as viewers have been or will soon be told.
+    depth: (usize, usize),
+    /// A lease was granted or has ended, which may have moved slots from one endpoint to another.
+    slots_moved: bool,
+    /// Viewers have been told of `depth`.
+    depth_told: bool,
+    last_hour: LastHour,
+}
+
+impl LoadManager {
+    /// Creates a manager whose line and choices obey these rules.
+    pub fn new(
+        rules: QueueRules,
+        balancing: Balancing,
+        events: Recipient<Publish>,
+        unserved: Recipient<RequestUnserved>,
+    ) -> Self {
+        Self {
+            dispatcher: Dispatcher::new(rules, balancing),
+            waiting: HashMap::new(),
+            watchers: Watchers::default(),
+            updates_due: false,
+            draining: None,
+            observers: Vec::new(),
+            unserved,
+            events,
+            report: None,
+            timer: None,
+            selection_time: Duration::ZERO,
+            depth: (0, 0),
+            slots_moved: false,
+            depth_told: true,
+            last_hour: LastHour::default(),
+        }
+    }
+
+    fn lease(&mut self, grant: Grant) -> Lease {
+        self.last_hour.granted(clock::now(), grant.waited);
+        self.slots_moved = true;
+        let report = self.report.clone().expect("set when the actor started, before its first message");
+        Lease::new(grant, report)
+    }
+
+    /// Carries out decisions about waiting requests, then arms the timer for the next.
+    fn carry_out(&mut self, decisions: Vec<Decision>, ctx: &mut Context<Self>) {
+        for decision in decisions {
+            match decision {
+                Decision::Grant(ticket, grant) => {
+                    // A caller that has gone drops the lease, which comes back as its end.
+                    let lease = self.lease(grant);
+                    if let Some(waiter) = self.waiting.remove(&ticket) {
+                        waiter.caller.answer(Ok(lease));
+                    }
+                }
+                Decision::Refuse(ticket, refusal) => {
+                    if let Some(Waiter { caller, request, since }) = self.waiting.remove(&ticket) {
+                        self.tell_unserved(request, Some(refusal.clone()), since);
+                        caller.answer(Err(refusal));
+                    }
+                }
+            }
+        }
+        if self.waiting.is_empty() {
+            // Gives back what the longest line has taken.
+            self.waiting = HashMap::new();
+        }
+        self.arm_timer(ctx);
+        self.note_depth(ctx);
+        self.note_updates(ctx);
+        if self.dispatcher.active() == 0
+            && let Some(caller) = self.draining.take()
+        {
+            caller.answer(0);
+        }
+    }
+
+    fn arm_timer(&mut self, ctx: &mut Context<Self>) {
+        let due = self.dispatcher.next_due();
+        if self.timer.map(|(armed, _)| armed) == due {
+            return;
+        }
+        if let Some((_, handle)) = self.timer.take() {
+            ctx.cancel_future(handle);
+        }
+        self.timer = due.map(|due| (due, ctx.notify_later(ExpiryDue, due.since(clock::now()))));
+    }
+
+    fn tell_ended(&mut self, ended: EndedLease) {
+        self.last_hour.ended(clock::now(), &ended.outcome, ended.duration);
+        self.slots_moved = true;
+        log::debug!("lease ended {ended}");
+        let ended = Arc::new(ended);
+        for observer in &self.observers {
+            observer.do_send(LeaseEnded(ended.clone()));
+        }
+    }
+}
+
+impl Actor for LoadManager {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        self.report = Some(Arc::new(ctx.address().recipient()));
+        self.tell_depth_regularly(ctx);
+    }
+}
+
+impl Handler<EndLease> for LoadManager {
+    type Result = ();
+
+    fn handle(&mut self, EndLease(end): EndLease, ctx: &mut Context<Self>) {
+        let mut decisions = Vec::new();
+        let stopwatch = Stopwatch::start();
+        if let Some(ended) = self.dispatcher.end(clock::now(), end, &mut decisions) {
+            if !decisions.is_empty() {
+                self.selection_time += stopwatch.elapsed();
+            }
+            self.tell_ended(ended);
+        }
+        self.carry_out(decisions, ctx);
+    }
+}
+
+impl Handler<EndpointsChanged> for LoadManager {
+    type Result = ();
+
+    fn handle(&mut self, changed: EndpointsChanged, ctx: &mut Context<Self>) {
+        let mut decisions = Vec::new();
+        self.dispatcher.change_endpoints(clock::now(), changed.updated, changed.removed, &mut decisions);
+        self.carry_out(decisions, ctx);
+    }
+}
+
+impl Handler<LoadReported> for LoadManager {
+    type Result = ();
+
+    fn handle(&mut self, message: LoadReported, _: &mut Context<Self>) {
+        let LoadReported { endpoint, report, received } = message;
+        self.dispatcher.report_load(endpoint, report, received);
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct ExpiryDue;
+
+impl Handler<ExpiryDue> for LoadManager {
+    type Result = ();
+
+    fn handle(&mut self, _: ExpiryDue, ctx: &mut Context<Self>) {
+        self.timer = None;
+        let mut decisions = Vec::new();
+        self.dispatcher.expire(clock::now(), &mut decisions);
+        self.carry_out(decisions, ctx);
+    }
+}
+
+/// Adds somebody who is told of every lease that ends.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Observe(pub Recipient<LeaseEnded>);
+
+impl Handler<Observe> for LoadManager {
+    type Result = ();
+
+    fn handle(&mut self, Observe(observer): Observe, _: &mut Context<Self>) {
+        self.observers.push(observer);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+//! The attempts of one request: which failure is tried again on another endpoint, and what the client is answered once no
+//! attempt is left.
+//!
+//! Which endpoint an attempt goes to is decided by [`dispatch`](super::dispatch), which knows the endpoints already tried.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::dispatch::Queued;
+use super::endpoint::Target;
+use super::request::{Failure, Refusal};
+
+/// An attempt that failed before the first byte of its answer went to the client. `A` is an answer that was held back.
+#[derive(Debug)]
+pub struct FailedAttempt<A> {
+    /// The endpoint that failed.
+    pub endpoint: Arc<Target>,
+    /// Why it failed.
+    pub failure: Failure,
+    /// What the endpoint answered, if it did.
+    pub answer: Option<A>,
+    /// The endpoint said that it has too much to do.
+    pub is_busy: bool,
+}
+
+/// What the client of a request is answered that no attempt has served.
+#[derive(Debug)]
+pub enum Conclusion<A> {
+    /// The answer of the last endpoint that was tried.
+    Relay {
+        /// Whose answer it is.
+        endpoint: Arc<Target>,
+        /// The answer, which was held back.
+        answer: A,
+    },
+    /// The last endpoint that was tried gave no answer.
+    Fail {
+        /// The endpoint that failed.
+        endpoint: Arc<Target>,
+        /// Why it failed.
+        failure: Failure,
+    },
+    /// There is no lease for the request.
+    Refuse(Refusal),
+}
+
+/// What follows a failed attempt.
+#[derive(Debug)]
+pub enum Next<A> {
+    /// Another attempt, for which a lease is needed.
+    Retry(Attempts<A>),
+    /// An answer: the failure is not one that is tried again, or no attempt is left.
+    Conclude(Conclusion<A>),
+}
+
+/// One request's attempts so far.
+#[derive(Debug)]
+pub struct Attempts<A> {
+    /// How many attempts may be made, at least 1.
+    max: usize,
+    /// How many leases were granted.
+    made: usize,
+    last: Option<FailedAttempt<A>>,
+    all_busy: bool,
+    queued: Option<(Queued, Duration)>,
+}
+
+impl<A> Attempts<A> {
+    /// Begins a request that may be tried on `max` endpoints.
+    pub fn new(max: usize) -> Self {
+        Self { max, made: 0, last: None, all_busy: true, queued: None }
+    }
+
+    /// Begins the next attempt: a lease was granted, after a wait if `queued`.
+    pub fn begin(&mut self, queued: Option<(Queued, Duration)>) {
+        self.made += 1;
+        if let Some((told, waited)) = queued {
+            self.queued = Some(self.queued.map_or((told, waited), |(first, before)| (first, before + waited)));
+        }
+    }
+
+    /// Tells whether the attempt that has begun is the last one allowed: its answer goes to the client, whatever it says.
+    pub fn is_last(&self) -> bool {
+        self.made >= self.max
+    }
+
+    /// Returns what the request was told when it first joined the line, and how long it has waited in all; `None` if it has
+    /// not waited.
+    pub fn queued(&self) -> Option<(Queued, Duration)> {
+        self.queued
+    }
+
+    /// Decides what follows the failure of the attempt that has begun.
+    pub fn fail(mut self, failed: FailedAttempt<A>) -> Next<A> {
+        if self.is_last() || !failed.failure.can_be_retried() {
+            return Next::Conclude(failed.conclude());
+        }
+        self.all_busy &= failed.is_busy;
+        self.last = Some(failed);
+        Next::Retry(self)
+    }
+
+    /// Decides what to answer a request that gets no lease for its next attempt. Once every capable endpoint was tried, that
+    /// is the answer of the last one, or that all were busy.
+    pub fn refuse(self, refusal: Refusal) -> Conclusion<A> {
+        match (refusal, self.last) {
+            (Refusal::NothingUntried { estimated_wait }, Some(_)) if self.all_busy => {
+                Conclusion::Refuse(Refusal::Overloaded { estimated_wait })
+            }
+            (Refusal::NothingUntried { .. }, Some(last)) => last.conclude(),
+            (Refusal::QueueTimeout { waited }, _) => {
+                let before = self.queued.map_or(Duration::ZERO, |(_, before)| before);
+                Conclusion::Refuse(Refusal::QueueTimeout { waited: before + waited })
+            }
+            (refusal, _) => Conclusion::Refuse(refusal),
+        }
+    }
+}
+
+impl<A> FailedAttempt<A> {
+    fn conclude(self) -> Conclusion<A> {
+        let Self { endpoint, failure, answer, is_busy: _ } = self;
+        match answer {
+            Some(answer) => Conclusion::Relay { endpoint, answer },
+            None => Conclusion::Fail { endpoint, failure },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::endpoint::EndpointDefinition;
+    use crate::domain::ids::EndpointId;
+
+    const LOST: fn() -> Failure = || Failure::ConnectionLost("reset".to_owned());
+
+    /// An attempt that failed on the endpoint of this number with, perhaps, an answer.
+    fn failed(number: u128, failure: Failure, answer: Option<&'static str>) -> FailedAttempt<&'static str> {
+        let definition = EndpointDefinition::new(number.to_string(), format!("http://{number}"));
+        let endpoint = Arc::new(Target::new(EndpointId(Uuid::from_u128(number)), &definition));
+        FailedAttempt { endpoint, is_busy: answer == Some("busy"), failure, answer }
+    }
+
+    fn told(conclusion: Conclusion<&'static str>) -> String {
+        match conclusion {
+            Conclusion::Relay { endpoint, answer } => format!("relay {answer} of {}", endpoint.name),
+            Conclusion::Fail { endpoint, failure } => format!("{} {failure}", endpoint.name),
+            Conclusion::Refuse(refusal) => format!("{refusal:?}"),
+        }
+    }
+
+    /// Checks what a request is answered whose attempts fail so, the first on endpoint 1, and which then gets no lease.
+    fn check(max: usize, failures: &[(Failure, Option<&'static str>)], refusal: Refusal, expected: &str) {
+        let mut attempts = Attempts::new(max);
+        for (number, (failure, answer)) in (1..).zip(failures) {
+            attempts.begin(None);
+            match attempts.fail(failed(number, failure.clone(), *answer)) {
+                Next::Retry(next) => attempts = next,
+                Next::Conclude(conclusion) => return assert_eq!(told(conclusion), expected),
+            }
+        }
+        assert_eq!(told(attempts.refuse(refusal)), expected);
+    }
+
+    const NOTHING_UNTRIED: Refusal = Refusal::NothingUntried { estimated_wait: None };
+
+    #[test]
+    fn once_nothing_is_left_the_answer_is_what_the_last_endpoint_said_if_it_said_anything() {
+        let status = |code, answer| (Failure::Status(code), Some(answer));
+        check(3, &[], Refusal::ModelNotFound, "ModelNotFound");
+        check(3, &[status(500, "a")], NOTHING_UNTRIED, "relay a of 1");
+        check(3, &[status(500, "a"), status(502, "b")], NOTHING_UNTRIED, "relay b of 2");
+        check(3, &[status(500, "a"), (LOST(), None)], NOTHING_UNTRIED, "2 connection lost: reset");
+        check(3, &[(LOST(), None), status(500, "b")], NOTHING_UNTRIED, "relay b of 2");
+        check(3, &[status(429, "busy"), status(503, "busy")], NOTHING_UNTRIED, "Overloaded { estimated_wait: None }");
+        check(3, &[status(429, "busy"), status(500, "b")], NOTHING_UNTRIED, "relay b of 2");
+        check(3, &[status(500, "a"), status(429, "busy")], NOTHING_UNTRIED, "relay busy of 2");
+        check(3, &[status(500, "a")], Refusal::Draining, "Draining");
+    }
+
+    #[test]
+    fn attempts_end_at_their_bound_and_with_a_failure_that_is_not_tried_again() {
+        check(1, &[(LOST(), None)], NOTHING_UNTRIED, "1 connection lost: reset");
+        check(2, &[(LOST(), None), (LOST(), None), (LOST(), None)], NOTHING_UNTRIED, "2 connection lost: reset");
+        check(3, &[(Failure::FirstByteTimeout, None)], NOTHING_UNTRIED, "1 no first byte in time");
+        let mut attempts = Attempts::<()>::new(2);
+        attempts.begin(None);
+        assert!(!attempts.is_last());
+        attempts.begin(None);
+        assert!(attempts.is_last());
+    }
+
+    #[test]
+    fn waits_add_up_over_all_attempts() {
+        let queued = |position| Queued { position, estimated_wait: None };
+        let mut attempts = Attempts::new(3);
+        attempts.begin(Some((queued(4), Duration::from_secs(3))));
+        let Next::Retry(mut attempts) = attempts.fail(failed(1, LOST(), None)) else { panic!("it is tried again") };
+        attempts.begin(Some((queued(1), Duration::from_secs(2))));
+        assert_eq!(attempts.queued(), Some((queued(4), Duration::from_secs(5))));
+        let Next::Retry(attempts) = attempts.fail(failed(2, LOST(), None)) else { panic!("it is tried again") };
+        let refusal = Refusal::QueueTimeout { waited: Duration::from_secs(1) };
+        assert_eq!(told(attempts.refuse(refusal)), "QueueTimeout { waited: 6s }");
+    }
+}
