@@ -1,7 +1,7 @@
 //! HistoryRecorder: the timeline, the totals of requests, and what is not yet written to the database.
 //!
-//! What ends is counted at once and written soon, one batch at a time, each as one transaction. A batch that fails is kept
-//! and tried again with what has come since. Old history is removed bit by bit, between batches.
+//! An end is counted at once. [`WriteBehind`] says when it is written, [`Retention`] when old history is removed; Persistence
+//! executes both.
 
 use std::time::Duration;
 
@@ -14,17 +14,11 @@ use super::facts::{LeaseEnded, RequestUnserved};
 use super::persistence::{BatchDone, OldRowsRemoved, RemoveOldRows, WriteBatch};
 use crate::clock;
 use crate::domain::event::{Event, MinuteAdvanced};
-use crate::domain::history::{Counters, HistoryEnd, HistoryRow, Unwritten};
+use crate::domain::history::{Counters, HistoryEnd, HistoryRow};
 use crate::domain::request::Outcome;
-use crate::domain::time::Moment;
-use crate::domain::timeline::{Minute, Timeline};
-
-/// How soon a batch that could not be written is tried again; each time later.
-const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(3);
-
-/// How often old history is looked for.
-const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
+use crate::domain::retention::Retention;
+use crate::domain::timeline::{Minute, Timeline, minute_of};
+use crate::domain::write_behind::{BatchNumber, WriteBehind};
 
 /// How often viewers hear of the current minute at most.
 const TELL_INTERVAL: Duration = Duration::from_millis(100);
@@ -64,19 +58,13 @@ pub struct Writer {
 pub struct HistoryRecorder {
     timeline: Timeline,
     totals: Totals,
-    unwritten: Unwritten,
+    write_behind: WriteBehind,
+    retention: Retention,
     /// The server's local day, as of a minute.
     today: (i64, NaiveDate),
-    /// Those who wait for the batch that is on its way, if one is.
-    in_flight: Option<Vec<Caller<()>>>,
-    /// Those who wait for the batch after it.
-    flushing: Vec<Caller<()>>,
-    /// The time to write has come while a batch was on its way.
-    is_due: bool,
-    /// Batches in a row that could not be written.
-    failures: u32,
-    /// Until then none is tried again.
-    retry: Moment,
+    /// Each waits for a batch to be written. They are HTTP requests, which are taken out once their client has left, so
+    /// the connections that the server takes are their bound.
+    flushing: Vec<(BatchNumber, Caller<()>)>,
     upkeep: Upkeep,
     writer: Writer,
     events: Recipient<Publish>,
@@ -89,13 +77,10 @@ impl HistoryRecorder {
         Self {
             timeline: Timeline::from(past.minutes),
             totals: past.totals,
-            unwritten: Unwritten::default(),
+            write_behind: WriteBehind::default(),
+            retention: Retention::default(),
             today: (i64::MIN, NaiveDate::default()),
-            in_flight: None,
             flushing: Vec::new(),
-            is_due: false,
-            failures: 0,
-            retry: Moment::default(),
             upkeep,
             writer,
             events,
@@ -111,7 +96,7 @@ impl HistoryRecorder {
             self.totals.requests.add(request);
             self.told.1 = true;
         }
-        self.unwritten.record(today, HistoryRow { created_at: wall, end });
+        self.write_behind.record(today, HistoryRow { created_at: wall, end });
     }
 
     /// Returns the minute and the day. The day is found out once a minute.
@@ -123,20 +108,25 @@ impl HistoryRecorder {
         self.today
     }
 
-    /// Writes what is not written, at once or after the batch that is on its way.
-    fn write(&mut self, ctx: &mut Context<Self>) {
-        self.is_due = self.in_flight.is_some();
-        if self.in_flight.is_some() || self.unwritten.is_empty() || clock::now() < self.retry {
-            return;
-        }
-        self.in_flight = Some(std::mem::take(&mut self.flushing));
-        let batch = self.unwritten.take();
-        self.writer.batches.do_send(WriteBatch { batch, done: ctx.address().recipient() });
+    fn write_in_time(&mut self, ctx: &mut Context<Self>) {
+        self.write_behind.interval_passed();
+        self.write(ctx);
+        self.remove_old(ctx);
     }
 
+    /// Sends the next batch on its way if its time has come.
+    fn write(&mut self, ctx: &mut Context<Self>) {
+        if let Some(batch) = self.write_behind.next(clock::now()) {
+            self.writer.batches.do_send(WriteBatch { batch, done: ctx.address().recipient() });
+        }
+    }
+
+    /// Has the next bit of old history removed if its time has come.
     fn remove_old(&mut self, ctx: &mut Context<Self>) {
-        let before = clock::wall() - self.upkeep.retention;
-        self.writer.removals.do_send(RemoveOldRows { before, done: ctx.address().recipient() });
+        if self.retention.is_due(clock::now()) {
+            let before = clock::wall() - self.upkeep.retention;
+            self.writer.removals.do_send(RemoveOldRows { before, done: ctx.address().recipient() });
+        }
     }
 }
 
@@ -165,25 +155,19 @@ impl HistoryRecorder {
             successful_requests: requests.successful,
             failed_requests: requests.failed,
             total_output_tokens: output_tokens,
-            history_rows_dropped: self.unwritten.rows_dropped(),
+            history_rows_dropped: self.write_behind.rows_dropped(),
         })));
     }
-}
-
-/// Returns the minutes since 1970-01-01T00:00Z.
-pub fn minute_of(wall: DateTime<Utc>) -> i64 {
-    wall.timestamp().div_euclid(60)
 }
 
 impl Actor for HistoryRecorder {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        // Half of it to wait for, half of it to write in.
-        ctx.run_interval(self.upkeep.flush_interval / 2, Self::write);
+        // Flushing twice per interval leaves half of it for the write itself.
+        ctx.run_interval(self.upkeep.flush_interval / 2, Self::write_in_time);
         ctx.run_interval(TELL_INTERVAL, Self::tell_minute);
         self.remove_old(ctx);
-        ctx.run_interval(RETENTION_INTERVAL, Self::remove_old);
     }
 }
 
@@ -211,29 +195,23 @@ impl Handler<BatchDone> for HistoryRecorder {
     type Result = ();
 
     fn handle(&mut self, done: BatchDone, ctx: &mut Context<Self>) {
-        let waiting = self.in_flight.take().unwrap_or_default();
         match done {
             BatchDone::Written => {
-                self.unwritten.written();
-                if std::mem::take(&mut self.failures) > 0 {
-                    let dropped = self.unwritten.rows_dropped();
+                let written = self.write_behind.written();
+                if written.is_recovery {
+                    let dropped = self.write_behind.rows_dropped();
                     log::info!("statistics are written again history_rows_dropped={dropped}");
                 }
-                waiting.into_iter().for_each(|caller| caller.answer(()));
-                if self.is_due || !self.flushing.is_empty() {
-                    self.write(ctx);
-                }
+                let is_written = |(number, _): &mut (BatchNumber, _)| *number <= written.number;
+                self.flushing.extract_if(.., is_written).for_each(|(_, caller)| caller.answer(()));
+                self.write(ctx);
             }
             BatchDone::Failed(batch, error) => {
-                if self.failures == 0 {
+                let failed = self.write_behind.failed(*batch, clock::now());
+                if failed.is_first {
                     log::error!("statistics cannot be written, kept until they can be error=\"{error}\"");
                 }
-                let pause = RETRY_MIN.saturating_mul(1 << self.failures.min(16)).min(RETRY_MAX);
-                self.retry = clock::now().after(pause);
-                ctx.run_later(pause, Self::write);
-                self.failures += 1;
-                self.unwritten.put_back(*batch);
-                self.flushing.extend(waiting);
+                ctx.run_later(failed.pause, Self::write);
             }
         }
     }
@@ -243,11 +221,11 @@ impl Handler<OldRowsRemoved> for HistoryRecorder {
     type Result = ();
 
     fn handle(&mut self, OldRowsRemoved { are_left }: OldRowsRemoved, ctx: &mut Context<Self>) {
-        match are_left {
-            Ok(true) => self.remove_old(ctx),
-            Ok(false) => {}
-            Err(error) => log::warn!("old history not removed, tried again within the hour error=\"{error}\""),
+        if let Err(error) = &are_left {
+            log::warn!("old history not removed, tried again within the hour error=\"{error}\"");
         }
+        self.retention.removed(are_left.unwrap_or(false), clock::now());
+        self.remove_old(ctx);
     }
 }
 
@@ -260,18 +238,11 @@ impl Handler<Flush> for HistoryRecorder {
     type Result = Answer<()>;
 
     fn handle(&mut self, _: Flush, ctx: &mut Context<Self>) -> Answer<()> {
-        if self.unwritten.is_empty() && self.in_flight.is_none() {
-            return Answer::Now(());
-        }
-        self.flushing.retain(|caller| !caller.has_gone());
+        let Some(number) = self.write_behind.flush() else { return Answer::Now(()) };
+        self.flushing.retain(|(_, caller)| !caller.has_gone());
         let (caller, answer) = Caller::keep();
-        match &mut self.in_flight {
-            Some(waiting) if self.unwritten.is_empty() => waiting.push(caller),
-            Some(_) | None => {
-                self.flushing.push(caller);
-                self.write(ctx);
-            }
-        }
+        self.flushing.push((number, caller));
+        self.write(ctx);
         answer
     }
 }
@@ -298,156 +269,10 @@ impl Handler<ReadRecent> for HistoryRecorder {
         MessageResult(Recent {
             minutes: self.timeline.read(minute_of(clock::wall())),
             totals: self.totals,
-            rows_dropped: self.unwritten.rows_dropped(),
+            rows_dropped: self.write_behind.rows_dropped(),
         })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use actix::Addr;
-    use futures_util::FutureExt;
-    use tokio::time::{advance, pause};
-
-    use super::*;
-    use crate::domain::history::Batch;
-    use crate::domain::ids::{ClientId, ModelId, RequestId};
-    use crate::domain::request::{ApiKind, LeaseRequest, UnservedRequest};
-    use crate::store::StoreError;
-
-    /// A writer that keeps what it is given until it is told what came of it.
-    #[derive(Default)]
-    struct FakeWriter(Vec<WriteBatch>);
-
-    impl Actor for FakeWriter {
-        type Context = Context<Self>;
-    }
-
-    impl Handler<WriteBatch> for FakeWriter {
-        type Result = ();
-
-        fn handle(&mut self, batch: WriteBatch, _: &mut Context<Self>) {
-            self.0.push(batch);
-        }
-    }
-
-    impl Handler<RemoveOldRows> for FakeWriter {
-        type Result = ();
-
-        fn handle(&mut self, _: RemoveOldRows, _: &mut Context<Self>) {}
-    }
-
-    impl Handler<Publish> for FakeWriter {
-        type Result = ();
-
-        fn handle(&mut self, _: Publish, _: &mut Context<Self>) {}
-    }
-
-    /// Ends the batch that is being written. Returns its rows, `None` if there is no batch.
-    #[derive(Message)]
-    #[rtype(result = "Option<usize>")]
-    struct Finish {
-        well: bool,
-    }
-
-    impl Handler<Finish> for FakeWriter {
-        type Result = Option<usize>;
-
-        fn handle(&mut self, Finish { well }: Finish, _: &mut Context<Self>) -> Option<usize> {
-            assert!(self.0.len() <= 1, "one batch at a time");
-            let WriteBatch { batch, done } = self.0.pop()?;
-            let rows = batch.rows.len();
-            let failed = |batch: Batch| BatchDone::Failed(Box::new(batch), StoreError::Query("locked".to_owned()));
-            done.do_send(if well { BatchDone::Written } else { failed(batch) });
-            Some(rows)
-        }
-    }
-
-    struct Scene {
-        recorder: Addr<HistoryRecorder>,
-        writer: Addr<FakeWriter>,
-    }
-
-    fn scene() -> Scene {
-        scene_with(Duration::from_millis(500))
-    }
-
-    fn scene_with(flush_interval: Duration) -> Scene {
-        pause();
-        let writer = FakeWriter::default().start();
-        let upkeep = Upkeep { flush_interval, retention: Duration::from_secs(86_400) };
-        let to_writer = Writer { batches: writer.clone().recipient(), removals: writer.clone().recipient() };
-        let events = writer.clone().recipient();
-        Scene { recorder: HistoryRecorder::new(Past::default(), upkeep, to_writer, events).start(), writer }
-    }
-
-    impl Scene {
-        async fn record(&self) {
-            let request = Arc::new(LeaseRequest::new(
-                RequestId::from("r"),
-                ModelId::from("m"),
-                ApiKind::ChatCompletions,
-                ClientId::Address([127, 0, 0, 1].into()),
-            ));
-            let unserved = UnservedRequest { request, refusal: None, waited: Duration::ZERO };
-            self.recorder.send(RequestUnserved(unserved)).await.expect("alive");
-        }
-
-        /// Lets so much time pass, then ends the batch that is being written.
-        async fn finish_after(&self, millis: u64, well: bool) -> Option<usize> {
-            advance(Duration::from_millis(millis)).await;
-            self.recorder.send(ReadRecent).await.expect("alive");
-            let finished = self.writer.send(Finish { well }).await.expect("alive");
-            self.recorder.send(ReadRecent).await.expect("alive");
-            finished
-        }
-    }
-
-    #[actix::test]
-    async fn batches_follow_one_another_and_a_failed_one_is_tried_again_later() {
-        let scene = scene();
-        scene.record().await;
-        assert_eq!(scene.finish_after(200, true).await, None, "not yet");
-        scene.record().await;
-        assert_eq!(scene.finish_after(60, false).await, Some(2));
-        scene.record().await;
-        assert_eq!(scene.finish_after(50, true).await, None, "not at once");
-        assert_eq!(scene.finish_after(400, true).await, Some(3), "with what has come since");
-        assert_eq!(scene.finish_after(2000, true).await, None, "nothing twice");
-    }
-
-    #[actix::test]
-    async fn what_could_not_be_written_does_not_wait_for_the_next_interval() {
-        let scene = scene_with(Duration::from_secs(60));
-        scene.record().await;
-        let mut flush = Box::pin(scene.recorder.send(Flush));
-        assert!(flush.as_mut().now_or_never().is_none());
-        assert_eq!(scene.finish_after(0, false).await, Some(1));
-        assert_eq!(scene.finish_after(101, false).await, Some(1));
-        assert_eq!(scene.finish_after(201, true).await, Some(1));
-        assert_eq!(flush.await, Ok(()));
-    }
-
-    #[actix::test]
-    async fn a_flush_is_over_when_all_from_before_it_is_written() {
-        let scene = scene();
-        let flush = || Box::pin(scene.recorder.send(Flush));
-        assert_eq!(flush().await, Ok(()), "there is nothing to write");
-        scene.record().await;
-        let mut first = flush();
-        assert!(first.as_mut().now_or_never().is_none());
-        scene.recorder.send(ReadRecent).await.expect("alive");
-        // Its batch is on its way; what comes now is no part of it.
-        let mut second = flush();
-        assert!(second.as_mut().now_or_never().is_none());
-        scene.record().await;
-        let mut third = flush();
-        assert!(third.as_mut().now_or_never().is_none());
-        assert_eq!(scene.finish_after(0, false).await, Some(1));
-        assert!(first.as_mut().now_or_never().is_none(), "it failed");
-        assert_eq!(scene.finish_after(600, true).await, Some(2));
-        assert_eq!((first.await, second.await, third.await), (Ok(()), Ok(()), Ok(())));
-    }
-}
+mod tests;

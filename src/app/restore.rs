@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::actors::history_recorder::{Past, Totals, minute_of};
+use crate::actors::history_recorder::{Past, Totals};
 use crate::actors::tps_tracker::ModelSpeeds;
 use crate::clock;
 use crate::domain::history::DailySums;
 use crate::domain::ids::EndpointId;
 use crate::domain::stored_endpoint::StoredEndpoint;
+use crate::domain::timeline::minute_of;
 use crate::domain::tps::Speed;
 use crate::store::{Store, StoreError};
 

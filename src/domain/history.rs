@@ -8,10 +8,6 @@ use foldhash::HashMap;
 use super::ids::{EndpointId, ModelId};
 use super::request::{ApiKind, EndedLease, Outcome, UnservedRequest};
 
-/// History rows that are kept until they can be written. More come only while the database cannot be written, and are
-/// dropped; what they count is not.
-pub const ROWS_MAX: usize = 50_000;
-
 /// Leases, or requests; abandoned ones count in the total only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -120,72 +116,37 @@ pub struct Batch {
     pub rows: Vec<HistoryRow>,
 }
 
-/// What is not yet on its way to the database.
-#[derive(Debug, Default)]
-pub struct Unwritten {
-    batch: Batch,
-    /// Rows that were taken and may be put back.
-    rows_away: usize,
-    rows_dropped: u64,
-}
-
-impl Unwritten {
+impl Batch {
+    /// Tells whether the batch holds nothing.
     pub fn is_empty(&self) -> bool {
-        self.batch.endpoints.is_empty() && self.batch.requests.is_empty()
+        self.endpoints.is_empty() && self.requests.is_empty()
     }
 
-    /// Returns how many history rows found no room so far.
-    pub fn rows_dropped(&self) -> u64 {
-        self.rows_dropped
-    }
-
-    /// Returns everything, to be written.
-    pub fn take(&mut self) -> Batch {
-        self.rows_away = self.batch.rows.len();
-        std::mem::take(&mut self.batch)
-    }
-
-    /// Learns that what was taken is written.
-    pub fn written(&mut self) {
-        self.rows_away = 0;
-    }
-
-    /// Takes up an end, `today` being the server's local day.
-    pub fn record(&mut self, today: NaiveDate, row: HistoryRow) {
-        if let HistoryEnd::Lease(ended) = &row.end {
-            self.batch.endpoints.entry(ended.endpoint).or_default().add(Counters::of(&ended.outcome));
+    /// Counts an end, `today` being the server's local day. The history row itself is not added.
+    pub(super) fn count(&mut self, today: NaiveDate, end: &HistoryEnd) {
+        if let HistoryEnd::Lease(ended) = end {
+            self.endpoints.entry(ended.endpoint).or_default().add(Counters::of(&ended.outcome));
             let (model, api_kind) = (ended.request.model.clone(), ended.request.api_kind);
             let key = DailyKey { endpoint: ended.endpoint, model, api_kind, date: today };
-            self.batch.daily.entry(key).or_default().add(DailySums::of(ended));
+            self.daily.entry(key).or_default().add(DailySums::of(ended));
         }
-        if let Some(request) = row.end.request() {
-            self.batch.requests.entry(today).or_default().add(request);
+        if let Some(request) = end.request() {
+            self.requests.entry(today).or_default().add(request);
         }
-        self.keep(row);
     }
 
-    /// Takes a batch back that could not be written.
-    pub fn put_back(&mut self, failed: Batch) {
-        self.rows_away = 0;
-        let newer = std::mem::replace(&mut self.batch, failed);
+    /// Adds the counts of a newer batch and returns its history rows, which are not added.
+    pub(super) fn add_counts(&mut self, newer: Batch) -> Vec<HistoryRow> {
         for (id, counters) in newer.endpoints {
-            self.batch.endpoints.entry(id).or_default().add(counters);
+            self.endpoints.entry(id).or_default().add(counters);
         }
         for (key, sums) in newer.daily {
-            self.batch.daily.entry(key).or_default().add(sums);
+            self.daily.entry(key).or_default().add(sums);
         }
         for (date, counters) in newer.requests {
-            self.batch.requests.entry(date).or_default().add(counters);
+            self.requests.entry(date).or_default().add(counters);
         }
-        newer.rows.into_iter().for_each(|row| self.keep(row));
-    }
-
-    fn keep(&mut self, row: HistoryRow) {
-        if self.batch.rows.len() + self.rows_away < ROWS_MAX {
-            self.batch.rows.push(row);
-        } else {
-            self.rows_dropped += 1;
-        }
+        newer.rows
     }
 }
 
@@ -214,12 +175,8 @@ mod tests {
         ))
     }
 
-    fn row(end: HistoryEnd) -> HistoryRow {
-        HistoryRow { created_at: DateTime::UNIX_EPOCH, end }
-    }
-
-    fn lease(outcome: Outcome, is_final: bool) -> HistoryRow {
-        row(HistoryEnd::Lease(Arc::new(EndedLease {
+    fn lease(outcome: Outcome, is_final: bool) -> HistoryEnd {
+        HistoryEnd::Lease(Arc::new(EndedLease {
             request: request(),
             endpoint: ENDPOINT,
             outcome,
@@ -227,31 +184,31 @@ mod tests {
             duration: Duration::from_millis(2000),
             first_token: None,
             waited: Duration::ZERO,
-        })))
+        }))
     }
 
-    fn succeeded(output: u64) -> HistoryRow {
+    fn succeeded(output: u64) -> HistoryEnd {
         let tokens = Some(TokenCount { input: None, output, estimated: false });
         lease(Outcome::Succeeded { tokens }, true)
     }
 
-    fn unserved(refusal: Option<Refusal>) -> HistoryRow {
-        row(HistoryEnd::Unserved(UnservedRequest { request: request(), refusal, waited: Duration::ZERO }))
+    fn unserved(refusal: Option<Refusal>) -> HistoryEnd {
+        HistoryEnd::Unserved(UnservedRequest { request: request(), refusal, waited: Duration::ZERO })
     }
 
     fn counters(total: i64, successful: i64, failed: i64) -> Counters {
         Counters { total, successful, failed }
     }
 
-    fn failed(is_final: bool) -> HistoryRow {
+    fn failed(is_final: bool) -> HistoryEnd {
         lease(Outcome::Failed(Failure::Status(500)), is_final)
     }
 
     #[test]
     fn leases_count_for_endpoints_and_final_answers_for_requests() {
-        let mut unwritten = Unwritten::default();
-        assert!(unwritten.is_empty());
-        let rows = [
+        let mut batch = Batch::default();
+        assert!(batch.is_empty());
+        let ends = [
             failed(false),
             succeeded(100),
             failed(true),
@@ -261,56 +218,33 @@ mod tests {
             unserved(Some(Refusal::Draining)),
             unserved(None),
         ];
-        rows.into_iter().for_each(|row| unwritten.record(day(1), row));
-        assert!(!unwritten.is_empty());
-        let batch = unwritten.take();
-        assert!(unwritten.is_empty());
+        ends.iter().for_each(|end| batch.count(day(1), end));
+        assert!(!batch.is_empty());
         assert_eq!(batch.endpoints[&ENDPOINT], counters(6, 3, 2));
         assert_eq!(batch.requests[&day(1)], counters(7, 3, 2));
         let sums = batch.daily.values().next().expect("one key");
         let expected = DailySums { leases: counters(6, 3, 2), output_tokens: 100, duration_ms: 2000, measured: 1 };
-        assert_eq!((batch.daily.len(), *sums, batch.rows.len()), (1, expected, 8));
+        assert_eq!((batch.daily.len(), *sums), (1, expected));
     }
 
     #[test]
     fn each_day_has_sums_of_its_own() {
-        let mut unwritten = Unwritten::default();
-        [(1, 10), (2, 20), (2, 30)].into_iter().for_each(|(on, tokens)| unwritten.record(day(on), succeeded(tokens)));
-        let batch = unwritten.take();
+        let mut batch = Batch::default();
+        [(1, 10), (2, 20), (2, 30)].into_iter().for_each(|(on, tokens)| batch.count(day(on), &succeeded(tokens)));
         let tokens = |on| batch.daily.iter().find(|(key, _)| key.date == day(on)).map(|(_, sums)| sums.output_tokens);
         assert_eq!((tokens(1), tokens(2)), (Some(10), Some(50)));
         assert_eq!(batch.endpoints[&ENDPOINT].total, 3);
     }
 
     #[test]
-    fn what_could_not_be_written_stands_before_what_came_since() {
-        let mut unwritten = Unwritten::default();
-        unwritten.record(day(1), succeeded(1));
-        unwritten.record(day(1), unserved(None));
-        let failed = unwritten.take();
-        unwritten.record(day(2), succeeded(3));
-        unwritten.put_back(failed);
-        let batch = unwritten.take();
-        let is_lease: Vec<bool> = batch.rows.iter().map(|row| matches!(row.end, HistoryEnd::Lease(_))).collect();
-        assert_eq!(is_lease, [true, false, true]);
-        assert_eq!((batch.endpoints[&ENDPOINT].total, batch.daily.len()), (2, 2));
-        assert_eq!((batch.requests[&day(1)].total, batch.requests[&day(2)].total), (2, 1));
-    }
-
-    #[test]
-    fn rows_without_room_are_dropped_and_counted_but_not_what_they_count() {
-        let mut unwritten = Unwritten::default();
-        (0..ROWS_MAX + 1).for_each(|_| unwritten.record(day(1), failed(true)));
-        assert_eq!(unwritten.rows_dropped(), 1);
-        let first = unwritten.take();
-        unwritten.record(day(1), failed(true));
-        assert_eq!(unwritten.rows_dropped(), 2, "those that are being written take room, too");
-        unwritten.put_back(first);
-        let batch = unwritten.take();
-        assert_eq!((batch.rows.len(), batch.endpoints[&ENDPOINT].total), (ROWS_MAX, ROWS_MAX as i64 + 2));
-        assert_eq!(batch.requests[&day(1)].failed, ROWS_MAX as i64 + 2);
-        unwritten.written();
-        unwritten.record(day(1), failed(true));
-        assert_eq!((unwritten.rows_dropped(), unwritten.take().rows.len()), (2, 1), "there is room again");
+    fn the_counts_of_a_newer_batch_are_added() {
+        let (mut older, mut newer) = (Batch::default(), Batch::default());
+        older.count(day(1), &succeeded(1));
+        older.count(day(1), &unserved(None));
+        newer.count(day(1), &failed(true));
+        newer.count(day(2), &succeeded(3));
+        older.add_counts(newer);
+        assert_eq!((older.endpoints[&ENDPOINT], older.daily.len()), (counters(3, 2, 1), 2));
+        assert_eq!((older.requests[&day(1)], older.requests[&day(2)]), (counters(3, 1, 1), counters(1, 1, 0)));
     }
 }

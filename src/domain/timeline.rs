@@ -2,10 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
+
 use super::history::Counters;
 
 /// Minutes shown, the current one included.
 pub const MINUTES: usize = 60;
+
+/// Returns the minutes since 1970-01-01T00:00Z.
+pub fn minute_of(wall: DateTime<Utc>) -> i64 {
+    wall.timestamp().div_euclid(60)
+}
 
 /// What finished within one minute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

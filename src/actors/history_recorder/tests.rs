@@ -1,0 +1,145 @@
+use std::sync::Arc;
+
+use actix::Addr;
+use futures_util::FutureExt;
+use tokio::time::{advance, pause};
+
+use super::*;
+use crate::domain::history::Batch;
+use crate::domain::ids::{ClientId, ModelId, RequestId};
+use crate::domain::request::{ApiKind, LeaseRequest, UnservedRequest};
+use crate::store::StoreError;
+
+/// A writer that keeps what it is given until it is told what came of it.
+#[derive(Default)]
+struct FakeWriter(Vec<WriteBatch>);
+
+impl Actor for FakeWriter {
+    type Context = Context<Self>;
+}
+
+impl Handler<WriteBatch> for FakeWriter {
+    type Result = ();
+
+    fn handle(&mut self, batch: WriteBatch, _: &mut Context<Self>) {
+        self.0.push(batch);
+    }
+}
+
+impl Handler<RemoveOldRows> for FakeWriter {
+    type Result = ();
+
+    fn handle(&mut self, _: RemoveOldRows, _: &mut Context<Self>) {}
+}
+
+impl Handler<Publish> for FakeWriter {
+    type Result = ();
+
+    fn handle(&mut self, _: Publish, _: &mut Context<Self>) {}
+}
+
+/// Ends the batch that is being written. Returns its rows, `None` if there is no batch.
+#[derive(Message)]
+#[rtype(result = "Option<usize>")]
+struct Finish {
+    well: bool,
+}
+
+impl Handler<Finish> for FakeWriter {
+    type Result = Option<usize>;
+
+    fn handle(&mut self, Finish { well }: Finish, _: &mut Context<Self>) -> Option<usize> {
+        assert!(self.0.len() <= 1, "one batch at a time");
+        let WriteBatch { batch, done } = self.0.pop()?;
+        let rows = batch.rows.len();
+        let failed = |batch: Batch| BatchDone::Failed(Box::new(batch), StoreError::Query("locked".to_owned()));
+        done.do_send(if well { BatchDone::Written } else { failed(batch) });
+        Some(rows)
+    }
+}
+
+struct Scene {
+    recorder: Addr<HistoryRecorder>,
+    writer: Addr<FakeWriter>,
+}
+
+fn scene() -> Scene {
+    scene_with(Duration::from_millis(500))
+}
+
+fn scene_with(flush_interval: Duration) -> Scene {
+    pause();
+    let writer = FakeWriter::default().start();
+    let upkeep = Upkeep { flush_interval, retention: Duration::from_secs(86_400) };
+    let to_writer = Writer { batches: writer.clone().recipient(), removals: writer.clone().recipient() };
+    let events = writer.clone().recipient();
+    Scene { recorder: HistoryRecorder::new(Past::default(), upkeep, to_writer, events).start(), writer }
+}
+
+impl Scene {
+    async fn record(&self) {
+        let request = Arc::new(LeaseRequest::new(
+            RequestId::from("r"),
+            ModelId::from("m"),
+            ApiKind::ChatCompletions,
+            ClientId::Address([127, 0, 0, 1].into()),
+        ));
+        let unserved = UnservedRequest { request, refusal: None, waited: Duration::ZERO };
+        self.recorder.send(RequestUnserved(unserved)).await.expect("alive");
+    }
+
+    /// Lets so much time pass, then ends the batch that is being written.
+    async fn finish_after(&self, millis: u64, well: bool) -> Option<usize> {
+        advance(Duration::from_millis(millis)).await;
+        self.recorder.send(ReadRecent).await.expect("alive");
+        let finished = self.writer.send(Finish { well }).await.expect("alive");
+        self.recorder.send(ReadRecent).await.expect("alive");
+        finished
+    }
+}
+
+#[actix::test]
+async fn batches_follow_one_another_and_a_failed_one_is_tried_again_later() {
+    let scene = scene();
+    scene.record().await;
+    assert_eq!(scene.finish_after(200, true).await, None, "not yet");
+    scene.record().await;
+    assert_eq!(scene.finish_after(60, false).await, Some(2));
+    scene.record().await;
+    assert_eq!(scene.finish_after(50, true).await, None, "not at once");
+    assert_eq!(scene.finish_after(400, true).await, Some(3), "with what has come since");
+    assert_eq!(scene.finish_after(2000, true).await, None, "nothing twice");
+}
+
+#[actix::test]
+async fn what_could_not_be_written_does_not_wait_for_the_next_interval() {
+    let scene = scene_with(Duration::from_secs(60));
+    scene.record().await;
+    let mut flush = Box::pin(scene.recorder.send(Flush));
+    assert!(flush.as_mut().now_or_never().is_none());
+    assert_eq!(scene.finish_after(0, false).await, Some(1));
+    assert_eq!(scene.finish_after(101, false).await, Some(1));
+    assert_eq!(scene.finish_after(201, true).await, Some(1));
+    assert_eq!(flush.await, Ok(()));
+}
+
+#[actix::test]
+async fn a_flush_is_over_when_all_from_before_it_is_written() {
+    let scene = scene();
+    let flush = || Box::pin(scene.recorder.send(Flush));
+    assert_eq!(flush().await, Ok(()), "there is nothing to write");
+    scene.record().await;
+    let mut first = flush();
+    assert!(first.as_mut().now_or_never().is_none());
+    scene.recorder.send(ReadRecent).await.expect("alive");
+    // Its batch is on its way; what comes now is no part of it.
+    let mut second = flush();
+    assert!(second.as_mut().now_or_never().is_none());
+    scene.record().await;
+    let mut third = flush();
+    assert!(third.as_mut().now_or_never().is_none());
+    assert_eq!(scene.finish_after(0, false).await, Some(1));
+    assert!(first.as_mut().now_or_never().is_none(), "it failed");
+    assert_eq!(scene.finish_after(600, true).await, Some(2));
+    assert_eq!((first.await, second.await, third.await), (Ok(()), Ok(()), Ok(())));
+}
