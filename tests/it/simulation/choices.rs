@@ -8,7 +8,7 @@ use leaseway::domain::dispatch::choose::{Balancing, Mode};
 use leaseway::domain::endpoint::EndpointFacts;
 use leaseway::domain::ids::{EndpointId, LeaseId};
 use leaseway::domain::load::LoadReport;
-use leaseway::domain::request::Outcome;
+use leaseway::domain::request::{Failure, Outcome};
 use leaseway::domain::time::Moment;
 
 /// What an observer knows who sees every report and every grant.
@@ -95,15 +95,18 @@ impl Choices {
                 self.suspects.remove(&id);
                 self.breakers.remove(&id);
             }
+            Outcome::Failed(Failure::Status(400..500)) | Outcome::Abandoned => {
+                if *outcome == Outcome::Failed(Failure::Status(429)) {
+                    self.suspects.insert(id);
+                }
+                let tried = self.breakers.get_mut(&id).filter(|breaker| breaker.trial == Some(lease));
+                tried.into_iter().for_each(|breaker| breaker.trial = None);
+            }
             Outcome::Failed(_) => {
                 self.suspects.insert(id);
                 if is_online {
                     self.breakers.entry(id).or_default().failed(now, lease);
                 }
-            }
-            Outcome::Abandoned => {
-                let tried = self.breakers.get_mut(&id).filter(|breaker| breaker.trial == Some(lease));
-                tried.into_iter().for_each(|breaker| breaker.trial = None);
             }
         }
     }

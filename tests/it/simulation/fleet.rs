@@ -1,0 +1,108 @@
+//! What is done to endpoints: they come, change, go and report their load.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use leaseway::domain::dispatch::Decision;
+use leaseway::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
+use leaseway::domain::ids::{EndpointId, ModelId};
+use leaseway::domain::load::LoadReport;
+use leaseway::domain::request::Refusal;
+use rand::RngExt;
+use rand::rngs::StdRng;
+use uuid::Uuid;
+
+use super::line::Waiter;
+use super::{ENDPOINTS, MODELS, WARM_UP, World};
+
+impl World {
+    pub fn change_endpoint(&mut self, random: &mut StdRng) {
+        let place = random.random_range(0..self.ids.len());
+        let id = EndpointId(Uuid::from_u128(self.ids[place]));
+        let mut decisions = Vec::new();
+        if random.random_range(0..8) == 0 {
+            // Its id is never used again.
+            self.ids[place] += ENDPOINTS;
+            self.endpoints.remove(&id);
+            self.dispatcher.change_endpoints(self.now, Vec::new(), vec![id], &mut decisions);
+        } else {
+            let mut facts = random_facts(id, random);
+            let old = self.endpoints.get(&id);
+            if let Some(old) = old.filter(|_| random.random_bool(0.8)) {
+                facts.target = old.target.clone();
+            }
+            let goes_on =
+                |old: &EndpointFacts| old.status == EndpointStatus::Online && Arc::ptr_eq(&old.target, &facts.target);
+            if !old.is_some_and(goes_on) {
+                self.choices.breakers.remove(&id);
+            }
+            self.endpoints.insert(id, facts.clone());
+            self.choices.suspects.remove(&id);
+            self.dispatcher.change_endpoints(self.now, vec![facts], Vec::new(), &mut decisions);
+        }
+        let is_vain_retry =
+            |decision: &Decision| matches!(decision, Decision::Refuse(_, Refusal::NothingUntried { .. }));
+        let (vain_retries, decisions): (Vec<_>, Vec<_>) = decisions.into_iter().partition(is_vain_retry);
+        let (refusals, grants) = decisions.into_iter().partition(|decision| matches!(decision, Decision::Refuse(..)));
+        self.follow(vain_retries);
+        self.rearrange(refusals);
+        self.follow(grants);
+    }
+
+    /// Moves those who wait to where they belong after endpoints have changed, or refuses them, in order of arrival.
+    pub fn rearrange(&mut self, mut refusals: Vec<Decision>) {
+        let is_loading: Vec<ModelId> =
+            MODELS.into_iter().map(ModelId::from).filter(|model| self.is_loading(model)).collect();
+        let mut waiters: Vec<Waiter> = self.waiters().cloned().collect();
+        waiters.sort_unstable_by_key(|waiter| (waiter.arrived, waiter.ticket));
+        for Waiter { ticket, request, .. } in waiters {
+            let is_refused =
+                refusals.iter().position(|decision| matches!(decision, Decision::Refuse(other, _) if *other == ticket));
+            let is_warming = self.warming.waiters.iter().any(|waiter| waiter.ticket == ticket);
+            if let Some(at) = is_refused {
+                self.follow(vec![refusals.remove(at)]);
+            } else if is_warming && !is_loading.contains(&request.model) {
+                let waiter = self.leave(ticket).expect("it waits");
+                self.line.join(waiter);
+            } else if !is_warming && is_loading.contains(&request.model) {
+                let waiter = self.leave(ticket).expect("it waits");
+                self.warming.join(Waiter { until: self.now.after(WARM_UP), ..waiter });
+            }
+        }
+        assert!(refusals.is_empty(), "refused to those who do not wait: {refusals:?}");
+    }
+
+    pub fn report(&mut self, random: &mut StdRng) {
+        let id = EndpointId(Uuid::from_u128(self.ids[random.random_range(0..self.ids.len())]));
+        let mut percent = || random.random_bool(0.7).then(|| f64::from(random.random_range(0..11) * 10));
+        let mut report = LoadReport { cpu_usage: percent(), memory_usage: percent(), ..LoadReport::default() };
+        (report.gpu_usage, report.vram_usage) = (percent(), percent());
+        report.active_requests = random.random_bool(0.7).then(|| random.random_range(0..12));
+        report.capability_score = random.random_bool(0.5).then(|| random.random_range(0..3));
+        if self.endpoints.contains_key(&id) {
+            self.choices.reports.insert(id, (report.clone(), self.now));
+        }
+        self.dispatcher.report_load(id, report, self.now);
+    }
+}
+
+fn random_facts(id: EndpointId, random: &mut StdRng) -> EndpointFacts {
+    let definition = EndpointDefinition::new(id.to_string(), format!("http://{id}"));
+    let models = MODELS[..3].iter().filter(|_| random.random_bool(0.6)).map(|model| ModelId::from(*model));
+    let models: BTreeSet<ModelId> = models.collect();
+    let status = match random.random_range(0..12) {
+        0 => EndpointStatus::Offline,
+        1 => EndpointStatus::Error,
+        2 => EndpointStatus::Pending,
+        3 => EndpointStatus::Loading,
+        4 => EndpointStatus::Draining,
+        _ => EndpointStatus::Online,
+    };
+    EndpointFacts {
+        target: Arc::new(Target::new(id, &definition)),
+        max_concurrency: random.random_range(1..4),
+        capability_score: random.random_bool(0.4).then(|| random.random_range(0..3)),
+        models: Arc::new(models),
+        status,
+    }
+}

@@ -1,0 +1,222 @@
+//! What is done to requests: they come, are granted, fail, go on, end and leave.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use leaseway::domain::attempts::FailedAttempt;
+use leaseway::domain::dispatch::admission::AdmissionDecision;
+use leaseway::domain::dispatch::{Decision, Grant, Retried, Submitted};
+use leaseway::domain::endpoint::EndpointStatus;
+use leaseway::domain::ids::{ClientId, LeaseId, ModelId, Ticket};
+use leaseway::domain::request::{ApiKind, Failure, LeaseEnd, LeaseRequest, Outcome, Refusal};
+use leaseway::domain::time::Moment;
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use super::line::Waiter;
+use super::{CLIENTS, Held, MAX_ATTEMPTS, MAX_WAITING, MODELS, WARM_UP, World};
+
+impl World {
+    pub fn submit(&mut self, random: &mut StdRng) {
+        let model = ModelId::from(MODELS[random.random_range(0..MODELS.len())]);
+        let client = ClientId::Named([random.random_range(0..CLIENTS)].into());
+        let id = self.journeys.begin(random.random_range(1..=MAX_ATTEMPTS));
+        let request = LeaseRequest::new(id, model, ApiKind::ChatCompletions, client);
+        let deadline = self.now.after(Duration::from_millis(random.random_range(0..3000)));
+        let ticket = self.ticket();
+        let mut decisions = Vec::new();
+        let waiting = self.waiters().count();
+        let chosen = self.chosen(&request);
+        let submitted = self.dispatcher.submit(self.now, ticket, request.clone().into(), deadline, &mut decisions);
+        self.follow(decisions);
+        match submitted {
+            Submitted::Granted(grant) => {
+                assert_eq!(Some(grant.target.id), chosen, "{:?}", self.choices.reports);
+                self.granted(ticket, request, deadline, &grant);
+            }
+            Submitted::Refused(refusal) => {
+                assert!(chosen.is_none() || self.draining, "{refusal:?} although an endpoint is free");
+                assert!(self.answered.insert(ticket));
+                let full = matches!(refusal, Refusal::QueueFull { .. });
+                assert_eq!(full, waiting >= MAX_WAITING && may_wait(&refusal));
+                let overloaded = matches!(refusal, Refusal::Overloaded { .. });
+                let admission = self.admission.decide(waiting, MAX_WAITING);
+                assert!(!overloaded || admission == AdmissionDecision::Reject);
+                self.journeys.unserved(&request);
+                self.journeys.refused(&request, refusal);
+            }
+            Submitted::Waiting => {
+                assert!(chosen.is_none(), "waits although an endpoint is free");
+                let is_loading = self.is_loading(&request.model);
+                let waiter = |until| Waiter { ticket, request, deadline, arrived: self.now, until };
+                match self.admission.decide(waiting, MAX_WAITING) {
+                    _ if waiting >= MAX_WAITING => panic!("waits although the line is full"),
+                    AdmissionDecision::Reject => panic!("waits although it was to be refused"),
+                    _ if is_loading => self.warming.join(waiter(self.now.after(WARM_UP))),
+                    AdmissionDecision::Accept => self.line.join(waiter(self.now)),
+                    AdmissionDecision::AcceptWithDelay(delay) => self.delayed.join(waiter(self.now.after(delay))),
+                }
+            }
+        }
+    }
+
+    /// Lets a request go on to another endpoint after its lease, which the observer holds no more, has failed.
+    pub fn retry(&mut self, failed: LeaseEnd, held: Held) {
+        let Held { endpoint, deadline, .. } = held;
+        let (ticket, outcome) = (self.ticket(), failed.outcome.clone());
+        let mut decisions = Vec::new();
+        let retried = self.dispatcher.retry(self.now, ticket, failed, deadline, &mut decisions);
+        let Retried { ended, request, submitted } = retried.expect("the lease was held");
+        let request = (*request).clone();
+        assert_eq!((ended.endpoint, &ended.outcome), (endpoint, &outcome));
+        self.journeys.lease_ended(&ended);
+        self.follow(decisions);
+        let chosen = self.chosen(&request);
+        match submitted {
+            Submitted::Granted(grant) => {
+                assert_eq!(Some(grant.target.id), chosen, "{:?}", self.choices.reports);
+                self.granted(ticket, request, deadline, &grant);
+            }
+            Submitted::Refused(refusal) => {
+                assert!(chosen.is_none(), "{refusal:?} although an endpoint is free");
+                assert!(self.answered.insert(ticket));
+                let has_untried = self.has_untried(&request);
+                let is_right = match &refusal {
+                    Refusal::NothingUntried { .. } => !has_untried,
+                    refusal => *refusal == Refusal::QueueTimeout { waited: Duration::ZERO } && has_untried,
+                };
+                assert!(is_right, "{refusal:?}");
+                assert_eq!(ended.is_final, !has_untried, "the failed attempt is the last one if nobody is left");
+                if !ended.is_final {
+                    self.journeys.unserved(&request);
+                }
+                self.journeys.refused(&request, refusal);
+            }
+            Submitted::Waiting => {
+                assert!(chosen.is_none(), "waits although an endpoint is free");
+                self.line.join(Waiter { ticket, request, deadline, arrived: self.now, until: self.now });
+            }
+        }
+    }
+
+    pub fn ticket(&mut self) -> Ticket {
+        self.next_ticket += 1;
+        Ticket(self.next_ticket - 1)
+    }
+
+    pub fn granted(&mut self, ticket: Ticket, request: LeaseRequest, deadline: Moment, grant: &Grant) {
+        assert!(self.answered.insert(ticket), "{ticket:?} is answered twice");
+        let facts = self.endpoints.get(&grant.target.id).expect("granted on an endpoint that is gone");
+        assert!(self.can_serve(facts, &request), "granted on {facts:?}, which cannot serve {request:?}");
+        assert!(!self.draining, "granted while draining");
+        self.journeys.granted(&request, grant);
+        let held = Held { endpoint: grant.target.id, target: grant.target.clone(), request, deadline };
+        assert!(self.leases.insert(grant.lease, held).is_none(), "a lease id is used twice");
+        self.choices.granted(self.now, grant.target.id, grant.lease);
+    }
+
+    pub fn follow(&mut self, decisions: Vec<Decision>) {
+        for decision in decisions {
+            match decision {
+                Decision::Grant(ticket, grant) => {
+                    let endpoint = &self.endpoints[&grant.target.id];
+                    let suits = |request: &LeaseRequest| self.can_serve(endpoint, request);
+                    let next = self.line.next_for(suits).or_else(|| self.delayed.next_for(suits));
+                    assert_eq!(Some(ticket), next, "served out of turn");
+                    let waiter = self.line.leave(ticket).inspect(|waiter| self.line.pass_turn(&waiter.request.client));
+                    let delayed =
+                        || self.delayed.leave(ticket).inspect(|waiter| self.delayed.pass_turn(&waiter.request.client));
+                    let waiter = waiter.or_else(delayed).expect("granted to one who does not wait");
+                    assert!(waiter.deadline > self.now, "granted after the deadline");
+                    self.granted(ticket, waiter.request, waiter.deadline, &grant);
+                }
+                Decision::Refuse(ticket, refusal) => {
+                    let waiter = self.leave(ticket).expect("refused to one who does not wait");
+                    assert!(self.answered.insert(ticket), "{ticket:?} is answered twice");
+                    assert_eq!(waiter.deadline <= self.now, matches!(refusal, Refusal::QueueTimeout { .. }));
+                    let warmed = refusal == Refusal::WarmingUp;
+                    assert!(!warmed || waiter.until <= self.now, "refused before its wait was over");
+                    self.journeys.unserved(&waiter.request);
+                    self.journeys.refused(&waiter.request, refusal);
+                }
+            }
+        }
+    }
+
+    pub fn cancel(&mut self, random: &mut StdRng) {
+        let ticket = Ticket(random.random_range(0..self.next_ticket + 1));
+        let mut decisions = Vec::new();
+        if let Some(waiter) = self.leave(ticket) {
+            self.answered.insert(ticket);
+            self.journeys.unserved(&waiter.request);
+        }
+        self.dispatcher.cancel(self.now, ticket, &mut decisions);
+        self.follow(decisions);
+    }
+
+    pub fn end(&mut self, random: &mut StdRng) {
+        let mut held: Vec<LeaseId> = self.leases.keys().copied().collect();
+        held.sort_unstable();
+        let lease = match held.get(random.random_range(0..held.len() + 1)) {
+            Some(lease) => *lease,
+            None => LeaseId(random.random_range(0..1_000_000)),
+        };
+        let outcome = random_outcome(random);
+        let end = LeaseEnd::new(lease, outcome.clone());
+        let mut decisions = Vec::new();
+        let Some(held) = self.leases.remove(&lease) else {
+            assert!(self.dispatcher.end(self.now, end, &mut decisions).is_none(), "only leases that are held can end");
+            return self.follow(decisions);
+        };
+        let current = self.endpoints.get(&held.endpoint);
+        if current.is_some_and(|facts| Arc::ptr_eq(&facts.target, &held.target)) {
+            let is_online = current.is_some_and(|facts| facts.status == EndpointStatus::Online);
+            self.choices.ended(self.now, held.endpoint, lease, &outcome, is_online);
+        }
+        if let Outcome::Failed(failure) = outcome
+            && random.random_bool(0.8)
+        {
+            // Else its answer was relayed, or broke off in the middle.
+            let failed = failed_attempt(&held, failure);
+            if self.journeys.goes_on(&held.request, failed) {
+                return self.retry(end, held);
+            }
+        }
+        let ended = self.dispatcher.end(self.now, end, &mut decisions).expect("the lease was held");
+        assert_eq!((ended.endpoint, ended.is_final), (held.endpoint, true));
+        self.journeys.lease_ended(&ended);
+        self.follow(decisions);
+    }
+}
+
+/// Tells whether a request refused so could have waited if there had been room.
+fn may_wait(refusal: &Refusal) -> bool {
+    match refusal {
+        Refusal::QueueFull { .. } | Refusal::Overloaded { .. } | Refusal::QueueTimeout { .. } => true,
+        Refusal::ModelNotFound
+        | Refusal::NoEndpointOnline
+        | Refusal::WarmingUp
+        | Refusal::NothingUntried { .. }
+        | Refusal::Draining => false,
+    }
+}
+
+fn random_outcome(random: &mut StdRng) -> Outcome {
+    let failure = match random.random_range(0..20) {
+        0..7 => return Outcome::Abandoned,
+        7..13 => return Outcome::Succeeded { tokens: None },
+        13..16 => Failure::Status(500),
+        16 => Failure::Status(429),
+        17 => Failure::Status(400),
+        18 => Failure::ConnectionLost("reset".to_owned()),
+        _ => Failure::FirstByteTimeout,
+    };
+    Outcome::Failed(failure)
+}
+
+/// Returns what is known of an attempt that failed before its first byte.
+fn failed_attempt(held: &Held, failure: Failure) -> FailedAttempt<String> {
+    let endpoint = held.target.clone();
+    let answer = matches!(failure, Failure::Status(_)).then(|| endpoint.name.clone());
+    FailedAttempt { endpoint, answer, is_busy: failure == Failure::Status(429), failure }
+}
