@@ -164,7 +164,7 @@ impl FakeEndpoint {
         *self.shared.counts.borrow()
     }
 
-    /// Waits until `is_so` holds for the counts.
+    /// Waits until `reached` holds for the counts.
     pub async fn until(&self, what: &str, reached: impl Fn(&Counts) -> bool) {
         let mut counts = self.shared.counts.subscribe();
         soon(what, counts.wait_for(|counts| reached(counts))).await.expect("the fake lives");
