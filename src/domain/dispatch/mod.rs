@@ -18,13 +18,14 @@ mod breaker;
 pub mod choose;
 mod decision;
 mod estimate;
-mod group;
+mod fleet;
+mod index;
 mod model_queue;
 mod model_set;
 mod report;
 mod retry;
 mod rooms;
-mod slots;
+mod trials;
 mod wait;
 mod waiting;
 
@@ -38,10 +39,10 @@ use self::admission::{Admission, Backpressure};
 use self::choose::Balancing;
 pub use self::decision::{Decision, Grant, GrantReason, Queued, Retried, Submitted};
 use self::estimate::ServiceTimes;
+use self::fleet::Fleet;
 use self::report::RecentGrants;
 pub use self::report::{ModelWait, RecentGrant, Running};
 use self::rooms::Rooms;
-use self::slots::Slots;
 use self::waiting::Waiting;
 use super::endpoint::{EndpointFacts, Target};
 use super::ids::{EndpointId, LeaseId, Ticket};
@@ -77,7 +78,7 @@ struct Held {
 /// Every method that takes `now` and `decisions` refuses what has expired before it grants anything. Decisions about waiting
 /// requests are pushed onto `decisions` in the order they were made.
 pub struct Dispatcher {
-    slots: Slots,
+    fleet: Fleet,
     rooms: Rooms,
     leases: HashMap<LeaseId, Held>,
     service_times: ServiceTimes,
@@ -92,7 +93,7 @@ impl Dispatcher {
     /// Creates a dispatcher without endpoints.
     pub fn new(rules: QueueRules, balancing: Balancing) -> Self {
         Self {
-            slots: Slots::new(balancing),
+            fleet: Fleet::new(balancing),
             rooms: Rooms::default(),
             leases: HashMap::new(),
             service_times: ServiceTimes::default(),
@@ -114,12 +115,12 @@ impl Dispatcher {
         decisions: &mut Vec<Decision>,
     ) -> Submitted {
         self.expire(now, decisions);
-        self.slots.look(now);
+        self.fleet.look(now);
         let submitted = if self.draining && !request.is_retry() {
             Submitted::Refused(Refusal::Draining)
-        } else if let Some((endpoint, reason)) = self.slots.choose(&request) {
+        } else if let Some((endpoint, reason)) = self.fleet.choose(&request) {
             Submitted::Granted(self.grant(now, endpoint, reason, request, None))
-        } else if self.draining && self.slots.has_untried(&request) {
+        } else if self.draining && self.fleet.has_untried(&request) {
             Submitted::Refused(Refusal::Draining)
         } else {
             let queued = Queued { position: 1, estimated_wait: None };
@@ -147,7 +148,7 @@ impl Dispatcher {
         self.expire(now, decisions);
         let held = self.leases.remove(&lease)?;
         let endpoint = held.target.id;
-        let has_turned = self.slots.release(now, lease, &held.target, &outcome);
+        let has_turned = self.fleet.release(now, lease, &held.target, &outcome);
         if let Outcome::Succeeded { .. } = outcome {
             self.service_times.record(&held.request.model, now.since(held.granted));
         }
@@ -171,8 +172,8 @@ impl Dispatcher {
     ) {
         self.expire(now, decisions);
         let ids: Vec<EndpointId> = updated.iter().map(EndpointFacts::id).collect();
-        updated.into_iter().for_each(|facts| self.slots.update(facts));
-        removed.into_iter().for_each(|id| self.slots.remove(id));
+        updated.into_iter().for_each(|facts| self.fleet.update(facts));
+        removed.into_iter().for_each(|id| self.fleet.remove(id));
         self.review(now, decisions);
         for id in ids {
             self.serve_line(now, id, decisions);
@@ -183,7 +184,7 @@ impl Dispatcher {
 
     /// Learns of an endpoint's load.
     pub fn report_load(&mut self, id: EndpointId, report: LoadReport, received: Moment) {
-        self.slots.report(id, report, received);
+        self.fleet.report(id, report, received);
         self.debug_assert_invariants();
     }
 
@@ -203,14 +204,14 @@ impl Dispatcher {
         let outcome = Outcome::Failed(Failure::ShutDown);
         let held: Vec<(LeaseId, Held)> = self.leases.drain().collect();
         for (lease, held) in &held {
-            self.slots.release(now, *lease, &held.target, &outcome);
+            self.fleet.release(now, *lease, &held.target, &outcome);
         }
         held.into_iter().map(|(_, held)| held.ended(now, outcome.clone())).collect()
     }
 
     /// Returns when [`Dispatcher::expire`] next has something to do.
     pub fn next_due(&self) -> Option<Moment> {
-        [self.rooms.next_due(), self.slots.next_trial()].into_iter().flatten().min()
+        [self.rooms.next_due(), self.fleet.next_trial()].into_iter().flatten().min()
     }
 
     /// Returns how many requests wait, in the line or before it.
@@ -235,7 +236,7 @@ impl Dispatcher {
 
     /// Returns the slots in flight of every endpoint.
     pub fn in_flight(&self) -> impl Iterator<Item = (EndpointId, u32)> {
-        self.slots.in_flight()
+        self.fleet.in_flight()
     }
 
     /// Checks the invariants listed at the top of this file.
@@ -243,22 +244,22 @@ impl Dispatcher {
     /// # Panics
     /// If one does not hold.
     pub fn assert_invariants(&self) {
-        self.slots.assert_consistent();
+        self.fleet.assert_consistent();
         self.rooms.assert_consistent();
         let bounded = self.waiting() - self.rooms.retries();
         assert!(bounded <= self.rules.max_waiting, "the line is bounded but for retries");
         assert!(!self.draining || self.waiting() == 0, "nobody waits while draining");
-        assert!(self.rooms.misplaced(|model| self.slots.prospect(model)).is_empty(), "nobody waits in vain");
+        assert!(self.rooms.misplaced(|model| self.fleet.prospect(model)).is_empty(), "nobody waits in vain");
         for waiting in self.rooms.iter() {
             let request = &waiting.request;
-            assert!(self.slots.choose(request).is_none(), "nobody waits while a capable slot is free");
-            assert!(!request.is_retry() || self.slots.has_untried(request), "no retry waits in vain");
+            assert!(self.fleet.choose(request).is_none(), "nobody waits while a capable slot is free");
+            assert!(!request.is_retry() || self.fleet.has_untried(request), "no retry waits in vain");
         }
         let mut held: HashMap<EndpointId, u32> = HashMap::new();
         for lease in self.leases.values() {
             *held.entry(lease.target.id).or_default() += 1;
         }
-        for (id, in_flight) in self.slots.in_flight() {
+        for (id, in_flight) in self.fleet.in_flight() {
             assert_eq!(in_flight, held.get(&id).copied().unwrap_or(0), "slots in flight are the leases held");
         }
     }
@@ -274,7 +275,7 @@ impl Dispatcher {
     ) -> Grant {
         let lease = LeaseId(self.next_lease);
         self.next_lease += 1;
-        let target = self.slots.take(endpoint, lease).target.clone();
+        let target = self.fleet.take(endpoint, lease).target.clone();
         let (waited, queued) = waited.map_or((Duration::ZERO, None), |(waited, queued)| (waited, Some(queued)));
         let (model, granted) = (request.model.clone(), now);
         self.selections.total += 1;
@@ -296,19 +297,19 @@ impl Dispatcher {
 
     /// Grants the free slots of endpoints that are skipped, where a model has no other any more, or that are to be tried.
     fn serve_tripped(&mut self, now: Moment, decisions: &mut Vec<Decision>) {
-        for id in self.slots.tripped() {
+        for id in self.fleet.tripped() {
             self.serve_line(now, id, decisions);
         }
     }
 
     fn next_for(&mut self, endpoint: EndpointId) -> Option<Waiting> {
-        let slot = self.slots.free_slot(endpoint)?;
-        self.rooms.take_next(self.slots.numbers(), &slot)
+        let slot = self.fleet.free_slot(endpoint)?;
+        self.rooms.take_next(self.fleet.numbers(), &slot)
     }
 
     /// Takes out the request of this ticket, if it waits.
     fn leave(&mut self, ticket: Ticket) -> Option<Waiting> {
-        self.rooms.leave(self.slots.numbers(), ticket)
+        self.rooms.leave(self.fleet.numbers(), ticket)
     }
 
     fn debug_assert_invariants(&self) {

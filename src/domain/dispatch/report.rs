@@ -67,8 +67,8 @@ impl Dispatcher {
     pub fn waiting_by_model(&self) -> Vec<ModelWait> {
         let demand = self.rooms.demand();
         let wait = |(model, waiting): (&&ModelId, &usize)| {
-            let (slots, models) = self.slots.competition(model);
-            let competing = demand.iter().filter(|(other, _)| self.slots.is_among(other, &models));
+            let (slots, models) = self.fleet.competition(model);
+            let competing = demand.iter().filter(|(other, _)| self.fleet.is_among(other, &models));
             let position = competing.map(|(_, waiting)| waiting).sum::<usize>() + 1;
             let estimated_wait = self.service_times.wait(model, position, slots);
             ModelWait { model: (*model).clone(), waiting: *waiting, estimated_wait }
@@ -93,7 +93,7 @@ impl Dispatcher {
 
     /// Returns how endpoints are chosen.
     pub fn mode(&self) -> Mode {
-        self.slots.mode()
+        self.fleet.mode()
     }
 
     /// Returns how often a choice was made for each reason.
@@ -103,7 +103,7 @@ impl Dispatcher {
 
     /// Returns how often each endpoint was chosen, by its name.
     pub fn selections_by_endpoint(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.slots.selections()
+        self.fleet.selections()
     }
 
     /// Returns the latest grants, newest first.

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
+use super::fleet::{Prospect, Slot};
 use super::model_set::ModelNumbers;
-use super::slots::{Prospect, Slot};
 use super::waiting::{Waiting, WaitingLine};
 use crate::domain::ids::{ModelId, Ticket};
 use crate::domain::request::LeaseRequest;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::Dispatcher;
 use super::admission::{AdmissionDecision, WaitResult};
 use super::decision::{Decision, Queued};
+use super::fleet::Prospect;
 use super::rooms::Room;
-use super::slots::Prospect;
 use super::waiting::Waiting;
 use crate::domain::ids::{ModelId, Ticket};
 use crate::domain::request::{LeaseRequest, Refusal};
@@ -19,7 +19,7 @@ impl Dispatcher {
         if waiting.request.is_retry() {
             return self.wait_again(now, waiting);
         }
-        match self.slots.prospect(&waiting.request.model) {
+        match self.fleet.prospect(&waiting.request.model) {
             Prospect::Unknown => Some(Refusal::ModelNotFound),
             Prospect::NothingOnline => Some(Refusal::NoEndpointOnline),
             Prospect::Loading => self.wait_for_loading(now, waiting),
@@ -29,7 +29,7 @@ impl Dispatcher {
 
     /// Has a retry wait, whose admission was decided when it first came.
     fn wait_again(&mut self, now: Moment, waiting: Waiting) -> Option<Refusal> {
-        if !self.slots.has_untried(&waiting.request) {
+        if !self.fleet.has_untried(&waiting.request) {
             return Some(self.nothing_untried(&waiting.request));
         }
         if waiting.deadline <= now {
@@ -68,7 +68,7 @@ impl Dispatcher {
     /// Returns what a waiting request would be told now; `None` if it does not wait.
     pub fn outlook(&self, ticket: Ticket) -> Option<Queued> {
         let (room, request) = self.rooms.find(ticket)?;
-        let (slots, models) = self.slots.competition(&request.model);
+        let (slots, models) = self.fleet.competition(&request.model);
         match room {
             Room::Delay => Some(self.queued(Room::Line, request)),
             Room::Line | Room::WarmUp => {
@@ -117,12 +117,12 @@ impl Dispatcher {
     fn join(&mut self, room: Room, mut waiting: Waiting, until: Moment) {
         waiting.queued = self.queued(room, &waiting.request);
         let until = until.min(waiting.deadline);
-        self.rooms.join(room, self.slots.numbers(), waiting, until);
+        self.rooms.join(room, self.fleet.numbers(), waiting, until);
     }
 
     /// Returns what a request is told that joins a room now. One that is delayed is told of the line, which it is for.
     fn queued(&self, room: Room, request: &LeaseRequest) -> Queued {
-        let (slots, models) = self.slots.competition(&request.model);
+        let (slots, models) = self.fleet.competition(&request.model);
         let line = match room {
             Room::Line | Room::Delay => self.rooms.room(Room::Line),
             Room::WarmUp => self.rooms.room(Room::WarmUp),
@@ -146,8 +146,8 @@ impl Dispatcher {
             };
             decisions.extend(refusal.map(|refusal| Decision::Refuse(ticket, refusal)));
         }
-        if self.slots.next_trial().is_some_and(|trial| trial <= now) {
-            self.slots.begin_trials(now);
+        if self.fleet.next_trial().is_some_and(|trial| trial <= now) {
+            self.fleet.begin_trials(now);
             self.serve_tripped(now, decisions);
         }
     }
@@ -155,7 +155,7 @@ impl Dispatcher {
     /// Moves those who wait to where they belong after endpoints have changed, and refuses those who now wait in vain.
     pub(super) fn review(&mut self, now: Moment, decisions: &mut Vec<Decision>) {
         let misplaced: HashMap<ModelId, Prospect> =
-            self.rooms.misplaced(|model| self.slots.prospect(model)).into_iter().collect();
+            self.rooms.misplaced(|model| self.fleet.prospect(model)).into_iter().collect();
         self.refuse_vain_retries(decisions);
         if misplaced.is_empty() {
             return;
@@ -182,7 +182,7 @@ impl Dispatcher {
         if self.rooms.retries() == 0 {
             return;
         }
-        let is_vain = |waiting: &Waiting| waiting.request.is_retry() && !self.slots.has_untried(&waiting.request);
+        let is_vain = |waiting: &Waiting| waiting.request.is_retry() && !self.fleet.has_untried(&waiting.request);
         for ticket in self.in_order_of_arrival(is_vain) {
             let Some(waiting) = self.leave(ticket) else { continue };
             decisions.push(Decision::Refuse(ticket, self.nothing_untried(&waiting.request)));

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use slab::Slab;
 
 use super::decision::Queued;
+use super::fleet::Slot;
 use super::model_queue::ModelQueue;
 use super::model_set::{ModelNumbers, ModelSet};
-use super::slots::Slot;
 use crate::domain::ids::{ClientId, ModelId, Ticket};
 use crate::domain::request::LeaseRequest;
 use crate::domain::time::Moment;
