@@ -14,10 +14,11 @@ use chrono::Utc;
 use leaseway::actors::event_hub::EventHub;
 use leaseway::actors::facts::LeaseEnded;
 use leaseway::actors::history_recorder::{Flush, HistoryRecorder, Past, Upkeep, Writer};
-use leaseway::actors::persistence::{BatchDone, OldRowsRemoved, Persistence, RemoveOldRows, WriteBatch};
+use leaseway::actors::persistence::{BatchDone, OldRemoved, Persistence, RemoveOld, WriteBatch};
 use leaseway::domain::ids::{ClientId, EndpointId, ModelId, RequestId};
 use leaseway::domain::request::{ApiKind, EndedLease, LeaseRequest, Outcome, TokenCount};
 use leaseway::store::Store;
+use leaseway::store::retention::Kept;
 use uuid::Uuid;
 
 const REQUESTS: usize = 200_000;
@@ -44,11 +45,11 @@ impl Handler<WriteBatch> for Sink {
     }
 }
 
-impl Handler<RemoveOldRows> for Sink {
+impl Handler<RemoveOld> for Sink {
     type Result = ();
 
-    fn handle(&mut self, RemoveOldRows { done, .. }: RemoveOldRows, _: &mut Context<Self>) {
-        done.do_send(OldRowsRemoved { are_left: Ok(false) });
+    fn handle(&mut self, RemoveOld { done, .. }: RemoveOld, _: &mut Context<Self>) {
+        done.do_send(OldRemoved { are_left: Ok(false) });
     }
 }
 
@@ -77,9 +78,9 @@ fn ended(number: usize) -> LeaseEnded {
 }
 
 /// Sends ended leases to a recorder and returns the CPU time for each, in microseconds.
-async fn record(at_once: usize, batches: Recipient<WriteBatch>, removals: Recipient<RemoveOldRows>) -> f64 {
+async fn record(at_once: usize, batches: Recipient<WriteBatch>, removals: Recipient<RemoveOld>) -> f64 {
     let day = Duration::from_secs(24 * 3600);
-    let upkeep = Upkeep { flush_interval: day, retention: day };
+    let upkeep = Upkeep { flush_interval: day, retention: day, history_max_rows: 1_000_000 };
     let recorder: Addr<HistoryRecorder> = HistoryRecorder::new(
         Past::default(),
         upkeep,
@@ -124,7 +125,7 @@ fn remove_all(path: &Path) {
     let mut times = Vec::new();
     loop {
         let started = Instant::now();
-        let are_left = store.remove_old_rows(Utc::now()).expect("removed");
+        let are_left = store.remove_old(Kept { since: Utc::now(), rows: 1_000_000 }).expect("removed");
         times.push(started.elapsed().as_secs_f64() * 1000.0);
         if !are_left {
             break;

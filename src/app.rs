@@ -99,8 +99,11 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     let persistence = SyncArbiter::start(1, move || Persistence::new(store.clone()));
     let events = EventHub::default().start();
     let tps = TpsTracker::new(config.tps.ema_alpha, speeds, events.clone().recipient()).start();
-    let upkeep =
-        Upkeep { flush_interval: config.database.flush_interval, retention: config.database.history_retention };
+    let upkeep = Upkeep {
+        flush_interval: config.database.flush_interval,
+        retention: config.database.history_retention,
+        history_max_rows: config.database.history_max_rows,
+    };
     let writer = Writer { batches: persistence.clone().recipient(), removals: persistence.clone().recipient() };
     let history = HistoryRecorder::new(past, upkeep, writer, events.clone().recipient()).start();
     let (load_manager, mailbox) = Mailbox::<LoadManager>::new();

@@ -50,6 +50,7 @@ pub struct DatabaseConfig {
     pub flush_interval: Duration,
     #[serde(rename = "history_retention_days", deserialize_with = "days")]
     pub history_retention: Duration,
+    pub history_max_rows: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]

@@ -11,7 +11,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use super::answer::{Answer, Caller};
 use super::event_hub::Publish;
 use super::facts::{LeaseEnded, RequestUnserved};
-use super::persistence::{BatchDone, OldRowsRemoved, RemoveOldRows, WriteBatch};
+use super::persistence::{BatchDone, OldRemoved, RemoveOld, WriteBatch};
 use crate::clock;
 use crate::domain::event::{Event, MinuteAdvanced};
 use crate::domain::history::{Counters, HistoryEnd, HistoryRow};
@@ -19,6 +19,7 @@ use crate::domain::request::Outcome;
 use crate::domain::retention::Retention;
 use crate::domain::timeline::{Minute, Timeline, minute_of};
 use crate::domain::write_behind::{BatchNumber, WriteBehind};
+use crate::store::retention::Kept;
 
 /// How often viewers hear of the current minute at most.
 const TELL_INTERVAL: Duration = Duration::from_millis(100);
@@ -46,12 +47,14 @@ pub struct Upkeep {
     pub flush_interval: Duration,
     /// The age at which history rows are removed.
     pub retention: Duration,
+    /// The most history rows that are kept, at least 1.
+    pub history_max_rows: u32,
 }
 
 /// Where HistoryRecorder has things written and removed.
 pub struct Writer {
     pub batches: Recipient<WriteBatch>,
-    pub removals: Recipient<RemoveOldRows>,
+    pub removals: Recipient<RemoveOld>,
 }
 
 /// Owns the timeline, the totals and what is unwritten.
@@ -78,7 +81,7 @@ impl HistoryRecorder {
             timeline: Timeline::from(past.minutes),
             totals: past.totals,
             write_behind: WriteBehind::default(),
-            retention: Retention::default(),
+            retention: Retention::new(upkeep.history_max_rows),
             today: (i64::MIN, NaiveDate::default()),
             flushing: Vec::new(),
             upkeep,
@@ -124,8 +127,9 @@ impl HistoryRecorder {
     /// Has the next bit of old history removed if its time has come.
     fn remove_old(&mut self, ctx: &mut Context<Self>) {
         if self.retention.is_due(clock::now()) {
-            let before = clock::wall() - self.upkeep.retention;
-            self.writer.removals.do_send(RemoveOldRows { before, done: ctx.address().recipient() });
+            let kept =
+                Kept { since: clock::wall() - self.upkeep.retention, rows: i64::from(self.upkeep.history_max_rows) };
+            self.writer.removals.do_send(RemoveOld { kept, done: ctx.address().recipient() });
         }
     }
 }
@@ -198,6 +202,7 @@ impl Handler<BatchDone> for HistoryRecorder {
         match done {
             BatchDone::Written => {
                 let written = self.write_behind.written();
+                self.retention.rows_added(written.rows);
                 if written.is_recovery {
                     let dropped = self.write_behind.rows_dropped();
                     log::info!("statistics are written again history_rows_dropped={dropped}");
@@ -205,6 +210,7 @@ impl Handler<BatchDone> for HistoryRecorder {
                 let is_written = |(number, _): &mut (BatchNumber, _)| *number <= written.number;
                 self.flushing.extract_if(.., is_written).for_each(|(_, caller)| caller.answer(()));
                 self.write(ctx);
+                self.remove_old(ctx);
             }
             BatchDone::Failed(batch, error) => {
                 let failed = self.write_behind.failed(*batch, clock::now());
@@ -217,10 +223,10 @@ impl Handler<BatchDone> for HistoryRecorder {
     }
 }
 
-impl Handler<OldRowsRemoved> for HistoryRecorder {
+impl Handler<OldRemoved> for HistoryRecorder {
     type Result = ();
 
-    fn handle(&mut self, OldRowsRemoved { are_left }: OldRowsRemoved, ctx: &mut Context<Self>) {
+    fn handle(&mut self, OldRemoved { are_left }: OldRemoved, ctx: &mut Context<Self>) {
         if let Err(error) = &are_left {
             log::warn!("old history not removed, tried again within the hour error=\"{error}\"");
         }

@@ -7,12 +7,12 @@
 //!    │        LoadReported           │     │                       ├▶ TpsTracker ── Publish ─▶ EventHub
 //!    │                               │     └── RequestUnserved ─┐  │
 //!    │                               └── Publish ─▶ EventHub    └──┴▶ HistoryRecorder ── WriteBatch, ─▶ Persistence
-//!    ├── EndpointsChanged ─▶ TpsTracker                                                  RemoveOldRows
+//!    ├── EndpointsChanged ─▶ TpsTracker                                                  RemoveOld
 //!    ├── Publish ─▶ EventHub ── Broadcast ─▶ sessions
 //!    └── SaveEndpoints, SaveObservations ─▶ Persistence
 //! ```
 //!
-//! Persistence answers by telling: BatchDone, OldRowsRemoved, ObservationsSaved.
+//! Persistence answers by telling: BatchDone, OldRemoved, ObservationsSaved.
 //!
 //! Actors tell each other and never await an answer, with one exception: Registry awaits Persistence, which is a leaf,
 //! in order to answer its own caller once an endpoint is saved.

@@ -1,11 +1,12 @@
 //! Persistence: executes, on a thread of its own, what others want stored. It decides nothing and owns nothing.
 
 use actix::{Actor, Handler, Message, Recipient, SyncContext};
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::NaiveDate;
 
 use crate::domain::history::{Batch, DailySums};
 use crate::domain::ids::{EndpointId, ModelId};
 use crate::domain::stored_endpoint::{Observation, StoredEndpoint};
+use crate::store::retention::Kept;
 use crate::store::{Store, StoreError};
 
 /// The one writer of the database.
@@ -98,26 +99,26 @@ impl Handler<WriteBatch> for Persistence {
     }
 }
 
-/// Removes a few of the history rows from before `before`, and tells `done` whether there are more.
+/// Removes a little of the history that is not to be kept, and tells `done` whether more is left.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct RemoveOldRows {
-    pub before: DateTime<Utc>,
-    pub done: Recipient<OldRowsRemoved>,
+pub struct RemoveOld {
+    pub kept: Kept,
+    pub done: Recipient<OldRemoved>,
 }
 
-/// Tells how a [`RemoveOldRows`] went.
+/// Tells how a [`RemoveOld`] went.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct OldRowsRemoved {
+pub struct OldRemoved {
     pub are_left: Result<bool, StoreError>,
 }
 
-impl Handler<RemoveOldRows> for Persistence {
+impl Handler<RemoveOld> for Persistence {
     type Result = ();
 
-    fn handle(&mut self, RemoveOldRows { before, done }: RemoveOldRows, _: &mut SyncContext<Self>) {
-        done.do_send(OldRowsRemoved { are_left: self.store.remove_old_rows(before) });
+    fn handle(&mut self, RemoveOld { kept, done }: RemoveOld, _: &mut SyncContext<Self>) {
+        done.do_send(OldRemoved { are_left: self.store.remove_old(kept) });
     }
 }
 

@@ -57,6 +57,7 @@ pub const SECTIONS: &[(&str, &[Key])] = &[
             key("url", Rule::DatabaseUrl),
             key("flush_interval_ms", Rule::Whole(10, 60_000)),
             key("history_retention_days", Rule::Whole(1, 3650)),
+            key("history_max_rows", Rule::Whole(1, 1_000_000_000)),
         ],
     ),
     (

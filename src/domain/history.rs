@@ -6,7 +6,9 @@ use chrono::{DateTime, NaiveDate, Utc};
 use foldhash::HashMap;
 
 use super::ids::{EndpointId, ModelId};
+use super::refused::RefusedKey;
 use super::request::{ApiKind, EndedLease, Outcome, UnservedRequest};
+use super::timeline::minute_of;
 
 /// Leases, or requests; abandoned ones count in the total only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,6 +106,14 @@ impl HistoryEnd {
             HistoryEnd::Unserved(UnservedRequest { refusal: None, .. }) => Some(Counters::ABANDONED),
         }
     }
+
+    /// Returns the code with which the request was refused; `None` if it was not.
+    pub fn refusal(&self) -> Option<&'static str> {
+        match self {
+            HistoryEnd::Unserved(UnservedRequest { refusal: Some(refusal), .. }) => Some(refusal.code()),
+            HistoryEnd::Unserved(UnservedRequest { refusal: None, .. }) | HistoryEnd::Lease(_) => None,
+        }
+    }
 }
 
 /// What is written together, or not at all.
@@ -112,6 +122,8 @@ pub struct Batch {
     pub endpoints: HashMap<EndpointId, Counters>,
     pub daily: HashMap<DailyKey, DailySums>,
     pub requests: HashMap<NaiveDate, Counters>,
+    /// Refused requests, those without a row, too.
+    pub refused: HashMap<RefusedKey, i64>,
     /// In the order in which they came.
     pub rows: Vec<HistoryRow>,
 }
@@ -122,8 +134,8 @@ impl Batch {
         self.endpoints.is_empty() && self.requests.is_empty()
     }
 
-    /// Counts an end, `today` being the server's local day. The history row itself is not added.
-    pub(super) fn count(&mut self, today: NaiveDate, end: &HistoryEnd) {
+    /// Counts what a history row is about, `today` being the server's local day. The row itself is not added.
+    pub(super) fn count(&mut self, today: NaiveDate, HistoryRow { created_at, end }: &HistoryRow) {
         if let HistoryEnd::Lease(ended) = end {
             self.endpoints.entry(ended.endpoint).or_default().add(Counters::of(&ended.outcome));
             let (model, api_kind) = (ended.request.model.clone(), ended.request.api_kind);
@@ -132,6 +144,9 @@ impl Batch {
         }
         if let Some(request) = end.request() {
             self.requests.entry(today).or_default().add(request);
+        }
+        if let Some(code) = end.refusal() {
+            *self.refused.entry(RefusedKey { minute: minute_of(*created_at), code }).or_default() += 1;
         }
     }
 
@@ -145,6 +160,9 @@ impl Batch {
         }
         for (date, counters) in newer.requests {
             self.requests.entry(date).or_default().add(counters);
+        }
+        for (key, requests) in newer.refused {
+            *self.refused.entry(key).or_default() += requests;
         }
         newer.rows
     }
@@ -175,8 +193,12 @@ mod tests {
         ))
     }
 
-    fn lease(outcome: Outcome, is_final: bool) -> HistoryEnd {
-        HistoryEnd::Lease(Arc::new(EndedLease {
+    fn row(end: HistoryEnd) -> HistoryRow {
+        HistoryRow { created_at: DateTime::UNIX_EPOCH, end }
+    }
+
+    fn lease(outcome: Outcome, is_final: bool) -> HistoryRow {
+        row(HistoryEnd::Lease(Arc::new(EndedLease {
             request: request(),
             endpoint: ENDPOINT,
             outcome,
@@ -184,23 +206,23 @@ mod tests {
             duration: Duration::from_millis(2000),
             first_token: None,
             waited: Duration::ZERO,
-        }))
+        })))
     }
 
-    fn succeeded(output: u64) -> HistoryEnd {
+    fn succeeded(output: u64) -> HistoryRow {
         let tokens = Some(TokenCount { input: None, output, estimated: false });
         lease(Outcome::Succeeded { tokens }, true)
     }
 
-    fn unserved(refusal: Option<Refusal>) -> HistoryEnd {
-        HistoryEnd::Unserved(UnservedRequest { request: request(), refusal, waited: Duration::ZERO })
+    fn unserved(refusal: Option<Refusal>) -> HistoryRow {
+        row(HistoryEnd::Unserved(UnservedRequest { request: request(), refusal, waited: Duration::ZERO }))
     }
 
     fn counters(total: i64, successful: i64, failed: i64) -> Counters {
         Counters { total, successful, failed }
     }
 
-    fn failed(is_final: bool) -> HistoryEnd {
+    fn failed(is_final: bool) -> HistoryRow {
         lease(Outcome::Failed(Failure::Status(500)), is_final)
     }
 
@@ -208,7 +230,7 @@ mod tests {
     fn leases_count_for_endpoints_and_final_answers_for_requests() {
         let mut batch = Batch::default();
         assert!(batch.is_empty());
-        let ends = [
+        let rows = [
             failed(false),
             succeeded(100),
             failed(true),
@@ -218,7 +240,7 @@ mod tests {
             unserved(Some(Refusal::Draining)),
             unserved(None),
         ];
-        ends.iter().for_each(|end| batch.count(day(1), end));
+        rows.iter().for_each(|row| batch.count(day(1), row));
         assert!(!batch.is_empty());
         assert_eq!(batch.endpoints[&ENDPOINT], counters(6, 3, 2));
         assert_eq!(batch.requests[&day(1)], counters(7, 3, 2));
@@ -243,8 +265,12 @@ mod tests {
         older.count(day(1), &unserved(None));
         newer.count(day(1), &failed(true));
         newer.count(day(2), &succeeded(3));
+        for batch in [&mut older, &mut newer] {
+            batch.count(day(1), &unserved(Some(Refusal::Draining)));
+        }
         older.add_counts(newer);
         assert_eq!((older.endpoints[&ENDPOINT], older.daily.len()), (counters(3, 2, 1), 2));
-        assert_eq!((older.requests[&day(1)], older.requests[&day(2)]), (counters(3, 1, 1), counters(1, 1, 0)));
+        assert_eq!((older.requests[&day(1)], older.requests[&day(2)]), (counters(5, 1, 3), counters(1, 1, 0)));
+        assert_eq!(older.refused[&RefusedKey { minute: 0, code: "draining" }], 2);
     }
 }

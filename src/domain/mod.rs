@@ -13,6 +13,7 @@ pub mod ids;
 pub mod last_hour;
 pub mod load;
 pub mod reconcile;
+pub mod refused;
 pub mod reports;
 pub mod request;
 pub mod retention;

@@ -1,30 +1,51 @@
-//! When old history is looked for: every hour, in bits of which one follows the other.
+//! When old history is looked for: every hour and after so many new rows, in bits of which one follows the other.
 
 use std::time::Duration;
 
 use super::time::Moment;
 
-/// How often old history is looked for.
+/// How often old history is looked for at least.
 const INTERVAL: Duration = Duration::from_secs(3600);
 
+/// The most rows that are added before it is looked for again.
+const ADDED_MAX: u32 = 10_000;
+
 /// Decides when the next bit of old history is removed. At most one bit is removed at a time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Retention {
+    /// So many new rows are a reason to look.
+    added_max: usize,
+    /// Rows added since the last look.
+    added: usize,
     is_removing: bool,
-    /// Nothing is looked for before.
+    /// Without new rows nothing is looked for before.
     next: Moment,
 }
 
 impl Retention {
-    /// Tells whether a bit is to be removed now; it is then taken to be on its way.
-    pub fn is_due(&mut self, now: Moment) -> bool {
-        let is_due = !self.is_removing && now >= self.next;
-        self.is_removing |= is_due;
-        is_due
+    /// Keeps a history of `rows_max` rows at most, which may exceed this by a hundredth, but not by more than 10,000, before
+    /// the next look.
+    pub fn new(rows_max: u32) -> Self {
+        let added_max = (rows_max / 100).clamp(1, ADDED_MAX) as usize;
+        Self { added_max, added: 0, is_removing: false, next: Moment::default() }
     }
 
-    /// Learns that a bit has been removed and whether more is left. Where that is unknown, because the removal failed, the
-    /// rest waits for the next round.
+    /// Learns that so many rows were added.
+    pub fn rows_added(&mut self, rows: usize) {
+        self.added = self.added.saturating_add(rows);
+    }
+
+    /// Tells whether a bit is to be removed now; the bit then counts as on its way.
+    pub fn is_due(&mut self, now: Moment) -> bool {
+        if self.is_removing || (now < self.next && self.added < self.added_max) {
+            return false;
+        }
+        (self.is_removing, self.added) = (true, 0);
+        true
+    }
+
+    /// Learns that a bit has been removed and whether more is left. Where the removal failed and nobody knows, the rest waits
+    /// for the next round.
     pub fn removed(&mut self, are_left: bool, now: Moment) {
         self.is_removing = false;
         self.next = if are_left { now } else { now.after(INTERVAL) };
@@ -35,10 +56,13 @@ impl Retention {
 mod tests {
     use super::*;
 
+    fn at(secs: u64) -> Moment {
+        Moment::from_micros(secs * 1_000_000)
+    }
+
     #[test]
     fn bits_follow_one_another_until_nothing_is_left_and_then_an_hour_passes() {
-        let at = |secs: u64| Moment::from_micros(secs * 1_000_000);
-        let mut retention = Retention::default();
+        let mut retention = Retention::new(1_000_000);
         assert!(retention.is_due(at(0)), "at the start");
         assert!(!retention.is_due(at(4000)), "a bit is on its way");
         retention.removed(true, at(4000));
@@ -46,5 +70,22 @@ mod tests {
         retention.removed(false, at(4001));
         assert!(!retention.is_due(at(7600)));
         assert!(retention.is_due(at(7601)));
+    }
+
+    #[test]
+    fn new_rows_are_a_reason_to_look_before_the_hour_is_over() {
+        for (rows_max, added) in [(1, 1), (150, 1), (5000, 50), (1_000_000, 10_000), (1_000_000_000, 10_000)] {
+            let mut retention = Retention::new(rows_max);
+            assert!(retention.is_due(at(0)));
+            retention.removed(false, at(0));
+            retention.rows_added(added - 1);
+            assert!(!retention.is_due(at(1)), "{rows_max}");
+            retention.rows_added(1);
+            assert!(retention.is_due(at(1)), "{rows_max}");
+            retention.rows_added(added);
+            assert!(!retention.is_due(at(1)), "one bit at a time");
+            retention.removed(false, at(1));
+            assert!(retention.is_due(at(1)), "rows were added meanwhile");
+        }
     }
 }

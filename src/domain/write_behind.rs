@@ -5,13 +5,14 @@ use std::time::Duration;
 use chrono::NaiveDate;
 
 use super::history::{Batch, HistoryRow};
+use super::refused::RefusalRows;
 use super::time::Moment;
 
 /// The most history rows that wait for the database or are on their way to it. More come only while the database cannot
 /// be written; such rows are dropped and counted, but what they count is not lost.
 ///
 /// The sums beside them need no bound of their own. They are kept by registered endpoint, by model that an endpoint has
-/// served, and by day: nothing that a client can make up.
+/// served, and by day, or by the code of a refusal and by minute: nothing that a client can make up.
 pub const ROWS_MAX: usize = 50_000;
 
 /// How soon a failed batch is tried again at first; the pause doubles with each failure in a row.
@@ -39,6 +40,7 @@ pub struct WriteBehind {
     /// Rows of the batch that is on its way.
     rows_away: usize,
     rows_dropped: u64,
+    refusal_rows: RefusalRows,
     /// The number of the batch that was taken last.
     taken: BatchNumber,
     /// The batch that was taken last is on its way.
@@ -58,6 +60,8 @@ pub struct WriteBehind {
 pub struct Written {
     /// The batch, and every one before it, is written.
     pub number: BatchNumber,
+    /// History rows in the batch.
+    pub rows: usize,
     /// The batch before it had failed.
     pub is_recovery: bool,
 }
@@ -74,8 +78,11 @@ pub struct Failed {
 impl WriteBehind {
     /// Takes up an end, `today` being the server's local day.
     pub fn record(&mut self, today: NaiveDate, row: HistoryRow) {
-        self.unwritten.count(today, &row.end);
-        self.keep(row);
+        self.unwritten.count(today, &row);
+        let second = row.created_at.timestamp();
+        if row.end.refusal().is_none_or(|code| self.refusal_rows.has_room(code, second)) {
+            self.keep(row);
+        }
     }
 
     /// Returns how many history rows found no room so far.
@@ -118,8 +125,9 @@ impl WriteBehind {
 
     /// Learns that the batch on its way is written.
     pub fn written(&mut self) -> Written {
-        (self.is_writing, self.rows_away) = (false, 0);
-        Written { number: self.taken, is_recovery: std::mem::take(&mut self.failures) > 0 }
+        self.is_writing = false;
+        let rows = std::mem::take(&mut self.rows_away);
+        Written { number: self.taken, rows, is_recovery: std::mem::take(&mut self.failures) > 0 }
     }
 
     /// Takes back the batch that was on its way.
@@ -152,9 +160,10 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::domain::history::HistoryEnd;
+    use crate::domain::history::{Counters, HistoryEnd};
     use crate::domain::ids::{ClientId, ModelId, RequestId};
-    use crate::domain::request::{ApiKind, LeaseRequest, UnservedRequest};
+    use crate::domain::refused::RefusedKey;
+    use crate::domain::request::{ApiKind, LeaseRequest, Refusal, UnservedRequest};
 
     fn at(millis: u64) -> Moment {
         Moment::from_micros(millis * 1000)
@@ -210,7 +219,7 @@ mod tests {
         record(&mut unwritten, [2]);
         assert_eq!(unwritten.flush(), Some(BatchNumber(2)));
         assert!(unwritten.next(at(1)).is_none(), "one batch at a time");
-        assert_eq!(unwritten.written(), Written { number: BatchNumber(1), is_recovery: false });
+        assert_eq!(unwritten.written(), Written { number: BatchNumber(1), rows: 1, is_recovery: false });
         assert!(unwritten.next(at(2)).is_some(), "somebody waits for it");
         assert_eq!(unwritten.written().number, BatchNumber(2));
         assert_eq!(unwritten.flush(), None);
@@ -249,6 +258,29 @@ mod tests {
         unwritten.interval_passed();
         let batch = unwritten.next(now).expect("a batch");
         assert!(unwritten.failed(batch, now).is_first);
+    }
+
+    #[test]
+    fn refusals_are_all_counted_but_few_are_rows() {
+        let mut unwritten = WriteBehind::default();
+        let refused = |second, refusal: Refusal| {
+            let HistoryRow { created_at, end } = row(second);
+            let HistoryEnd::Unserved(unserved) = end else { panic!("a request that got no lease") };
+            HistoryRow { created_at, end: HistoryEnd::Unserved(UnservedRequest { refusal: Some(refusal), ..unserved }) }
+        };
+        let full = Refusal::QueueFull { estimated_wait: None };
+        for (second, refusal, times) in [(58, full.clone(), 1000), (58, Refusal::Draining, 10), (60, full, 500)] {
+            (0..times).for_each(|_| unwritten.record(NaiveDate::default(), refused(second, refusal.clone())));
+        }
+        record(&mut unwritten, [60, 60]);
+        unwritten.interval_passed();
+        let batch = unwritten.next(at(0)).expect("a batch");
+        assert_eq!(seconds(&batch), [58, 58, 60, 60, 60], "each abandoned request is a row");
+        let requests = |minute, code| batch.refused[&RefusedKey { minute, code }];
+        let all = (requests(0, "queue_full"), requests(0, "draining"), requests(1, "queue_full"));
+        assert_eq!((all, batch.refused.len()), ((1000, 10, 500), 3));
+        assert_eq!(batch.requests[&NaiveDate::default()], Counters { total: 1512, successful: 0, failed: 1510 });
+        assert_eq!(unwritten.rows_dropped(), 0);
     }
 
     #[test]

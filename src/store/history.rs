@@ -1,16 +1,17 @@
-//! The table `request_history`: one row for each lease, and for each request that got none. Bodies are never stored.
+//! The table `request_history`: one row for each lease, and for a request that got none; of refused
+//! requests only some. Bodies are never stored.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use diesel::dsl::{SqlTypeOf, count_star};
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::sqlite::Sqlite;
 
 use super::schema::request_history;
-use super::{Store, StoreError};
+use super::{Store, StoreError, refused};
 use crate::domain::history::{HistoryEnd, HistoryRow};
 use crate::domain::ids::{ClientId, EndpointId};
 use crate::domain::request::{EndedLease, LeaseRequest, Outcome, TokenCount, UnservedRequest};
@@ -19,10 +20,7 @@ use crate::domain::timeline::{MINUTES, Minute};
 /// How many rows one statement adds, which is kept prepared.
 const ADDED_AT_ONCE: usize = 50;
 
-/// How many rows are removed at once: so few that nobody notices the wait.
-const REMOVED_AT_ONCE: i64 = 500;
-
-const MINUTE_MS: i64 = 60_000;
+pub(super) const MINUTE_MS: i64 = 60_000;
 
 /// Makes the row of the table, and the statement that adds some, from one list of columns; their types are the schema's.
 ///
@@ -177,8 +175,10 @@ impl Store {
     /// If the database fails.
     pub fn load_timeline(&self, current: i64) -> Result<Vec<Minute>, StoreError> {
         let mut connection = self.connection()?;
+        let first = current - MINUTES as i64 + 1;
+        let refused: BTreeMap<i64, i64> = refused::load_minutes(&mut connection, first, current)?.into_iter().collect();
         let mut minutes = Vec::new();
-        for minute in current - MINUTES as i64 + 1..=current {
+        for minute in first..=current {
             let counts: Vec<(String, i64)> = request_history::table
                 .filter(request_history::created_at.ge(minute * MINUTE_MS))
                 .filter(request_history::created_at.lt((minute + 1) * MINUTE_MS))
@@ -186,36 +186,18 @@ impl Store {
                 .group_by(request_history::status)
                 .select((request_history::status, count_star()))
                 .load(&mut *connection)?;
-            let mut entry = Minute { minute, success: 0, error: 0 };
+            let error = refused.get(&minute).copied().unwrap_or_default().unsigned_abs();
+            let mut entry = Minute { minute, success: 0, error };
             for (status, requests) in counts {
                 match status.as_str() {
                     "succeeded" => entry.success += requests.unsigned_abs(),
-                    "failed" | "refused" => entry.error += requests.unsigned_abs(),
+                    "failed" => entry.error += requests.unsigned_abs(),
+                    // Refused requests are counted whether they have a row or not; abandoned ones are not shown.
                     _ => {}
                 }
             }
             minutes.extend((entry.success + entry.error > 0).then_some(entry));
         }
         Ok(minutes)
-    }
-
-    /// Removes the oldest few of the rows from before `before`. Returns whether there are more.
-    ///
-    /// # Errors
-    /// If the database fails; then nothing is removed.
-    pub fn remove_old_rows(&self, before: DateTime<Utc>) -> Result<bool, StoreError> {
-        let before = before.timestamp_millis();
-        let mut connection = self.connection()?;
-        let last: Option<i64> = request_history::table
-            .filter(request_history::created_at.lt(before))
-            .order(request_history::created_at)
-            .offset(REMOVED_AT_ONCE - 1)
-            .select(request_history::created_at)
-            .first(&mut *connection)
-            .optional()?;
-        let last = last.unwrap_or(before - 1);
-        let removed = diesel::delete(request_history::table.filter(request_history::created_at.le(last)))
-            .execute(&mut *connection)?;
-        Ok(removed >= REMOVED_AT_ONCE as usize)
     }
 }

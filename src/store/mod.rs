@@ -4,7 +4,9 @@ mod endpoint_daily_stats;
 mod endpoints;
 mod file;
 mod history;
+mod refused;
 mod request_daily_stats;
+pub mod retention;
 mod schema;
 
 use std::fmt;
@@ -121,6 +123,7 @@ fn add(connection: &mut SqliteConnection, batch: &Batch) -> QueryResult<()> {
     endpoints::add_counters(connection, &batch.endpoints)?;
     endpoint_daily_stats::add_sums(connection, &batch.daily)?;
     request_daily_stats::add_counters(connection, &batch.requests)?;
+    refused::add_sums(connection, &batch.refused)?;
     history::add_rows(connection, &batch.rows)
 }
 
@@ -170,6 +173,28 @@ mod tests {
         assert!(!tables(&mut connection));
         connection.run_pending_migrations(MIGRATIONS).expect("up again");
         assert!(tables(&mut connection));
+    }
+
+    #[test]
+    fn refusals_from_before_they_were_counted_by_minute_are_counted_from_their_rows() {
+        let mut connection = SqliteConnection::establish(":memory:").expect("a database in memory");
+        connection.run_pending_migrations(MIGRATIONS).expect("up");
+        connection.revert_last_migration(MIGRATIONS).expect("before there was the table");
+        for (millis, status, error) in [
+            (59_999, "refused", "'draining'"),
+            (60_000, "refused", "'draining'"),
+            (61_000, "refused", "'draining'"),
+            (61_000, "abandoned", "NULL"),
+        ] {
+            let row = format!("('r', 1, {millis}, 'embeddings', 'm', 'c', '{status}', 1, 0, {error})");
+            let columns =
+                "request_id, attempt, created_at, api_kind, model_id, client, status, is_final, wait_ms, error";
+            connection.batch_execute(&format!("INSERT INTO request_history ({columns}) VALUES {row}")).expect("a row");
+        }
+        connection.run_pending_migrations(MIGRATIONS).expect("up again");
+        let mut minutes = refused::load_minutes(&mut connection, 0, 10).expect("read");
+        minutes.sort_unstable();
+        assert_eq!(minutes, [(0, 1), (1, 2)]);
     }
 
     #[test]

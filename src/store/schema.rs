@@ -57,6 +57,14 @@ diesel::table! {
 }
 
 diesel::table! {
+    refused (minute, code) {
+        minute -> BigInt,
+        code -> Text,
+        requests -> BigInt,
+    }
+}
+
+diesel::table! {
     request_daily_stats (date) {
         date -> Text,
         total_requests -> BigInt,

@@ -25,7 +25,7 @@ async fn until_written(folder: &Path, what: &str, sql: &str, expected: i64) -> D
 }
 
 #[actix_web::test]
-async fn every_lease_and_every_refusal_is_a_row_and_a_request_counts_by_its_final_answer() {
+async fn every_lease_and_the_first_refusal_is_a_row_and_a_request_counts_by_its_final_answer() {
     let app = TestApp::with(|config| config.health.failures_to_offline = 100).await;
     let (bad, good) = (FakeEndpoint::start(&["m"]).await, FakeEndpoint::start(&["m"]).await);
     let (bad_id, good_id) = (app.register_scored("bad", &bad, 2).await, app.register_scored("good", &good, 1).await);
@@ -156,6 +156,57 @@ async fn history_is_removed_with_age_but_not_what_it_counted() {
     until_written(app.folder(), "removed", "(SELECT count(*) FROM request_history WHERE request_id='old')", 0).await;
     assert_eq!(database.number("(SELECT count(*) FROM request_history)"), 3);
     app.until_counted(&id, 3, 0).await;
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn a_flood_of_refusals_is_counted_exactly_over_a_restart_and_leaves_few_rows() {
+    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    app.register("a", &endpoint, 1).await;
+    assert_eq!(app.post(CHAT, &chat("m", false)).await.status, 200);
+    for _ in 0..500 {
+        assert_eq!(app.post(CHAT, &chat("unknown", false)).await.status, 404);
+    }
+    let shown = async |app: &TestApp| {
+        let minutes = app.get("/api/dashboard/request-history").await.json();
+        let minutes = minutes.as_array().expect("a list").clone();
+        let sum = |field: &str| minutes.iter().filter_map(|minute| minute[field].as_u64()).sum::<u64>();
+        let stats = app.get("/api/dashboard/stats").await.json();
+        let totals = ["total_requests", "successful_requests", "failed_requests", "history_rows_dropped"];
+        (json!(totals.map(|field| &stats[field])), sum("success"), sum("error"))
+    };
+    let expected = (json!([501, 1, 500, 0]), 1, 500);
+    assert_eq!(shown(&app).await, expected);
+    let folder = app.restartable().await;
+    let mut database = Database::open(&folder.path().join("test.db"));
+    database.check();
+    assert_eq!(database.number("(SELECT sum(requests) FROM refused WHERE code='model_not_found')"), 500);
+    let seconds = "(SELECT count(DISTINCT created_at / 1000) FROM request_history WHERE status='refused')";
+    let rows = database.number("(SELECT count(*) FROM request_history WHERE status='refused')");
+    assert_eq!(rows, database.number(seconds), "one of each second");
+    assert!(rows < 500, "not one for each");
+    let app = TestApp::start_in(folder, |_| {}).await;
+    assert_eq!(shown(&app).await, expected);
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn history_is_bounded_by_rows_but_not_what_it_counted() {
+    let app = TestApp::with(|config| {
+        config.database.history_max_rows = 5;
+        config.database.flush_interval = Duration::from_millis(20);
+    })
+    .await;
+    let endpoint = FakeEndpoint::start(&["m"]).await;
+    let id = app.register("a", &endpoint, 1).await;
+    for _ in 0..30 {
+        assert_eq!(app.post(CHAT, &chat("m", false)).await.status, 200);
+    }
+    app.until_counted(&id, 30, 0).await;
+    let total = "(SELECT total_requests FROM endpoints)";
+    let mut database = until_written(app.folder(), "counted", total, 30).await;
+    until_written(app.folder(), "bounded", "(SELECT count(*) FROM request_history)", 5).await;
+    assert_eq!(database.number("(SELECT min(id) FROM request_history)"), 26, "the oldest are gone");
     app.finish().await;
 }
 

@@ -26,10 +26,10 @@ impl Handler<WriteBatch> for FakeWriter {
     }
 }
 
-impl Handler<RemoveOldRows> for FakeWriter {
+impl Handler<RemoveOld> for FakeWriter {
     type Result = ();
 
-    fn handle(&mut self, _: RemoveOldRows, _: &mut Context<Self>) {}
+    fn handle(&mut self, _: RemoveOld, _: &mut Context<Self>) {}
 }
 
 impl Handler<Publish> for FakeWriter {
@@ -70,7 +70,7 @@ fn scene() -> Scene {
 fn scene_with(flush_interval: Duration) -> Scene {
     pause();
     let writer = FakeWriter::default().start();
-    let upkeep = Upkeep { flush_interval, retention: Duration::from_secs(86_400) };
+    let upkeep = Upkeep { flush_interval, retention: Duration::from_secs(86_400), history_max_rows: 1000 };
     let to_writer = Writer { batches: writer.clone().recipient(), removals: writer.clone().recipient() };
     let events = writer.clone().recipient();
     Scene { recorder: HistoryRecorder::new(Past::default(), upkeep, to_writer, events).start(), writer }

@@ -1,0 +1,34 @@
+//! The table `refused`: refused requests by minute and code.
+
+use diesel::dsl::sql;
+use diesel::prelude::*;
+use diesel::sql_types::BigInt;
+use diesel::upsert::excluded;
+
+use super::schema::refused::{self, table};
+use crate::domain::refused::RefusedKey;
+
+/// Adds to the sums of minutes.
+pub(super) fn add_sums<'a>(
+    connection: &mut SqliteConnection,
+    sums: impl IntoIterator<Item = (&'a RefusedKey, &'a i64)>,
+) -> QueryResult<()> {
+    for (RefusedKey { minute, code }, requests) in sums {
+        diesel::insert_into(table)
+            .values((refused::minute.eq(minute), refused::code.eq(code), refused::requests.eq(requests)))
+            .on_conflict((refused::minute, refused::code))
+            .do_update()
+            .set(refused::requests.eq(refused::requests + excluded(refused::requests)))
+            .execute(connection)?;
+    }
+    Ok(())
+}
+
+/// Sums up the refused requests of each minute from `first` to `last`; minutes without any are left out.
+pub(super) fn load_minutes(connection: &mut SqliteConnection, first: i64, last: i64) -> QueryResult<Vec<(i64, i64)>> {
+    table
+        .filter(refused::minute.between(first, last))
+        .group_by(refused::minute)
+        .select((refused::minute, sql::<BigInt>("CAST(SUM(requests) AS BIGINT)")))
+        .load(connection)
+}
