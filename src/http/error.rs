@@ -1,6 +1,7 @@
-//! Every error that Leaseway itself answers with: its status, its code and its words, in the form OpenAI SDKs read.
+//! Every error that Leaseway itself answers with: one row each, in [`ApiError::row`].
 
 use std::fmt;
+use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
@@ -65,164 +66,210 @@ pub struct RetryAfter {
 /// When to come again after Leaseway was found stopping, in seconds.
 const RETRY_AFTER_DRAINING: u64 = 5;
 
+/// One error whole: everything that a client sees of it.
+struct Row {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    /// The field of the request that is to blame.
+    param: Option<String>,
+    /// The value of `Retry-After`, in seconds, 1 to 60.
+    retry_after: Option<u64>,
+    /// The SDKs of OpenAI must not send the request again, although its status says so.
+    is_final: bool,
+    /// The connection is closed after the answer.
+    closes: bool,
+    /// Fields of the body beyond those of every error.
+    details: Map<String, Value>,
+}
+
+impl Row {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            message: message.into(),
+            param: None,
+            retry_after: None,
+            is_final: false,
+            closes: false,
+            details: Map::new(),
+        }
+    }
+
+    fn param(self, param: Option<&str>) -> Self {
+        Self { param: param.map(str::to_owned), ..self }
+    }
+
+    fn retry_after(self, seconds: u64) -> Self {
+        Self { retry_after: Some(seconds), ..self }
+    }
+
+    fn detail(mut self, field: &str, value: impl Into<Value>) -> Self {
+        self.details.insert(field.to_owned(), value.into());
+        self
+    }
+
+    /// Returns the type that OpenAI gives to errors of this status.
+    fn kind(&self) -> &'static str {
+        match self.status.as_u16() {
+            429 => "rate_limit_exceeded",
+            504 => "timeout",
+            500.. => "server_error",
+            _ => "invalid_request_error",
+        }
+    }
+}
+
 impl ApiError {
+    /// Returns the error of a request that makes no sense, without a field to blame.
     pub fn invalid(message: impl Into<String>) -> Self {
         ApiError::InvalidRequest { message: message.into(), param: None }
     }
 
-    fn code(&self) -> (StatusCode, &'static str) {
+    /// The table of errors.
+    fn row(&self) -> Row {
+        use StatusCode as S;
         match self {
-            ApiError::InvalidRequest { .. } => (StatusCode::BAD_REQUEST, "invalid_request"),
-            ApiError::RequestTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large"),
-            ApiError::Refused { refusal, .. } => {
-                let status = match refusal {
-                    Refusal::ModelNotFound => StatusCode::NOT_FOUND,
-                    Refusal::QueueFull { .. } | Refusal::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
-                    Refusal::NothingUntried { .. } => StatusCode::BAD_GATEWAY,
-                    Refusal::NoEndpointOnline | Refusal::WarmingUp | Refusal::Draining => {
-                        StatusCode::SERVICE_UNAVAILABLE
-                    }
-                    Refusal::QueueTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
-                };
-                (status, refusal.code())
+            ApiError::InvalidRequest { message, param } => {
+                Row::new(S::BAD_REQUEST, "invalid_request", message).param(param.as_deref())
             }
-            ApiError::AttemptFailed(_, Failure::FirstByteTimeout) => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout"),
-            ApiError::AttemptFailed(..) | ApiError::NotAStream { .. } => (StatusCode::BAD_GATEWAY, "upstream_error"),
-            ApiError::Registry(error) => match error {
-                RegistryError::NotFound(_) => (StatusCode::NOT_FOUND, "endpoint_not_found"),
-                RegistryError::NameTaken(_) | RegistryError::AddressTaken { .. } => {
-                    (StatusCode::CONFLICT, "endpoint_exists")
-                }
-                RegistryError::ManagedByFile(_) => (StatusCode::CONFLICT, "managed_by_file"),
-                RegistryError::BeingChanged(_) => (StatusCode::CONFLICT, "being_changed"),
-                RegistryError::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "database_unavailable"),
-            },
-            ApiError::UnknownModel(_) => (StatusCode::NOT_FOUND, "model_not_found"),
-            ApiError::UnknownEndpoint(_) => (StatusCode::NOT_FOUND, "endpoint_not_found"),
-            ApiError::UnknownPath(_) => (StatusCode::NOT_FOUND, "not_found"),
-            ApiError::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
-            ApiError::CrossSite { .. } => (StatusCode::FORBIDDEN, "cross_site_request"),
-            ApiError::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
-        }
-    }
-
-    fn param(&self) -> Option<&str> {
-        match self {
-            ApiError::InvalidRequest { param, .. } => param.as_deref(),
-            ApiError::UnknownModel(_) | ApiError::Refused { refusal: Refusal::ModelNotFound, .. } => Some("model"),
-            _ => None,
-        }
-    }
-
-    fn retry_after(&self) -> Option<u64> {
-        match self {
-            ApiError::Refused { refusal, retry_after, .. } => match refusal {
-                Refusal::QueueFull { estimated_wait } | Refusal::Overloaded { estimated_wait } => {
-                    Some(estimated_wait.map_or(retry_after.queue_full, |wait| wait.as_secs().clamp(1, 60)))
-                }
-                Refusal::NoEndpointOnline | Refusal::WarmingUp => Some(retry_after.no_endpoint),
-                Refusal::Draining => Some(RETRY_AFTER_DRAINING),
-                Refusal::ModelNotFound | Refusal::NothingUntried { .. } | Refusal::QueueTimeout { .. } => None,
-            },
-            _ => None,
+            ApiError::RequestTooLarge { limit } => {
+                let message = format!("the request body is larger than {limit} bytes");
+                Row::new(S::PAYLOAD_TOO_LARGE, "request_too_large", message)
+            }
+            ApiError::Refused { refusal, model, retry_after } => refused(refusal, model, *retry_after),
+            ApiError::AttemptFailed(endpoint, failure) => attempt_failed(endpoint, failure),
+            ApiError::NotAStream { endpoint, status } => {
+                let message = format!("endpoint `{endpoint}` answered {} and no stream", status.as_u16());
+                Row::new(S::BAD_GATEWAY, "upstream_error", message)
+            }
+            ApiError::Registry(error) => registry(error),
+            ApiError::UnknownModel(model) => {
+                let message = format!("no online endpoint has the model `{model}`");
+                Row::new(S::NOT_FOUND, "model_not_found", message).param(Some("model"))
+            }
+            ApiError::UnknownEndpoint(id) => {
+                Row::new(S::NOT_FOUND, "endpoint_not_found", format!("there is no endpoint with id `{id}`"))
+            }
+            ApiError::UnknownPath(path) => Row::new(S::NOT_FOUND, "not_found", format!("there is nothing at {path}")),
+            ApiError::MethodNotAllowed { method, path } => {
+                let message = format!("{method} is not allowed at {path}");
+                Row::new(S::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+            }
+            ApiError::CrossSite { origin } => {
+                Row::new(S::FORBIDDEN, "cross_site_request", format!("pages of {origin} may not do this"))
+            }
+            ApiError::NotReady(reason) => Row::new(S::SERVICE_UNAVAILABLE, "not_ready", *reason),
         }
     }
 
     /// Returns the error as an event of a stream that has begun.
     pub fn event(&self) -> Bytes {
-        format!("data: {}\n\n", self.body()).into()
+        format!("data: {}\n\n", body(&self.row())).into()
     }
+}
 
-    fn body(&self) -> Value {
-        let (status, code) = self.code();
-        let kind = match status.as_u16() {
-            429 => "rate_limit_exceeded",
-            504 => "timeout",
-            500.. => "server_error",
-            _ => "invalid_request_error",
-        };
-        let details = self.details();
-        let mut error = json!({ "message": self.to_string(), "type": kind, "param": self.param(), "code": code });
-        let mut body = json!({});
-        for place in [&mut error, &mut body] {
-            if let Value::Object(fields) = place {
-                fields.extend(details.clone());
-            }
+fn refused(refusal: &Refusal, model: &ModelId, retry_after: RetryAfter) -> Row {
+    let row = |status, message: String| Row::new(status, refusal.code(), message);
+    let full = |estimated_wait: &Option<Duration>, message: &str| {
+        let seconds = estimated_wait.map_or(retry_after.queue_full, |wait| wait.as_secs().clamp(1, 60));
+        row(StatusCode::TOO_MANY_REQUESTS, message.to_owned()).retry_after(seconds).detail("retry_after", seconds)
+    };
+    match refusal {
+        Refusal::ModelNotFound => {
+            row(StatusCode::NOT_FOUND, format!("no endpoint has the model `{model}`")).param(Some("model"))
         }
-        body["error"] = error;
-        body
+        Refusal::NoEndpointOnline => {
+            row(StatusCode::SERVICE_UNAVAILABLE, format!("no endpoint with the model `{model}` is online"))
+                .retry_after(retry_after.no_endpoint)
+        }
+        Refusal::WarmingUp => {
+            row(StatusCode::SERVICE_UNAVAILABLE, format!("every endpoint with the model `{model}` is still loading"))
+                .retry_after(retry_after.no_endpoint)
+        }
+        Refusal::QueueFull { estimated_wait } | Refusal::Overloaded { estimated_wait } => {
+            full(estimated_wait, "Request queue is full")
+        }
+        Refusal::QueueTimeout { waited } => row(StatusCode::GATEWAY_TIMEOUT, "Queue wait timeout".to_owned())
+            .detail("waited_secs", waited.as_secs_f64()),
+        Refusal::NothingUntried { .. } => {
+            row(StatusCode::BAD_GATEWAY, format!("no endpoint with the model `{model}` answered"))
+        }
+        Refusal::Draining => Row {
+            closes: true,
+            ..row(StatusCode::SERVICE_UNAVAILABLE, "Leaseway is stopping".to_owned()).retry_after(RETRY_AFTER_DRAINING)
+        },
     }
+}
 
-    /// Returns fields of the body beyond the four that every error has.
-    fn details(&self) -> Map<String, Value> {
-        let mut details = Map::new();
-        match self {
-            ApiError::Refused { refusal: Refusal::QueueFull { .. } | Refusal::Overloaded { .. }, .. } => {
-                details.insert("retry_after".to_owned(), self.retry_after().into());
-            }
-            ApiError::Refused { refusal: Refusal::QueueTimeout { waited }, .. } => {
-                details.insert("waited_secs".to_owned(), waited.as_secs_f64().into());
-            }
-            _ => {}
+fn attempt_failed(endpoint: &str, failure: &Failure) -> Row {
+    let failed = |message: String| Row::new(StatusCode::BAD_GATEWAY, "upstream_error", message);
+    match failure {
+        Failure::FirstByteTimeout => {
+            let message = format!("endpoint `{endpoint}` sent no byte of its answer in time");
+            Row { is_final: true, ..Row::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", message) }
         }
-        details
+        Failure::Status(status) => failed(format!("endpoint `{endpoint}` answered {status} and broke off")),
+        Failure::Unreachable(_)
+        | Failure::ConnectionLost(_)
+        | Failure::RequestCutOff
+        | Failure::IdleTimeout
+        | Failure::ShutDown => failed(format!("endpoint `{endpoint}` did not answer")),
     }
+}
+
+fn registry(error: &RegistryError) -> Row {
+    let row = |status, code| Row::new(status, code, error.to_string());
+    match error {
+        RegistryError::NotFound(_) => row(StatusCode::NOT_FOUND, "endpoint_not_found"),
+        RegistryError::NameTaken(_) | RegistryError::AddressTaken { .. } => {
+            row(StatusCode::CONFLICT, "endpoint_exists")
+        }
+        RegistryError::ManagedByFile(_) => row(StatusCode::CONFLICT, "managed_by_file"),
+        RegistryError::BeingChanged(_) => row(StatusCode::CONFLICT, "being_changed"),
+        RegistryError::Store(_) => row(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable"),
+    }
+}
+
+/// Renders an error in the form that OpenAI SDKs read.
+fn body(row: &Row) -> Value {
+    let mut error = json!({ "message": row.message, "type": row.kind(), "param": row.param, "code": row.code });
+    let mut body = json!({});
+    for place in [&mut error, &mut body] {
+        if let Value::Object(fields) = place {
+            fields.extend(row.details.clone());
+        }
+    }
+    body["error"] = error;
+    body
 }
 
 impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ApiError::InvalidRequest { message, .. } => f.write_str(message),
-            ApiError::RequestTooLarge { limit } => write!(f, "the request body is larger than {limit} bytes"),
-            ApiError::Refused { refusal, model, .. } => match refusal {
-                Refusal::ModelNotFound => write!(f, "no endpoint has the model `{model}`"),
-                Refusal::NoEndpointOnline => write!(f, "no endpoint with the model `{model}` is online"),
-                Refusal::WarmingUp => write!(f, "every endpoint with the model `{model}` is still loading"),
-                Refusal::QueueFull { .. } | Refusal::Overloaded { .. } => f.write_str("Request queue is full"),
-                Refusal::QueueTimeout { .. } => f.write_str("Queue wait timeout"),
-                Refusal::NothingUntried { .. } => write!(f, "no endpoint with the model `{model}` answered"),
-                Refusal::Draining => f.write_str("Leaseway is stopping"),
-            },
-            ApiError::AttemptFailed(endpoint, Failure::FirstByteTimeout) => {
-                write!(f, "endpoint `{endpoint}` sent no byte of its answer in time")
-            }
-            ApiError::AttemptFailed(endpoint, Failure::Status(status)) => {
-                write!(f, "endpoint `{endpoint}` answered {status} and broke off")
-            }
-            ApiError::AttemptFailed(endpoint, _) => write!(f, "endpoint `{endpoint}` did not answer"),
-            ApiError::NotAStream { endpoint, status } => {
-                write!(f, "endpoint `{endpoint}` answered {} and no stream", status.as_u16())
-            }
-            ApiError::Registry(error) => error.fmt(f),
-            ApiError::UnknownModel(model) => write!(f, "no online endpoint has the model `{model}`"),
-            ApiError::UnknownEndpoint(id) => write!(f, "there is no endpoint with id `{id}`"),
-            ApiError::UnknownPath(path) => write!(f, "there is nothing at {path}"),
-            ApiError::MethodNotAllowed { method, path } => write!(f, "{method} is not allowed at {path}"),
-            ApiError::CrossSite { origin } => write!(f, "pages of {origin} may not do this"),
-            ApiError::NotReady(reason) => f.write_str(reason),
-        }
+        f.write_str(&self.row().message)
     }
 }
 
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
-        self.code().0
+        self.row().status
     }
 
     fn error_response(&self) -> HttpResponse {
-        let body = self.body();
-        let mut response = HttpResponseBuilder::new(self.status_code());
-        if let Some(seconds) = self.retry_after() {
+        let row = self.row();
+        let mut response = HttpResponseBuilder::new(row.status);
+        if let Some(seconds) = row.retry_after {
             response.insert_header((header::RETRY_AFTER, seconds));
         }
-        if matches!(self, ApiError::AttemptFailed(_, Failure::FirstByteTimeout)) {
+        if row.is_final {
             let name = HeaderName::from_static("x-should-retry");
             response.insert_header((name, HeaderValue::from_static("false")));
         }
-        if matches!(self, ApiError::Refused { refusal: Refusal::Draining, .. }) {
+        if row.closes {
             response.force_close();
         }
-        response.json(body)
+        response.json(body(&row))
     }
 }
 
@@ -231,3 +278,6 @@ impl From<RegistryError> for ApiError {
         ApiError::Registry(error)
     }
 }
+
+#[cfg(test)]
+mod tests;
