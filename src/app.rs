@@ -28,6 +28,7 @@ use crate::actors::tps_tracker::TpsTracker;
 use crate::clock;
 use crate::config::{Config, UpstreamConfig};
 use crate::domain::reconcile::reconcile;
+use crate::http::doors::Doors;
 use crate::http::{RetryAfter, Services, middleware, routes};
 use crate::store::{Store, StoreError};
 use crate::upstream::client::Upstreams;
@@ -135,6 +136,7 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
         catalog,
         client_header: config.queue.client_header.as_deref().and_then(|name| name.parse().ok()),
         max_body_bytes: config.server.max_body_bytes,
+        doors: Doors::new(&config.server),
         retry_after: RetryAfter {
             queue_full: config.queue.timeout.as_secs().clamp(1, 60),
             no_endpoint: config.health.interval.as_secs().clamp(1, 60),

@@ -41,6 +41,10 @@ pub struct ServerConfig {
     pub max_body_bytes: usize,
     #[serde(rename = "shutdown_grace_secs", deserialize_with = "seconds")]
     pub shutdown_grace: Duration,
+    /// More host names by which this server may be called, without port.
+    pub allowed_hosts: Vec<String>,
+    /// Origins whose pages may use the inference API.
+    pub cors_origins: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]

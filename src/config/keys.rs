@@ -26,6 +26,8 @@ pub enum Rule {
     ApiKey,
     Text,
     Texts,
+    HostNames,
+    Origins,
 }
 
 /// One key of a section.
@@ -49,6 +51,8 @@ pub const SECTIONS: &[(&str, &[Key])] = &[
             key("max_body_bytes", Rule::Whole(1, 1 << 30)),
             key("shutdown_grace_secs", Rule::Whole(0, 3600)),
             key("insecure_open_access", Rule::Flag),
+            key("allowed_hosts", Rule::HostNames),
+            key("cors_origins", Rule::Origins),
         ],
     ),
     (
@@ -133,6 +137,10 @@ impl Rule {
             (Rule::Texts, Value::Array(values)) => {
                 values.iter().all(|value| value.as_str().is_some_and(|text| !text.is_empty()))
             }
+            (Rule::HostNames, Value::Array(values)) => {
+                values.iter().all(|value| value.as_str().is_some_and(is_host_name))
+            }
+            (Rule::Origins, Value::Array(values)) => values.iter().all(|value| value.as_str().is_some_and(is_origin)),
             (_, Value::String(text)) => self.allows_text(text),
             _ => false,
         }
@@ -149,7 +157,8 @@ impl Rule {
             Rule::EndpointKind => text == "auto" || EndpointKind::from_name(text).is_some(),
             Rule::ApiKey => check_api_key(text).is_ok(),
             Rule::Text => !text.is_empty(),
-            Rule::Flag | Rule::Whole(..) | Rule::Number(..) | Rule::Texts => false,
+            Rule::Flag | Rule::Whole(..) | Rule::Number(..) => false,
+            Rule::Texts | Rule::HostNames | Rule::Origins => false,
         }
     }
 
@@ -159,6 +168,10 @@ impl Rule {
             Rule::Flag => text.parse().ok().map(Value::Boolean),
             Rule::Whole(..) => text.parse().ok().map(Value::Integer),
             Rule::Number(..) => text.parse().ok().map(Value::Float),
+            Rule::HostNames | Rule::Origins => {
+                let values = text.split(',').map(str::trim).filter(|value| !value.is_empty());
+                Some(Value::Array(values.map(|value| Value::String(value.to_owned())).collect()))
+            }
             _ => None,
         };
         parsed.unwrap_or_else(|| Value::String(text.to_owned()))
@@ -185,6 +198,21 @@ impl fmt::Display for Rule {
             Rule::ApiKey => f.write_str(&check_api_key("").err().unwrap_or_default()),
             Rule::Text => f.write_str("a text that is not empty"),
             Rule::Texts => f.write_str("a list of texts"),
+            Rule::HostNames => f.write_str("a list of host names without port, as [\"llm.example.com\"]"),
+            Rule::Origins => f.write_str("a list of origins, as [\"https://chat.example.com\"]"),
         }
     }
+}
+
+fn is_host_name(text: &str) -> bool {
+    let is_allowed = |letter: u8| letter.is_ascii_alphanumeric() || matches!(letter, b'-' | b'_' | b'.');
+    !text.is_empty() && text.bytes().all(is_allowed)
+}
+
+/// Tells whether a text is an origin as browsers write it: scheme and host, a port that is not the scheme's own, nothing
+/// more.
+fn is_origin(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https") && url.origin().ascii_serialization().eq_ignore_ascii_case(text)
+    })
 }

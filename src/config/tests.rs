@@ -120,3 +120,20 @@ fn variables_without_effect_are_warned_of() {
     let (_, warnings) = load_text("", &[("LEASEWAY_QUEUE_MAX_WAITING", "1")]).expect("valid");
     assert!(warnings[0].contains("LEASEWAY_QUEUE_MAX_WAITING is ignored"), "{warnings:?}");
 }
+
+#[test]
+fn hosts_and_origins_are_lists_and_in_the_environment_separated_by_commas() {
+    let text = "[server]\nallowed_hosts = [\"llm.example.com\"]\ncors_origins = [\"https://chat.example.com\"]\n";
+    let (config, _) = load_text(text, &[]).expect("valid");
+    assert_eq!((config.server.allowed_hosts.len(), config.server.cors_origins.len()), (1, 1));
+    let (config, _) = load_text(text, &[("LEASEWAY_SERVER__CORS_ORIGINS", "http://a:3000, http://b")]).expect("valid");
+    assert_eq!(config.server.cors_origins, ["http://a:3000", "http://b"]);
+    for wrong in ["\"http://a/\"", "\"http://a:80\"", "\"*\"", "\"null\"", "\"a.example.com\"", "7"] {
+        let errors = load_text(&format!("[server]\ncors_origins = [{wrong}]\n"), &[]).expect_err(wrong);
+        assert!(errors[0].contains("allowed is a list of origins"), "{errors:?}");
+    }
+    for wrong in ["\"\"", "\"a:80\"", "\"http://a\"", "\"*.a\""] {
+        let errors = load_text(&format!("[server]\nallowed_hosts = [{wrong}]\n"), &[]).expect_err(wrong);
+        assert!(errors[0].contains("allowed is a list of host names"), "{errors:?}");
+    }
+}

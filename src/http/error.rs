@@ -42,9 +42,15 @@ pub enum ApiError {
     /// No endpoint has this id.
     UnknownEndpoint(String),
     UnknownPath(String),
+    /// `allow` lists the methods that are allowed.
     MethodNotAllowed {
         method: String,
         path: String,
+        allow: String,
+    },
+    /// The request calls this server by a name that anybody could have made point here.
+    HostNotAllowed {
+        host: String,
     },
     /// A page of another site is behind the request.
     CrossSite {
@@ -77,6 +83,8 @@ struct Row {
     retry_after: Option<u64>,
     /// The SDKs of OpenAI must not send the request again, although its status says so.
     is_final: bool,
+    /// The value of `Allow`.
+    allow: Option<String>,
     /// The connection is closed after the answer.
     closes: bool,
     /// Fields of the body beyond those of every error.
@@ -92,6 +100,7 @@ impl Row {
             param: None,
             retry_after: None,
             is_final: false,
+            allow: None,
             closes: false,
             details: Map::new(),
         }
@@ -153,9 +162,14 @@ impl ApiError {
                 Row::new(S::NOT_FOUND, "endpoint_not_found", format!("there is no endpoint with id `{id}`"))
             }
             ApiError::UnknownPath(path) => Row::new(S::NOT_FOUND, "not_found", format!("there is nothing at {path}")),
-            ApiError::MethodNotAllowed { method, path } => {
-                let message = format!("{method} is not allowed at {path}");
-                Row::new(S::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+            ApiError::MethodNotAllowed { method, path, allow } => {
+                let message = format!("{method} is not allowed at {path}; allowed are {allow}");
+                Row { allow: Some(allow.clone()), ..Row::new(S::METHOD_NOT_ALLOWED, "method_not_allowed", message) }
+            }
+            ApiError::HostNotAllowed { host } => {
+                let message =
+                    format!("the host name `{host}` is not known here; server.allowed_hosts lists more names");
+                Row::new(S::MISDIRECTED_REQUEST, "host_not_allowed", message)
             }
             ApiError::CrossSite { origin } => {
                 Row::new(S::FORBIDDEN, "cross_site_request", format!("pages of {origin} may not do this"))
@@ -265,6 +279,9 @@ impl ResponseError for ApiError {
         if row.is_final {
             let name = HeaderName::from_static("x-should-retry");
             response.insert_header((name, HeaderValue::from_static("false")));
+        }
+        if let Some(methods) = &row.allow {
+            response.insert_header((header::ALLOW, methods.as_str()));
         }
         if row.closes {
             response.force_close();

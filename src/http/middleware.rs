@@ -1,8 +1,10 @@
-//! What holds for every request: its id, and how long a header may be.
+//! What holds for every request: its id, how long a header may be, and how its path is read.
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::Uri;
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::uri::PathAndQuery;
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, ResponseError};
 use uuid::Uuid;
@@ -18,17 +20,18 @@ const REQUEST_ID_MAX: usize = 128;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Gives every answer an `x-request-id`, the client's own if it sent a sane one; refuses headers that are too long, and what
-/// pages of other sites make a browser send to the management API.
+/// Gives every answer an `x-request-id`, the client's own if it sent a sane one, refuses headers that are too long, and
+/// takes superfluous slashes out of the path.
 ///
 /// # Errors
 /// Those of the handlers.
 pub async fn frame<B: MessageBody + 'static>(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<actix_web::body::EitherBody<B>>, Error> {
     let id = request_id(request.headers());
-    let refused = too_long(request.headers()).or_else(|| cross_site(&request));
+    let refused = too_long(request.headers());
+    normalize(&mut request);
     request.extensions_mut().insert(RequestId::from(id.to_str().unwrap_or_default()));
     let mut response = match refused {
         Some(error) => request.into_response(error.error_response()).map_into_right_body(),
@@ -59,14 +62,46 @@ fn too_long(headers: &HeaderMap) -> Option<ApiError> {
     Some(ApiError::invalid(message))
 }
 
-/// Refuses what a page of another site makes a browser ask for: to change something, or to listen.
-fn cross_site(request: &ServiceRequest) -> Option<ApiError> {
-    let changes = request.path().starts_with("/api/") && !request.method().is_safe();
-    if !changes && !request.path().starts_with("/ws/") {
+/// Joins slashes that stand in a row and cuts off one at the end, so that what is meant is found.
+fn normalize(request: &mut ServiceRequest) {
+    let Some(path) = normalized(request.path()) else { return };
+    let target = match request.uri().query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    };
+    // The text was part of a good target before; what cannot be a target matches no route as it is.
+    let Ok(target) = target.parse::<PathAndQuery>() else { return };
+    let mut parts = request.uri().clone().into_parts();
+    parts.path_and_query = Some(target);
+    if let Ok(uri) = Uri::from_parts(parts) {
+        request.match_info_mut().get_mut().update(&uri);
+        request.head_mut().uri = uri;
+    }
+}
+
+/// Returns the path without superfluous slashes; `None` if it has none.
+fn normalized(path: &str) -> Option<String> {
+    let ends = path.len() > 1 && path.ends_with('/');
+    if !ends && memchr::memmem::find(path.as_bytes(), b"//").is_none() {
         return None;
     }
-    let origin = request.headers().get(header::ORIGIN)?.to_str().unwrap_or_default();
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let same = origin.split_once("://").is_some_and(|(_, origin_host)| origin_host == host);
-    (!same).then(|| ApiError::CrossSite { origin: origin.to_owned() })
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    Some(format!("/{}", parts.join("/")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn superfluous_slashes_go() {
+        let check = |path: &str, expected: Option<&str>| assert_eq!(normalized(path).as_deref(), expected, "{path}");
+        check("/", None);
+        check("/v1/models/org/name", None);
+        check("//", Some("/"));
+        check("/v1/models/", Some("/v1/models"));
+        check("//v1///chat/completions//", Some("/v1/chat/completions"));
+        check("/a%2F/b", None);
+        check("*", None);
+    }
 }

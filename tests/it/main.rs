@@ -5,6 +5,7 @@ mod support;
 mod choosing;
 mod dashboard;
 mod dashboard_looks;
+mod doors;
 mod durability;
 mod endpoints;
 mod failover;

@@ -1,0 +1,150 @@
+//! The one table of routes: path, door, methods.
+
+use actix_web::body::BoxBody;
+use actix_web::dev::ServiceRequest;
+use actix_web::error::QueryPayloadError;
+use actix_web::guard;
+use actix_web::middleware::{Next, from_fn};
+use actix_web::web::{self, QueryConfig, ServiceConfig};
+use actix_web::{FromRequest, Handler, HttpRequest, HttpResponse, Resource, Responder, Route};
+
+use super::doors::Door::{self, Health, Inference, Private};
+use super::error::ApiError;
+use super::{Services, assets, dashboard, doors, endpoints, health, inference, models, queue, reports, statistics};
+
+/// Every route there is. Superfluous slashes are gone before a route is looked for.
+pub fn routes(config: &mut ServiceConfig) {
+    let bad_query = |error: QueryPayloadError, _: &HttpRequest| ApiError::invalid(error.to_string()).into();
+    config.app_data(QueryConfig::default().error_handler(bad_query));
+    inference_routes(config);
+    endpoint_routes(config);
+    let mut at = |path: &str, door: Door, methods: Methods| add(config, &[path], door, methods);
+    at("/api/load-balancer/stats", Private, get(queue::selections));
+    at("/api/queue/stats", Private, get(queue::stats));
+    at("/api/queue/waiting", Private, get(queue::waiting));
+    at("/api/load-status", Private, get(queue::load_status));
+    at("/api/dashboard/overview", Private, get(dashboard::overview));
+    at("/api/dashboard/stats", Private, get(dashboard::stats));
+    at("/api/dashboard/endpoints", Private, get(dashboard::endpoints));
+    at("/api/dashboard/model-stats", Private, get(statistics::of_all_by_model));
+    at("/api/dashboard/request-history", Private, get(dashboard::request_history));
+    at("/", Private, get(assets::to_dashboard));
+    at("/dashboard", Private, get(assets::page));
+    at("/static/{path:.+}", Private, get(assets::file));
+    at("/ws/dashboard", Private, get(dashboard::events));
+    at("/health", Health, get(health::health));
+    at("/ready", Private, get(health::ready));
+    config.default_service(web::to(unknown_path));
+}
+
+/// The inference API, with and without `/v1`: people set the base URL either way.
+fn inference_routes(config: &mut ServiceConfig) {
+    let mut at = |path: &str, methods: Methods| {
+        let without_version = path.strip_prefix("/v1").unwrap_or(path);
+        add(config, &[path, without_version], Inference, methods);
+    };
+    at("/v1/chat/completions", post(inference::chat_completions));
+    at("/v1/completions", post(inference::completions));
+    at("/v1/embeddings", post(inference::embeddings));
+    at("/v1/responses", post(inference::responses));
+    at("/v1/models", get(models::list));
+    at("/v1/models/{id:.+}", get(models::read));
+}
+
+fn endpoint_routes(config: &mut ServiceConfig) {
+    let mut at = |path: &str, methods: Methods| add(config, &[path], Private, methods);
+    at("/api/endpoints", get(endpoints::list).post(endpoints::register));
+    at("/api/endpoints/{id}", get(endpoints::read).put(endpoints::update).delete(endpoints::remove));
+    at("/api/endpoints/{id}/sync", post(endpoints::sync));
+    at("/api/endpoints/{id}/drain", post(endpoints::drain));
+    at("/api/endpoints/{id}/resume", post(endpoints::resume));
+    at("/api/endpoints/{id}/model-tps", get(endpoints::model_tps));
+    at("/api/endpoints/{id}/model-stats", get(statistics::of_endpoint_by_model));
+    at("/api/endpoints/{id}/daily-stats", get(statistics::of_endpoint_by_day));
+    // Load reports are taken under every name that agents know an endpoint by.
+    at("/api/endpoints/{id}/metrics", get(reports::list).post(reports::report));
+    at("/api/nodes/{id}/metrics", get(reports::list).post(reports::report));
+    at("/api/agents/{id}/metrics", get(reports::list).post(reports::report));
+}
+
+/// The methods of a path, each with its handler.
+struct Methods {
+    /// As `Allow` lists them.
+    allow: String,
+    routes: Vec<Route>,
+}
+
+/// Answers `GET`, and `HEAD` with the same head.
+fn get<F, Args>(handler: F) -> Methods
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    let route = web::route().guard(guard::Any(guard::Get()).or(guard::Head())).to(handler);
+    Methods { allow: "GET, HEAD".to_owned(), routes: vec![route] }
+}
+
+/// Answers `POST`.
+fn post<F, Args>(handler: F) -> Methods
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    Methods { allow: "POST".to_owned(), routes: vec![web::post().to(handler)] }
+}
+
+impl Methods {
+    fn post<F, Args>(self, handler: F) -> Self
+    where
+        F: Handler<Args>,
+        Args: FromRequest + 'static,
+        F::Output: Responder + 'static,
+    {
+        self.and("POST", web::post().to(handler))
+    }
+
+    fn put<F, Args>(self, handler: F) -> Self
+    where
+        F: Handler<Args>,
+        Args: FromRequest + 'static,
+        F::Output: Responder + 'static,
+    {
+        self.and("PUT", web::put().to(handler))
+    }
+
+    fn delete<F, Args>(self, handler: F) -> Self
+    where
+        F: Handler<Args>,
+        Args: FromRequest + 'static,
+        F::Output: Responder + 'static,
+    {
+        self.and("DELETE", web::delete().to(handler))
+    }
+
+    fn and(mut self, method: &str, route: Route) -> Self {
+        self.allow = format!("{}, {method}", self.allow);
+        self.routes.push(route);
+        self
+    }
+}
+
+/// Puts these methods, behind this door, at each of the paths.
+fn add(config: &mut ServiceConfig, paths: &[&str], door: Door, methods: Methods) {
+    let Methods { allow, routes } = methods;
+    let not_allowed = move |request: HttpRequest| {
+        let (method, path, allow) = (request.method().to_string(), request.path().to_owned(), allow.clone());
+        async move { Err::<HttpResponse, ApiError>(ApiError::MethodNotAllowed { method, path, allow }) }
+    };
+    let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
+    let resource = routes.into_iter().fold(web::resource(paths), Resource::route);
+    let resource = resource.default_service(web::to(not_allowed));
+    let pass = move |request: ServiceRequest, next: Next<BoxBody>| doors::pass(door, request, next);
+    config.service(resource.wrap(from_fn(pass)));
+}
+
+async fn unknown_path(services: web::Data<Services>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    doors::check(Private, &request, &services)?;
+    Err(ApiError::UnknownPath(request.path().to_owned()))
+}
