@@ -7,9 +7,10 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 use bytes::Bytes;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::actors::registry::RegistryError;
+use crate::dialect::{Dialect, ErrorParts};
 use crate::domain::ids::ModelId;
 use crate::domain::request::{Failure, Refusal};
 
@@ -119,14 +120,9 @@ impl Row {
         self
     }
 
-    /// Returns the type that OpenAI gives to errors of this status.
-    fn kind(&self) -> &'static str {
-        match self.status.as_u16() {
-            429 => "rate_limit_exceeded",
-            504 => "timeout",
-            500.. => "server_error",
-            _ => "invalid_request_error",
-        }
+    fn parts(&self) -> ErrorParts<'_> {
+        let (status, param) = (self.status.as_u16(), self.param.as_deref());
+        ErrorParts { status, code: self.code, message: &self.message, param, details: &self.details }
     }
 }
 
@@ -180,7 +176,7 @@ impl ApiError {
 
     /// Returns the error as an event of a stream that has begun.
     pub fn event(&self) -> Bytes {
-        format!("data: {}\n\n", body(&self.row())).into()
+        Dialect::default().error_event(&self.row().parts())
     }
 }
 
@@ -246,19 +242,6 @@ fn registry(error: &RegistryError) -> Row {
     }
 }
 
-/// Renders an error in the form that OpenAI SDKs read.
-fn body(row: &Row) -> Value {
-    let mut error = json!({ "message": row.message, "type": row.kind(), "param": row.param, "code": row.code });
-    let mut body = json!({});
-    for place in [&mut error, &mut body] {
-        if let Value::Object(fields) = place {
-            fields.extend(row.details.clone());
-        }
-    }
-    body["error"] = error;
-    body
-}
-
 impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.row().message)
@@ -286,7 +269,7 @@ impl ResponseError for ApiError {
         if row.closes {
             response.force_close();
         }
-        response.json(body(&row))
+        response.json(Dialect::default().error_body(&row.parts()))
     }
 }
 

@@ -5,6 +5,10 @@ use actix_web::ResponseError;
 use super::*;
 use crate::domain::ids::EndpointId;
 
+fn body(error: &ApiError) -> Value {
+    Dialect::default().error_body(&error.row().parts())
+}
+
 fn refused(refusal: Refusal) -> ApiError {
     let retry_after = RetryAfter { queue_full: 7, no_endpoint: 30 };
     ApiError::Refused { refusal, model: ModelId::from("m"), retry_after }
@@ -13,7 +17,7 @@ fn refused(refusal: Refusal) -> ApiError {
 #[test]
 fn every_error_has_its_status_code_type_wait_and_words() {
     let check = |error: ApiError, status: u16, code: &str, kind: &str, retry_after: Option<u64>, words: &str| {
-        let (response, told) = (error.error_response(), body(&error.row()));
+        let (response, told) = (error.error_response(), body(&error));
         assert_eq!((response.status().as_u16(), error.status_code().as_u16()), (status, status), "{error}");
         let error_fields = ["code", "type", "message"].map(|field| told["error"][field].as_str().unwrap_or_default());
         assert_eq!(error_fields, [code, kind, words]);
@@ -30,10 +34,10 @@ fn every_error_has_its_status_code_type_wait_and_words() {
     check(refused(Refusal::QueueFull { estimated_wait: wait }), 429, "queue_full", limit, Some(60), full);
     check(refused(Refusal::Overloaded { estimated_wait: None }), 429, "overloaded", limit, Some(7), full);
     let late = refused(Refusal::QueueTimeout { waited: Duration::from_millis(1500) });
-    assert_eq!(body(&late.row())["waited_secs"], 1.5);
+    assert_eq!(body(&late)["waited_secs"], 1.5);
     check(late, 504, "queue_timeout", "timeout", None, "Queue wait timeout");
     let unknown = refused(Refusal::ModelNotFound);
-    assert_eq!(body(&unknown.row())["error"]["param"], "model");
+    assert_eq!(body(&unknown)["error"]["param"], "model");
     check(unknown, 404, "model_not_found", invalid, None, "no endpoint has the model `m`");
     let offline = "no endpoint with the model `m` is online";
     check(refused(Refusal::NoEndpointOnline), 503, "no_endpoint_online", server, Some(30), offline);
