@@ -40,6 +40,9 @@ const MAILBOX_CAPACITY: usize = 16;
 /// How long an idle client connection is kept.
 const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(75);
 
+/// How long the head of the first request on a connection may take. A head that is slower than 1 KiB a second is cut then.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How long the last writing may take, with a database that somebody else has locked.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -199,6 +202,7 @@ fn serve(
     let server = HttpServer::new(app)
         .workers(config.server.workers())
         .keep_alive(KeepAlive::Timeout(CLIENT_KEEP_ALIVE))
+        .client_request_timeout(HEAD_TIMEOUT)
         .h1_allow_half_closed(false)
         .tcp_nodelay(true)
         .on_connect(move |io, _| {

@@ -7,6 +7,7 @@ mod dashboard;
 pub mod doors;
 mod endpoints;
 mod error;
+mod frames;
 mod health;
 mod inference;
 pub mod middleware;

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::future::poll_fn;
 use futures_util::stream;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Sleep, sleep};
 
 use super::error::ApiError;
 use super::serving::{Inference, Served, no_buffering};
@@ -45,7 +45,7 @@ pub async fn answer(inference: Inference) -> Result<HttpResponse, ApiError> {
         Ok(()) = updates.changed() => updates.mark_changed(),
         served = &mut serving => return Ok(served?.into_response(true)),
     }
-    let body = Body { phase: Phase::Waiting(serving), updates };
+    let body = Body::new(serving, updates);
     let mut response = HttpResponse::Ok();
     response.insert_header((header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")));
     response.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")));
@@ -57,17 +57,30 @@ pub async fn answer(inference: Inference) -> Result<HttpResponse, ApiError> {
 struct Body {
     phase: Phase,
     updates: watch::Receiver<Option<Queued>>,
+    /// Ends when the client has heard nothing for [`SILENCE_MAX`]. Only a comment starts it anew, or else whatever happens in
+    /// silence would prolong it.
+    silence: Pin<Box<Sleep>>,
 }
 
 enum Phase {
+    /// The request waits for a lease, or for the first byte of its answer.
     Waiting(Serving),
+    /// An answer has come; one that is no stream is read for its error.
+    Beginning(Pin<Box<dyn Future<Output = Phase>>>),
+    /// The endpoint's stream passes.
     Relaying(BoxBody),
     /// What is left is an event that says why there is no stream.
     Failed(Bytes),
+    /// Nothing is left.
     Done,
 }
 
 impl Body {
+    fn new(serving: Serving, updates: watch::Receiver<Option<Queued>>) -> Self {
+        Self { phase: Phase::Waiting(serving), updates, silence: Box::pin(sleep(SILENCE_MAX)) }
+    }
+
+    /// Returns the next piece of the stream; `None` after its end.
     async fn next(mut self) -> Option<(Result<Bytes, Box<dyn Error>>, Self)> {
         loop {
             match &mut self.phase {
@@ -75,7 +88,7 @@ impl Body {
                     tokio::select! {
                         biased;
                         served = serving => {
-                            self.phase = begin(served).await;
+                            self.phase = Phase::Beginning(Box::pin(begin(served)));
                             continue;
                         }
                         Ok(()) = self.updates.changed() => {
@@ -83,10 +96,20 @@ impl Body {
                                 continue;
                             }
                         }
-                        () = sleep(SILENCE_MAX) => {}
+                        () = &mut self.silence => {}
                     }
-                    let comment = self.comment();
-                    return Some((Ok(comment), self));
+                    return Some((Ok(self.comment()), self));
+                }
+                Phase::Beginning(beginning) => {
+                    tokio::select! {
+                        biased;
+                        phase = beginning => {
+                            self.phase = phase;
+                            continue;
+                        }
+                        () = &mut self.silence => {}
+                    }
+                    return Some((Ok(self.comment()), self));
                 }
                 Phase::Relaying(body) => {
                     let piece = poll_fn(|cx| Pin::new(&mut *body).poll_next(cx)).await?;
@@ -104,6 +127,7 @@ impl Body {
 
     /// Returns a comment, which SSE clients ignore: the place in the line, or that an endpoint is at work.
     fn comment(&mut self) -> Bytes {
+        self.silence = Box::pin(sleep(SILENCE_MAX));
         match *self.updates.borrow_and_update() {
             Some(Queued { position, estimated_wait: Some(wait) }) => {
                 format!(": queued position={position} eta={}\n\n", wait.as_secs()).into()
@@ -136,27 +160,67 @@ mod tests {
 
     use super::*;
 
+    /// Collects what a client hears, and when, in seconds since `started`.
+    async fn hear(mut body: Body, started: Instant, pieces: usize) -> (Vec<(u64, String)>, Option<Body>) {
+        let mut heard = Vec::new();
+        for _ in 0..pieces {
+            let Some((piece, rest)) = body.next().await else { return (heard, None) };
+            let text = String::from_utf8_lossy(&piece.expect("bytes")).into_owned();
+            heard.push((started.elapsed().as_secs(), text));
+            body = rest;
+        }
+        (heard, Some(body))
+    }
+
+    fn at(heard: &[(u64, &str)]) -> Vec<(u64, String)> {
+        heard.iter().map(|(at, said)| (*at, (*said).to_owned())).collect()
+    }
+
+    const PLACE: &str = ": queued position=2\n\n";
+    const AT_WORK: &str = ": keep-alive\n\n";
+
     #[actix_web::test]
     async fn a_client_hears_something_every_fifteen_seconds_until_its_stream_begins() {
         pause();
         let (sender, updates) = watch::channel(Some(Queued { position: 2, estimated_wait: None }));
-        let mut body = Body { phase: Phase::Waiting(Box::pin(std::future::pending())), updates };
         let started = Instant::now();
-        let mut heard = Vec::new();
-        for round in 0..4 {
-            if round == 2 {
-                // It has a lease.
-                sender.send_replace(None);
-            }
-            let (piece, rest) = body.next().await.expect("it goes on");
-            heard.push((started.elapsed().as_secs(), String::from_utf8_lossy(&piece.expect("bytes")).into_owned()));
-            body = rest;
-        }
-        let place = ": queued position=2\n\n";
-        let at_work = ": keep-alive\n\n";
-        assert_eq!(
-            heard,
-            [(15, place), (30, place), (45, at_work), (60, at_work)].map(|(at, said)| (at, said.to_owned()))
-        );
+        let body = Body::new(Box::pin(std::future::pending()), updates);
+        let (heard, body) = hear(body, started, 2).await;
+        assert_eq!(heard, at(&[(15, PLACE), (30, PLACE)]));
+        // It has a lease.
+        sender.send_replace(None);
+        let (heard, _) = hear(body.expect("it goes on"), started, 2).await;
+        assert_eq!(heard, at(&[(45, AT_WORK), (60, AT_WORK)]));
+    }
+
+    #[actix_web::test]
+    async fn a_lease_that_comes_in_silence_does_not_prolong_it() {
+        pause();
+        let (sender, updates) = watch::channel(Some(Queued { position: 2, estimated_wait: None }));
+        let started = Instant::now();
+        let body = Body::new(Box::pin(std::future::pending()), updates);
+        let leased = async {
+            sleep(SILENCE_MAX - Duration::from_secs(1)).await;
+            sender.send_replace(None);
+            sender
+        };
+        let ((heard, _), _sender) = futures_util::future::join(hear(body, started, 2), leased).await;
+        assert_eq!(heard, at(&[(15, AT_WORK), (30, AT_WORK)]));
+    }
+
+    #[actix_web::test]
+    async fn an_answer_that_is_read_for_its_error_is_no_reason_for_silence() {
+        pause();
+        let (_sender, updates) = watch::channel(None);
+        let started = Instant::now();
+        let mut body = Body::new(Box::pin(std::future::pending()), updates);
+        let read = async {
+            sleep(Duration::from_secs(20)).await;
+            Phase::Failed(Bytes::from_static(b"data: {}\n\n"))
+        };
+        body.phase = Phase::Beginning(Box::pin(read));
+        let (heard, rest) = hear(body, started, 3).await;
+        assert_eq!(heard, at(&[(15, AT_WORK), (20, "data: {}\n\n")]));
+        assert!(rest.is_none());
     }
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::Services;
 use super::error::ApiError;
+use super::frames::ShortFrames;
 use super::overview::Overview;
 use crate::actors::event_hub::{Broadcast, Subscribe};
 use crate::clock;
@@ -30,7 +31,9 @@ enum First {
 /// A viewer's session.
 pub struct Session {
     services: web::Data<Services>,
-    /// Events that came while the overview was read, which may be older than they are; `None` when it is not being read.
+    /// Events that came while the overview was read, which may be older than they are; `None` when it is not being read. They
+    /// are those of the time that reading takes, [`super::ANSWER_TIMEOUT`] for each question at most, at ten a second of one
+    /// key.
     held: Option<Vec<Arc<[String]>>>,
     /// Events were missed while the overview was read, parts of which may be older than they are.
     is_stale: bool,
@@ -47,8 +50,8 @@ impl Session {
         request: &HttpRequest,
         payload: web::Payload,
     ) -> Result<HttpResponse, ApiError> {
-        ws::start(Self { services, held: None, is_stale: false, heard: clock::now() }, request, payload)
-            .map_err(|error| ApiError::invalid(error.to_string()))
+        let session = Self { services, held: None, is_stale: false, heard: clock::now() };
+        ws::start(session, request, ShortFrames::new(payload)).map_err(|error| ApiError::invalid(error.to_string()))
     }
 
     /// Sends everything there is to see, and then the events that have come meanwhile.
@@ -126,7 +129,9 @@ impl StreamHandler<Result<ws::Message, ws::ProtocolError>> for Session {
                 ctx.stop();
             }
             Ok(_) => {}
-            Err(_) => ctx.stop(),
+            // The bytes ended badly: a frame that declared itself too long.
+            Err(ws::ProtocolError::Io(_)) => leave(ctx, ws::CloseCode::Size),
+            Err(_) => leave(ctx, ws::CloseCode::Protocol),
         }
     }
 }

@@ -41,6 +41,25 @@ async fn what_asks_for_no_web_socket_is_told_so() {
 }
 
 #[actix_web::test]
+async fn a_viewer_that_declares_a_long_frame_is_cut_off_and_fills_no_memory() {
+    let app = TestApp::start().await;
+    // A masked binary frame of 2^40 bytes, of which some come.
+    let head = [0x82, 0xff, 0, 0, 1, 0, 0, 0, 0, 0, 1, 2, 3, 4];
+    for (frame, code) in [(head.to_vec(), 1009), ([&head[..], &[0; 100_000]].concat(), 1009), (vec![0x89, 0], 1002)] {
+        let mut viewer = RawClient::send_bytes(app.address, &[HANDSHAKE.as_bytes(), &frame].concat()).await;
+        let said = viewer.read_bytes_to_end().await;
+        let close = [&[0x88, 2][..], &u16::to_be_bytes(code)].concat();
+        assert!(said.windows(4).any(|bytes| bytes == close), "closed with {code}");
+    }
+    // A ping is answered, and a short message does no harm.
+    let frames = [&[0x89, 0x81, 0, 0, 0, 0, b'p'][..], &[0x81, 0x81, 0, 0, 0, 0, b't']].concat();
+    let last = [0x89, 0x81, 0, 0, 0, 0, b'q'];
+    let all = [HANDSHAKE.as_bytes(), &frames.repeat(50), &last].concat();
+    RawClient::send_bytes(app.address, &all).await.read_until("\u{1}q").await;
+    app.finish().await;
+}
+
+#[actix_web::test]
 async fn a_viewer_sees_everything_first_and_then_what_changes() {
     let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
     let id = app.register("a", &endpoint, 2).await;

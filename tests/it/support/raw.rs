@@ -63,11 +63,16 @@ impl RawClient {
         String::from_utf8_lossy(&read).into_owned()
     }
 
-    /// Reads until the server closes the connection, and returns all bytes received.
+    /// Reads until the server closes, and returns what came, as text.
     pub async fn read_to_end(&mut self) -> String {
+        String::from_utf8_lossy(&self.read_bytes_to_end().await).into_owned()
+    }
+
+    /// Reads until the server closes, and returns what came.
+    pub async fn read_bytes_to_end(&mut self) -> Vec<u8> {
         let mut read = Vec::new();
         let reading = async { while self.0.read_buf(&mut read).await.is_ok_and(|count| count > 0) {} };
         soon("the end of the connection", reading).await;
-        String::from_utf8_lossy(&read).into_owned()
+        read
     }
 }
