@@ -4,6 +4,8 @@
 //! code is tested with tables, driven by the simulation, and run inside the actors.
 
 pub mod attempts;
+pub mod catalog;
+pub mod directory;
 pub mod dispatch;
 pub mod endpoint;
 pub mod event;

@@ -4,9 +4,10 @@ use actix::{ActorFutureExt, ActorTryFutureExt, Context, Handler, Message, Respon
 use uuid::Uuid;
 
 use super::entry::Entry;
-use super::{Registry, RegistryError, Reservation};
+use super::{Registry, RegistryError};
 use crate::actors::persistence::SaveEndpoints;
 use crate::clock;
+use crate::domain::directory::Taken;
 use crate::domain::endpoint::{EndpointDefinition, EndpointKind, EndpointSource, EndpointView};
 use crate::domain::event::Event;
 use crate::domain::ids::EndpointId;
@@ -32,6 +33,7 @@ impl Handler<RegisterEndpoint> for Registry {
                 let entry = Entry::new(stored);
                 let view = entry.view();
                 log::info!("endpoint registered endpoint={} base_url={}", view.name, view.base_url);
+                registry.directory.register(id, &entry.definition);
                 registry.entries.insert(id, entry);
                 registry.tell_changed(vec![id], Vec::new());
                 registry.publish(Event::registered(view.clone()));
@@ -93,12 +95,13 @@ impl Handler<UpdateEndpoint> for Registry {
                 saved?;
                 let entry = registry.entries.get_mut(&id).ok_or(RegistryError::NotFound(id))?;
                 if let Some(definition) = definition {
+                    registry.directory.register(id, &definition);
                     entry.redefine(definition, EndpointSource::Api);
                 }
                 let view = entry.view();
                 log::info!("endpoint changed endpoint={} base_url={}", view.name, view.base_url);
                 registry.tell_changed(vec![id], Vec::new());
-                registry.publish_catalog();
+                registry.publish_catalog(&[id]);
                 registry.publish(Event::changed(view.clone()));
                 registry.probe(id, ctx);
                 Ok(view)
@@ -123,8 +126,9 @@ impl Handler<RemoveEndpoint> for Registry {
                 if let Some(entry) = registry.entries.remove(&id) {
                     log::info!("endpoint removed endpoint={}", entry.definition.name);
                 }
+                registry.directory.remove(id);
                 registry.tell_changed(Vec::new(), vec![id]);
-                registry.publish_catalog();
+                registry.publish_catalog(&[id]);
                 registry.publish(Event::EndpointRemoved { endpoint_id: id });
             })
             .boxed_local()
@@ -139,7 +143,7 @@ impl Registry {
         if entry.source == EndpointSource::File {
             return Err(RegistryError::ManagedByFile(name()));
         }
-        if self.reserved.iter().any(|reservation| reservation.id == id) {
+        if self.directory.is_reserved(id) {
             return Err(RegistryError::BeingChanged(name()));
         }
         Ok(entry)
@@ -147,21 +151,10 @@ impl Registry {
 
     /// Reserves the name and address of a definition until it is saved.
     fn reserve(&mut self, id: EndpointId, definition: &EndpointDefinition) -> Result<(), RegistryError> {
-        let reserved = self.reserved.iter().map(|other| (other.id, other.name.clone(), other.root_url.clone()));
-        let registered = self.entries.iter();
-        let registered =
-            registered.map(|(id, entry)| (*id, entry.definition.name.clone(), entry.definition.root_url()));
-        let root_url = definition.root_url();
-        for (_, name, root) in reserved.chain(registered).filter(|(other, ..)| *other != id) {
-            if name == definition.name {
-                return Err(RegistryError::NameTaken(name));
-            }
-            if root == root_url {
-                return Err(RegistryError::AddressTaken { base_url: definition.base_url.clone(), owner: name });
-            }
-        }
-        self.reserved.push(Reservation { id, name: definition.name.clone(), root_url });
-        Ok(())
+        self.directory.reserve(id, definition).map_err(|taken| match taken {
+            Taken::Name => RegistryError::NameTaken(definition.name.clone()),
+            Taken::Address { owner } => RegistryError::AddressTaken { base_url: definition.base_url.clone(), owner },
+        })
     }
 
     /// Saves a change that was reserved, and frees the reservation whatever comes of it.
@@ -176,7 +169,7 @@ impl Registry {
             }
         };
         let free = move |saved, registry: &mut Registry, _: &mut Context<Registry>| {
-            registry.reserved.retain(|reservation| Some(reservation.id) != reserved);
+            reserved.into_iter().for_each(|id| registry.directory.release(id));
             saved
         };
         save.into_actor(self).map(free).boxed_local()

@@ -4,7 +4,7 @@ use actix::{ActorFutureExt, Context, Handler, Message, ResponseActFuture, WrapFu
 use uuid::Uuid;
 
 use super::entry::Entry;
-use super::{Registry, RegistryError, Reservation};
+use super::{Registry, RegistryError};
 use crate::actors::persistence::SaveEndpoints;
 use crate::clock;
 use crate::domain::endpoint::EndpointDefinition;
@@ -23,18 +23,15 @@ impl Handler<ApplyFile> for Registry {
     type Result = ResponseActFuture<Self, Result<(usize, usize), RegistryError>>;
 
     fn handle(&mut self, ApplyFile(file): ApplyFile, _: &mut Context<Self>) -> Self::Result {
-        if let Some(reservation) = self.reserved.first() {
-            let error = RegistryError::BeingChanged(reservation.name.clone());
+        if let Some(name) = self.directory.any_reserved() {
+            let error = RegistryError::BeingChanged(name.to_owned());
             return async move { Err(error) }.into_actor(self).boxed_local();
         }
         let stored = self.entries.values().map(Entry::stored).collect();
         let known = reconcile(stored, file, clock::wall(), Uuid::new_v4);
         // Nobody else changes an endpoint meanwhile.
-        self.reserved.extend(known.endpoints.iter().map(|endpoint| Reservation {
-            id: endpoint.id,
-            name: endpoint.definition.name.clone(),
-            root_url: endpoint.definition.root_url(),
-        }));
+        let all = known.endpoints.iter().map(|endpoint| (endpoint.id, &endpoint.definition));
+        self.directory.reserve_all(all);
         let persistence = self.neighbours.persistence.clone();
         let save = SaveEndpoints { saved: known.saved.clone(), removed: known.removed.clone() };
         let save = async move {
@@ -42,9 +39,7 @@ impl Handler<ApplyFile> for Registry {
             persistence.send(save).await.unwrap_or(stopping).map_err(RegistryError::Store)
         };
         let apply = move |saved: Result<(), RegistryError>, registry: &mut Self, ctx: &mut Context<Self>| {
-            registry
-                .reserved
-                .retain(|reservation| known.endpoints.iter().all(|endpoint| endpoint.id != reservation.id));
+            registry.directory.release_all();
             saved.map(|()| registry.apply(known, ctx))
         };
         save.into_actor(self).map(apply).boxed_local()
@@ -67,12 +62,14 @@ impl Registry {
             let event = match self.entries.get_mut(&id) {
                 Some(entry) if entry.definition == endpoint.definition && entry.source == endpoint.source => continue,
                 Some(entry) => {
+                    self.directory.register(id, &endpoint.definition);
                     entry.redefine(endpoint.definition, endpoint.source);
                     Event::changed(entry.view())
                 }
                 None => {
                     let entry = Entry::new(endpoint);
                     let event = Event::registered(entry.view());
+                    self.directory.register(id, &entry.definition);
                     self.entries.insert(id, entry);
                     event
                 }
@@ -82,11 +79,13 @@ impl Registry {
         }
         for id in &known.removed {
             self.entries.remove(id);
+            self.directory.remove(*id);
             self.publish(Event::EndpointRemoved { endpoint_id: *id });
         }
         let counts = (updated.len(), known.removed.len());
+        self.publish_catalog(&updated);
+        self.publish_catalog(&known.removed);
         self.tell_changed(updated.clone(), known.removed);
-        self.publish_catalog();
         for id in updated {
             self.probe(id, ctx);
         }

@@ -30,10 +30,12 @@ use super::event_hub::Publish;
 use super::facts::{EndpointsChanged, LeaseEnded, LoadReported};
 use super::persistence::Persistence;
 use crate::config::HealthConfig;
+use crate::domain::catalog::{Catalog, ModelList, Server};
+use crate::domain::directory::Directory;
 use crate::domain::endpoint::EndpointView;
 use crate::domain::event::{Event, RequestsCounted};
 use crate::domain::history::Counters;
-use crate::domain::ids::{EndpointId, ModelId};
+use crate::domain::ids::EndpointId;
 use crate::domain::request::Outcome;
 use crate::domain::stored_endpoint::StoredEndpoint;
 use crate::store::StoreError;
@@ -45,9 +47,8 @@ const UNSETTLED_INTERVAL: Duration = Duration::from_secs(1);
 /// How often viewers hear of counters at most.
 const TELL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The models that can be asked for now, with the time (Unix seconds) at which the first endpoint that serves each was
-/// registered. Replaced whole by Registry, read by HTTP without asking anybody.
-pub type ModelCatalog = ArcSwap<BTreeMap<ModelId, i64>>;
+/// The list of models, replaced by Registry, read by HTTP without asking anybody.
+pub type ModelCatalog = ArcSwap<ModelList>;
 
 /// Where Registry tells its facts.
 pub struct Neighbours {
@@ -62,8 +63,9 @@ pub struct Neighbours {
 /// Owns the endpoints.
 pub struct Registry {
     entries: BTreeMap<EndpointId, Entry>,
-    /// Names and addresses whose saving is on its way.
-    reserved: Vec<Reservation>,
+    /// Names and addresses, those whose saving is under way among them.
+    directory: Directory,
+    catalog: Catalog,
     prober: Prober,
     health: HealthConfig,
     /// How long a load report counts.
@@ -75,12 +77,6 @@ pub struct Registry {
     /// Observations are on their way to be saved.
     saving: bool,
     neighbours: Neighbours,
-}
-
-struct Reservation {
-    id: EndpointId,
-    name: String,
-    root_url: String,
 }
 
 /// Why Registry did not do what it was asked.
@@ -124,10 +120,13 @@ impl Registry {
         reports_fresh: Duration,
         neighbours: Neighbours,
     ) -> Self {
+        let mut directory = Directory::default();
+        stored.iter().for_each(|stored| directory.register(stored.id, &stored.definition));
         let entries = stored.into_iter().map(|stored| (stored.id, Entry::new(stored))).collect();
         Self {
             entries,
-            reserved: Vec::new(),
+            directory,
+            catalog: Catalog::default(),
             prober,
             health,
             reports_fresh,
@@ -165,16 +164,20 @@ impl Registry {
         }
     }
 
-    fn publish_catalog(&self) {
-        let mut catalog = BTreeMap::new();
-        for entry in self.entries.values().filter(|entry| entry.is_online()) {
-            let created = entry.registered_at.timestamp();
-            for model in entry.served_models() {
-                let first = catalog.entry(model).or_insert(created);
-                *first = created.min(*first);
-            }
+    /// Brings the model list up to date with what has become of these endpoints.
+    fn publish_catalog(&mut self, changed: &[EndpointId]) {
+        let mut is_changed = false;
+        for id in changed {
+            let online = self.entries.get(id).filter(|entry| entry.is_online());
+            let server = online.map(|entry| Server {
+                registered_at: entry.registered_at.timestamp(),
+                models: Arc::new(entry.served_models()),
+            });
+            is_changed |= self.catalog.set(*id, server);
         }
-        self.neighbours.catalog.store(Arc::new(catalog));
+        if is_changed {
+            self.neighbours.catalog.store(Arc::new(self.catalog.list()));
+        }
     }
 }
 

@@ -84,7 +84,7 @@ impl Registry {
     }
 
     /// Tells everybody of an endpoint that has changed, and whose status was `before`.
-    pub(super) fn tell_change(&self, id: EndpointId, before: EndpointStatus) {
+    pub(super) fn tell_change(&mut self, id: EndpointId, before: EndpointStatus) {
         let Some(entry) = self.entries.get(&id) else { return };
         if entry.status() != before {
             log_status(entry, before);
@@ -93,7 +93,7 @@ impl Registry {
         }
         self.publish(Event::changed(entry.view()));
         // The catalogue first: who has been granted a lease may ask for the model list next.
-        self.publish_catalog();
+        self.publish_catalog(&[id]);
         self.tell_changed(vec![id], Vec::new());
     }
 

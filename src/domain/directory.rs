@@ -1,0 +1,218 @@
+//! Which names and addresses of endpoints are taken: each belongs to one endpoint alone.
+//!
+//! A change is reserved while it is being saved and registered once it is. Every look-up is one in a map, whatever the number
+//! of endpoints; there are as many claims as endpoints, and as many reservations as changes that are being saved.
+
+use std::collections::HashMap;
+
+use super::endpoint::EndpointDefinition;
+use super::ids::EndpointId;
+
+/// The names and addresses of the registered endpoints, and of those whose saving is under way.
+#[derive(Debug, Default)]
+pub struct Directory {
+    registered: HashMap<EndpointId, Claim>,
+    reserved: HashMap<EndpointId, Claim>,
+    by_name: HashMap<String, EndpointId>,
+    by_root: HashMap<String, EndpointId>,
+}
+
+/// The name and address that belong to one endpoint.
+#[derive(Debug)]
+struct Claim {
+    name: String,
+    root_url: String,
+}
+
+/// Why a definition cannot be reserved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// Another endpoint has the name.
+    Name,
+    /// The endpoint `owner` has the address.
+    Address {
+        /// The name of the other endpoint.
+        owner: String,
+    },
+}
+
+impl Directory {
+    /// Takes up the definition of an endpoint, in place of an older one, and ends its reservation.
+    pub fn register(&mut self, id: EndpointId, definition: &EndpointDefinition) {
+        self.remove(id);
+        let claim = Claim::of(definition);
+        self.claim(id, &claim);
+        self.registered.insert(id, claim);
+    }
+
+    /// Frees the name, the address and the reservation of an endpoint.
+    pub fn remove(&mut self, id: EndpointId) {
+        for claim in [self.registered.remove(&id), self.reserved.remove(&id)].into_iter().flatten() {
+            self.free(id, &claim);
+        }
+    }
+
+    /// Reserves the name and address of a definition until it is registered or released.
+    ///
+    /// # Errors
+    /// If another endpoint has the one or the other.
+    pub fn reserve(&mut self, id: EndpointId, definition: &EndpointDefinition) -> Result<(), Taken> {
+        let claim = Claim::of(definition);
+        let other = |owner: Option<&EndpointId>| owner.copied().filter(|owner| *owner != id);
+        if other(self.by_name.get(&claim.name)).is_some() {
+            return Err(Taken::Name);
+        }
+        if let Some(owner) = other(self.by_root.get(&claim.root_url)) {
+            let claims = [self.registered.get(&owner), self.reserved.get(&owner)];
+            let owner = claims.into_iter().flatten().find(|known| known.root_url == claim.root_url);
+            return Err(Taken::Address { owner: owner.map(|known| known.name.clone()).unwrap_or_default() });
+        }
+        self.claim(id, &claim);
+        self.reserved.insert(id, claim);
+        Ok(())
+    }
+
+    /// Ends the reservation of an endpoint; what is registered of the endpoint stays.
+    pub fn release(&mut self, id: EndpointId) {
+        let Some(claim) = self.reserved.remove(&id) else { return };
+        self.free(id, &claim);
+        if let Some(claim) = self.registered.remove(&id) {
+            self.claim(id, &claim);
+            self.registered.insert(id, claim);
+        }
+    }
+
+    /// Reserves the definitions of all endpoints at once, which may exchange names and addresses with each other.
+    pub fn reserve_all<'a>(&mut self, all: impl IntoIterator<Item = (EndpointId, &'a EndpointDefinition)>) {
+        for (id, definition) in all {
+            let claim = Claim::of(definition);
+            self.claim(id, &claim);
+            self.reserved.insert(id, claim);
+        }
+    }
+
+    /// Ends every reservation.
+    pub fn release_all(&mut self) {
+        self.reserved.clear();
+        self.by_name.clear();
+        self.by_root.clear();
+        for (id, claim) in std::mem::take(&mut self.registered) {
+            self.claim(id, &claim);
+            self.registered.insert(id, claim);
+        }
+    }
+
+    /// Tells whether a change of the endpoint is being saved.
+    pub fn is_reserved(&self, id: EndpointId) -> bool {
+        self.reserved.contains_key(&id)
+    }
+
+    /// Returns the name in some reservation, `None` if there is none.
+    pub fn any_reserved(&self) -> Option<&str> {
+        self.reserved.values().next().map(|claim| claim.name.as_str())
+    }
+
+    fn claim(&mut self, id: EndpointId, claim: &Claim) {
+        self.by_name.insert(claim.name.clone(), id);
+        self.by_root.insert(claim.root_url.clone(), id);
+    }
+
+    fn free(&mut self, id: EndpointId, claim: &Claim) {
+        if self.by_name.get(&claim.name) == Some(&id) {
+            self.by_name.remove(&claim.name);
+        }
+        if self.by_root.get(&claim.root_url) == Some(&id) {
+            self.by_root.remove(&claim.root_url);
+        }
+    }
+}
+
+impl Claim {
+    fn of(definition: &EndpointDefinition) -> Self {
+        Self { name: definition.name.clone(), root_url: definition.root_url() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const A: EndpointId = EndpointId(Uuid::from_u128(1));
+    const B: EndpointId = EndpointId(Uuid::from_u128(2));
+
+    fn definition(name: &str, base_url: &str) -> EndpointDefinition {
+        EndpointDefinition::new(name, base_url)
+    }
+
+    /// A directory with the endpoint A, named `a`, at `http://a`.
+    fn with_a() -> Directory {
+        let mut directory = Directory::default();
+        directory.register(A, &definition("a", "http://a"));
+        directory
+    }
+
+    #[test]
+    fn a_name_and_an_address_belong_to_one_endpoint() {
+        let mut directory = with_a();
+        assert_eq!(directory.reserve(B, &definition("a", "http://b")), Err(Taken::Name));
+        let owner = "a".to_owned();
+        assert_eq!(directory.reserve(B, &definition("b", "http://A:80/v1")), Err(Taken::Address { owner }));
+        assert!(!directory.is_reserved(B), "what is refused reserves nothing");
+        assert_eq!(directory.reserve(A, &definition("a", "http://a/v1")), Ok(()), "they are its own");
+    }
+
+    #[test]
+    fn a_reservation_holds_the_new_name_beside_the_old_one_until_it_is_registered_or_released() {
+        for is_saved in [true, false] {
+            let mut directory = with_a();
+            let changed = definition("new", "http://a");
+            assert_eq!(directory.reserve(A, &changed), Ok(()));
+            assert_eq!((directory.is_reserved(A), directory.any_reserved()), (true, Some("new")));
+            for name in ["a", "new"] {
+                assert_eq!(directory.reserve(B, &definition(name, "http://b")), Err(Taken::Name), "{name}");
+            }
+            if is_saved {
+                directory.register(A, &changed);
+            } else {
+                directory.release(A);
+            }
+            assert_eq!(directory.any_reserved(), None);
+            let (taken, free) = if is_saved { ("new", "a") } else { ("a", "new") };
+            assert_eq!(directory.reserve(B, &definition(taken, "http://b")), Err(Taken::Name));
+            assert!(matches!(directory.reserve(B, &definition("b", "http://a")), Err(Taken::Address { .. })));
+            assert_eq!(directory.reserve(B, &definition(free, "http://b")), Ok(()));
+        }
+    }
+
+    #[test]
+    fn endpoints_may_exchange_their_names_together() {
+        for is_saved in [true, false] {
+            let mut directory = with_a();
+            directory.register(B, &definition("b", "http://b"));
+            let exchanged = [(A, definition("b", "http://a")), (B, definition("a", "http://b"))];
+            directory.reserve_all(exchanged.iter().map(|(id, definition)| (*id, definition)));
+            assert!(directory.is_reserved(A) && directory.is_reserved(B));
+            if is_saved {
+                exchanged.iter().for_each(|(id, definition)| directory.register(*id, definition));
+            }
+            directory.release_all();
+            let owner_of_a = if is_saved { B } else { A };
+            for id in [A, B] {
+                let expected = if id == owner_of_a { Ok(()) } else { Err(Taken::Name) };
+                assert_eq!(directory.reserve(id, &definition("a", "http://new")), expected, "{is_saved}");
+                directory.release(id);
+            }
+        }
+    }
+
+    #[test]
+    fn a_removed_endpoint_holds_nothing() {
+        let mut directory = with_a();
+        assert_eq!(directory.reserve(A, &definition("a", "http://a")), Ok(()));
+        directory.remove(A);
+        assert_eq!(directory.any_reserved(), None);
+        assert_eq!(directory.reserve(B, &definition("a", "http://a")), Ok(()));
+    }
+}
