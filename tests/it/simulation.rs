@@ -25,7 +25,11 @@ use self::choices::{Breaker, Choices};
 use self::journeys::Journeys;
 use self::line::{Line, Waiter};
 
-const ENDPOINTS: u128 = 6;
+/// Endpoints of most histories.
+const FEW_ENDPOINTS: u128 = 6;
+
+/// Endpoints of the other histories: so many serve a model that they are found in another way.
+const MANY_ENDPOINTS: u128 = 40;
 const MODELS: [&str; 4] = ["a", "b", "c", "unknown"];
 const CLIENTS: u8 = 4;
 const MAX_WAITING: usize = 20;
@@ -60,8 +64,8 @@ struct Held {
 }
 
 impl World {
-    /// A world in this mode whose line can be filled, or one that refuses newcomers before.
-    fn new(mode: Mode, can_be_full: bool) -> Self {
+    /// A world of so many endpoints in this mode whose line can be filled, or one that refuses newcomers before.
+    fn new(mode: Mode, can_be_full: bool, endpoints: u128) -> Self {
         let reject_threshold = if can_be_full { 1.0 } else { 0.9 };
         let admission = Admission { delay_threshold: 0.4, reject_threshold, max_delay: Duration::from_millis(1000) };
         let balancing = Balancing {
@@ -80,7 +84,7 @@ impl World {
             ),
             admission,
             now: Moment::from_micros(0),
-            ids: (0..ENDPOINTS).collect(),
+            ids: (0..endpoints).collect(),
             endpoints: BTreeMap::new(),
             leases: HashMap::new(),
             line: Line::default(),
@@ -202,7 +206,8 @@ fn serves(facts: &EndpointFacts, request: &LeaseRequest) -> bool {
 fn run(seed: u64, steps: usize) {
     let mut random = StdRng::seed_from_u64(seed);
     let mode = [Mode::Auto, Mode::Metrics, Mode::RoundRobin][(seed % 3) as usize];
-    let mut world = World::new(mode, seed.is_multiple_of(2));
+    let endpoints = if seed.is_multiple_of(5) { MANY_ENDPOINTS } else { FEW_ENDPOINTS };
+    let mut world = World::new(mode, seed.is_multiple_of(2), endpoints);
     for _ in 0..steps {
         match random.random_range(0..100) {
             0..45 => world.submit(&mut random),

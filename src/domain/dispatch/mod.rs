@@ -22,6 +22,8 @@ mod fleet;
 mod index;
 mod model_queue;
 mod model_set;
+mod models;
+mod order;
 mod report;
 mod retry;
 mod rooms;
@@ -38,8 +40,8 @@ use foldhash::{HashMap, HashMapExt};
 use self::admission::{Admission, Backpressure};
 use self::choose::Balancing;
 pub use self::decision::{Decision, Grant, GrantReason, Queued, Retried, Submitted};
-use self::estimate::ServiceTimes;
 use self::fleet::Fleet;
+use self::models::ModelNumber;
 use self::report::RecentGrants;
 pub use self::report::{ModelWait, RecentGrant, Running};
 use self::rooms::Rooms;
@@ -69,6 +71,8 @@ pub struct Selections {
 struct Held {
     target: Arc<Target>,
     request: Arc<LeaseRequest>,
+    /// The number of the request's model, of which the lease is a user.
+    model: ModelNumber,
     granted: Moment,
     waited: Duration,
 }
@@ -81,7 +85,6 @@ pub struct Dispatcher {
     fleet: Fleet,
     rooms: Rooms,
     leases: HashMap<LeaseId, Held>,
-    service_times: ServiceTimes,
     recent_grants: RecentGrants,
     selections: Selections,
     next_lease: u64,
@@ -96,7 +99,6 @@ impl Dispatcher {
             fleet: Fleet::new(balancing),
             rooms: Rooms::default(),
             leases: HashMap::new(),
-            service_times: ServiceTimes::default(),
             recent_grants: RecentGrants::default(),
             selections: Selections::default(),
             next_lease: 0,
@@ -116,24 +118,30 @@ impl Dispatcher {
     ) -> Submitted {
         self.expire(now, decisions);
         self.fleet.look(now);
+        let model = self.fleet.models_mut().take(&request.model);
         let submitted = if self.draining && !request.is_retry() {
             Submitted::Refused(Refusal::Draining)
-        } else if let Some((endpoint, reason)) = self.fleet.choose(&request) {
-            Submitted::Granted(self.grant(now, endpoint, reason, request, None))
-        } else if self.draining && self.fleet.has_untried(&request) {
+        } else if let Some((endpoint, reason)) = self.fleet.choose(model, &request) {
+            Submitted::Granted(self.grant(now, endpoint, reason, (request, model), None))
+        } else if self.draining && self.fleet.has_untried(model, &request) {
             Submitted::Refused(Refusal::Draining)
         } else {
             let queued = Queued { position: 1, estimated_wait: None };
-            let waiting = Waiting { ticket, request, arrived: now, deadline, queued };
+            let waiting = Waiting { ticket, request, model, arrived: now, deadline, queued };
             self.wait(now, waiting).map_or(Submitted::Waiting, Submitted::Refused)
         };
+        if let Submitted::Refused(_) = submitted {
+            self.fleet.models_mut().give_back(model);
+        }
         self.debug_assert_invariants();
         submitted
     }
 
     /// Takes a waiting request out of the line; without effect if it does not wait.
     pub fn cancel(&mut self, now: Moment, ticket: Ticket, decisions: &mut Vec<Decision>) {
-        self.leave(ticket);
+        if let Some(waiting) = self.rooms.leave(ticket) {
+            self.fleet.models_mut().give_back(waiting.model);
+        }
         self.expire(now, decisions);
         self.debug_assert_invariants();
     }
@@ -150,8 +158,9 @@ impl Dispatcher {
         let endpoint = held.target.id;
         let has_turned = self.fleet.release(now, lease, &held.target, &outcome);
         if let Outcome::Succeeded { .. } = outcome {
-            self.service_times.record(&held.request.model, now.since(held.granted));
+            self.fleet.models_mut().service_time_mut(held.model).record(now.since(held.granted));
         }
+        self.fleet.models_mut().give_back(held.model);
         self.serve_line(now, endpoint, decisions);
         if has_turned {
             self.serve_tripped(now, decisions);
@@ -193,8 +202,9 @@ impl Dispatcher {
     pub fn drain(&mut self, decisions: &mut Vec<Decision>) {
         self.draining = true;
         for ticket in self.in_order_of_arrival(|_| true) {
-            self.leave(ticket);
-            decisions.push(Decision::Refuse(ticket, Refusal::Draining));
+            if let Some(waiting) = self.rooms.leave(ticket) {
+                self.refuse(ticket, waiting.model, Refusal::Draining, decisions);
+            }
         }
         self.debug_assert_invariants();
     }
@@ -205,6 +215,7 @@ impl Dispatcher {
         let held: Vec<(LeaseId, Held)> = self.leases.drain().collect();
         for (lease, held) in &held {
             self.fleet.release(now, *lease, &held.target, &outcome);
+            self.fleet.models_mut().give_back(held.model);
         }
         held.into_iter().map(|(_, held)| held.ended(now, outcome.clone())).collect()
     }
@@ -252,9 +263,16 @@ impl Dispatcher {
         assert!(self.rooms.misplaced(|model| self.fleet.prospect(model)).is_empty(), "nobody waits in vain");
         for waiting in self.rooms.iter() {
             let request = &waiting.request;
-            assert!(self.fleet.choose(request).is_none(), "nobody waits while a capable slot is free");
-            assert!(!request.is_retry() || self.fleet.has_untried(request), "no retry waits in vain");
+            let model = waiting.model;
+            assert!(self.fleet.choose(model, request).is_none(), "nobody waits while a capable slot is free");
+            assert!(!request.is_retry() || self.fleet.has_untried(model, request), "no retry waits in vain");
         }
+        let users = self.fleet.model_users() + self.waiting() + self.active();
+        assert_eq!(
+            self.fleet.models().users(),
+            users,
+            "models are numbered for endpoints, requests that wait, and leases"
+        );
         let mut held: HashMap<EndpointId, u32> = HashMap::new();
         for lease in self.leases.values() {
             *held.entry(lease.target.id).or_default() += 1;
@@ -270,7 +288,7 @@ impl Dispatcher {
         now: Moment,
         endpoint: EndpointId,
         reason: GrantReason,
-        request: Arc<LeaseRequest>,
+        (request, number): (Arc<LeaseRequest>, ModelNumber),
         waited: Option<(Duration, Queued)>,
     ) -> Grant {
         let lease = LeaseId(self.next_lease);
@@ -281,7 +299,7 @@ impl Dispatcher {
         self.selections.total += 1;
         *self.selections.by_reason.entry(reason).or_default() += 1;
         self.recent_grants.add(RecentGrant { target: target.clone(), model, reason, granted, waited });
-        self.leases.insert(lease, Held { target: target.clone(), request, granted, waited });
+        self.leases.insert(lease, Held { target: target.clone(), request, model: number, granted, waited });
         Grant { lease, target, granted, waited, queued }
     }
 
@@ -290,7 +308,8 @@ impl Dispatcher {
     fn serve_line(&mut self, now: Moment, endpoint: EndpointId, decisions: &mut Vec<Decision>) {
         while let Some(waiting) = self.next_for(endpoint) {
             let waited = (now.since(waiting.arrived), waiting.queued);
-            let grant = self.grant(now, endpoint, GrantReason::OnlyCandidate, waiting.request, Some(waited));
+            let grant =
+                self.grant(now, endpoint, GrantReason::OnlyCandidate, (waiting.request, waiting.model), Some(waited));
             decisions.push(Decision::Grant(waiting.ticket, grant));
         }
     }
@@ -303,13 +322,10 @@ impl Dispatcher {
     }
 
     fn next_for(&mut self, endpoint: EndpointId) -> Option<Waiting> {
-        let slot = self.fleet.free_slot(endpoint)?;
-        self.rooms.take_next(self.fleet.numbers(), &slot)
-    }
-
-    /// Takes out the request of this ticket, if it waits.
-    fn leave(&mut self, ticket: Ticket) -> Option<Waiting> {
-        self.rooms.leave(self.fleet.numbers(), ticket)
+        if self.rooms.is_nobody_next() {
+            return None;
+        }
+        self.rooms.take_next(&self.fleet.free_slot(endpoint)?)
     }
 
     fn debug_assert_invariants(&self) {
