@@ -9,7 +9,6 @@ mod headers;
 mod json_meter;
 pub mod probe;
 pub mod request_body;
-mod socket;
+mod stream;
 mod stream_meter;
 mod usage;
-mod wire;

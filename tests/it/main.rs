@@ -21,7 +21,6 @@ mod sdk;
 mod simulation;
 mod statistics;
 mod storm;
-mod surplus;
 mod tidy;
 mod usage;
 mod viewers;
