@@ -1,5 +1,6 @@
 //! What choosing an endpoint costs: one grant and one release, with 10 to 100,000 endpoints, in each mode, with one model
-//! that all of them serve and with 50 models of which each serves five (10 with 10 endpoints).
+//! that all of them serve and with 50 models of which each serves five (10 with 10 endpoints); and with 1,000, 4,000 and
+//! 100,000 endpoints that have each a set of models of its own.
 //!
 //! Every endpoint has two slots and has reported its load; half of all slots are taken, and a lease taken at random ends
 //! before each grant. `cargo bench --bench selection`.
@@ -23,9 +24,63 @@ use rand::{RngExt, SeedableRng};
 use uuid::Uuid;
 
 const SIZES: [usize; 5] = [10, 100, 1_000, 10_000, 100_000];
+const SIZES_OWN_SETS: [usize; 3] = [1_000, 4_000, 100_000];
 const MODELS: usize = 50;
 const MODELS_PER_ENDPOINT: usize = 5;
 const OPERATIONS: u32 = 300_000;
+
+/// Which models the endpoints serve.
+#[derive(Clone, Copy)]
+enum Sets {
+    /// So many models in all, of which each endpoint serves the same few as many others.
+    Common(usize),
+    /// One model that all serve, which is asked for, and three that only this endpoint serves.
+    OneSharedThreeOwn,
+    /// 50 models taken at random out of 200.
+    FiftyOf200,
+}
+
+impl Sets {
+    /// Returns the models that are asked for, and the set of each endpoint.
+    fn make(self, endpoints: usize, random: &mut StdRng) -> (Vec<ModelId>, Vec<Arc<BTreeSet<ModelId>>>) {
+        let model = |number: usize| ModelId::from(format!("model-{number}").as_str());
+        match self {
+            Sets::Common(models) => {
+                let models: Vec<ModelId> = (0..models.min(endpoints)).map(model).collect();
+                let set = |first| models.iter().cycle().skip(first).take(MODELS_PER_ENDPOINT.min(models.len()));
+                let sets: Vec<Arc<BTreeSet<ModelId>>> =
+                    (0..models.len()).map(|first| Arc::new(set(first).cloned().collect())).collect();
+                let each = (0..endpoints).map(|number| sets[number % sets.len()].clone()).collect();
+                (models, each)
+            }
+            Sets::OneSharedThreeOwn => {
+                let own = |number: usize| (1..=3).map(move |own| model(4 * number + own));
+                let each = (0..endpoints).map(|number| Arc::new(own(number).chain([model(0)]).collect())).collect();
+                (vec![model(0)], each)
+            }
+            Sets::FiftyOf200 => {
+                let models: Vec<ModelId> = (0..200).map(model).collect();
+                let set = |random: &mut StdRng| {
+                    let mut set = BTreeSet::new();
+                    while set.len() < 50 {
+                        set.insert(models[random.random_range(0..200)].clone());
+                    }
+                    Arc::new(set)
+                };
+                let each = (0..endpoints).map(|_| set(random)).collect();
+                (models, each)
+            }
+        }
+    }
+
+    fn name(self) -> String {
+        match self {
+            Sets::Common(models) => format!("{models} in all"),
+            Sets::OneSharedThreeOwn => "1 shared, 3 own".to_owned(),
+            Sets::FiftyOf200 => "50 of 200".to_owned(),
+        }
+    }
+}
 
 struct Fleet {
     dispatcher: Dispatcher,
@@ -36,31 +91,27 @@ struct Fleet {
 }
 
 impl Fleet {
-    fn new(mode: Mode, endpoints: usize, models: usize) -> Self {
-        let models: Vec<ModelId> =
-            (0..models.min(endpoints)).map(|number| ModelId::from(format!("model-{number}").as_str())).collect();
-        let sets: Vec<Arc<BTreeSet<ModelId>>> = (0..models.len())
-            .map(|first| models.iter().cycle().skip(first).take(MODELS_PER_ENDPOINT.min(models.len())))
-            .map(|set| Arc::new(set.cloned().collect()))
-            .collect();
+    fn new(mode: Mode, endpoints: usize, sets: Sets) -> Self {
+        let mut random = StdRng::seed_from_u64(1);
+        let (models, sets) = sets.make(endpoints, &mut random);
         let admission = Admission { delay_threshold: 1.0, reject_threshold: 1.0, max_delay: Duration::ZERO };
         let rules = QueueRules { max_waiting: 0, admission, warm_up: Duration::ZERO };
         let balancing = config::load(None, &[]).expect("the defaults").0.balancer.balancing();
         let mut fleet = Self {
             dispatcher: Dispatcher::new(rules, Balancing { mode, ..balancing }),
-            random: StdRng::seed_from_u64(1),
+            random,
             models,
             held: Vec::new(),
             now: Moment::from_micros(1),
         };
-        for number in 0..endpoints {
+        for (number, models) in sets.into_iter().enumerate() {
             let id = EndpointId(Uuid::from_u128(fleet.random.random()));
             let definition = EndpointDefinition::new(number.to_string(), format!("http://{number}"));
             let facts = EndpointFacts {
                 target: Arc::new(Target::new(id, &definition)),
                 max_concurrency: 2,
                 capability_score: Some(fleet.random.random_range(0..=10_000)),
-                models: sets[number % sets.len()].clone(),
+                models,
                 status: EndpointStatus::Online,
             };
             let report = LoadReport {
@@ -114,17 +165,24 @@ impl Fleet {
     }
 }
 
-fn main() {
-    println!("time of one grant and one release, in microseconds");
-    print!("{:<13} {:>6}", "mode", "models");
-    SIZES.iter().for_each(|size| print!(" {size:>9}"));
-    println!("  100,000 : 1,000");
+fn measure_all(sizes: &[usize], sets: &[Sets]) {
+    print!("{:<13} {:<16}", "mode", "models");
+    sizes.iter().for_each(|size| print!(" {size:>9}"));
+    println!("  last : 1,000");
+    let thousand = sizes.iter().position(|size| *size == 1_000).expect("1,000 is among the sizes");
     for mode in [Mode::Auto, Mode::RoundRobin, Mode::Metrics] {
-        for models in [1, MODELS] {
-            let times = SIZES.map(|size| Fleet::new(mode, size, models).measure());
-            print!("{:<13} {models:>6}", mode.as_str());
+        for sets in sets {
+            let times: Vec<f64> = sizes.iter().map(|size| Fleet::new(mode, *size, *sets).measure()).collect();
+            print!("{:<13} {:<16}", mode.as_str(), sets.name());
             times.iter().for_each(|time| print!(" {time:>9.2}"));
-            println!("  {:>15.2}", times[4] / times[2]);
+            println!("  {:>12.2}", times[times.len() - 1] / times[thousand]);
         }
     }
+}
+
+fn main() {
+    println!("time of one grant and one release, in microseconds");
+    measure_all(&SIZES, &[Sets::Common(1), Sets::Common(MODELS)]);
+    println!("each endpoint with a set of models of its own");
+    measure_all(&SIZES_OWN_SETS, &[Sets::OneSharedThreeOwn, Sets::FiftyOf200]);
 }

@@ -3,7 +3,7 @@
 //! Who tells whom (HTTP asks any of them):
 //!
 //! ```text
-//! Registry ── EndpointsChanged, ─▶ LoadManager ── LeaseEnded ──────┬▶ Registry (counters), EndpointBlamed
+//! Registry ── EndpointsChanged, ─▶ LoadManager ── LeaseEnded ──────┬▶ Registry (counters)
 //!    │        LoadReported           │     │                       ├▶ TpsTracker ── Publish ─▶ EventHub
 //!    │                               │     └── RequestUnserved ─┐  │
 //!    │                               └── Publish ─▶ EventHub    └──┴▶ HistoryRecorder ── WriteBatch, ─▶ Persistence

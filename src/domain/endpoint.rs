@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, Serializer};
@@ -196,6 +197,10 @@ impl fmt::Debug for EndpointDefinition {
     }
 }
 
+/// How long an endpoint that sent an answer too many gets a connection for each request; no longer than to its next model
+/// sync, which comes every five minutes.
+const CAUGHT_FOR: Duration = Duration::from_secs(300);
+
 /// Where a leased request goes, and what relaying has learnt of it; shared by every lease on the endpoint until its
 /// definition changes.
 pub struct Target {
@@ -204,6 +209,8 @@ pub struct Target {
     pub root_url: String,
     pub api_key: Option<String>,
     refuses_usage_option: AtomicBool,
+    /// Until when each request gets a connection of its own, in microseconds as a [`Moment`] has them; 0 for never.
+    caught_until_micros: AtomicU64,
     /// When it last sent a byte of an answer, in microseconds as a [`Moment`] has them; 0 for never.
     heard_micros: AtomicU64,
 }
@@ -216,6 +223,7 @@ impl Target {
             root_url: definition.root_url(),
             api_key: definition.api_key.clone(),
             refuses_usage_option: AtomicBool::new(false),
+            caught_until_micros: AtomicU64::new(0),
             heard_micros: AtomicU64::new(0),
         }
     }
@@ -232,6 +240,23 @@ impl Target {
     /// Returns when a byte of an answer last came; the start of the process for never.
     pub fn heard(&self) -> Moment {
         Moment::from_micros(self.heard_micros.load(Ordering::Relaxed))
+    }
+
+    /// Remembers that the endpoint sent an answer that no request asked for. Returns true unless that was known.
+    pub fn catch(&self, now: Moment) -> bool {
+        let until = now.after(CAUGHT_FOR).as_micros();
+        self.caught_until_micros.swap(until, Ordering::Relaxed) <= now.as_micros()
+    }
+
+    /// Tells whether each request must get a connection of its own, because the endpoint sent an answer that no request
+    /// asked for.
+    pub fn is_caught(&self, now: Moment) -> bool {
+        now.as_micros() < self.caught_until_micros.load(Ordering::Relaxed)
+    }
+
+    /// Lets requests share connections again, as after a model sync.
+    pub fn trust_again(&self) {
+        self.caught_until_micros.store(0, Ordering::Relaxed);
     }
 
     /// Tells whether the endpoint is known to answer 400 to `stream_options.include_usage`.

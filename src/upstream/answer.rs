@@ -1,6 +1,7 @@
 //! Reads an endpoint's answer piece by piece and tells its end from a cut.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use futures_util::future::poll_fn;
 use futures_util::{Stream, StreamExt};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::wire::Wire;
 use crate::clock;
 use crate::domain::endpoint::Target;
 use crate::domain::request::Failure;
@@ -43,6 +45,7 @@ pub fn is_framed(headers: &HeaderMap) -> bool {
 pub struct AnswerReader {
     target: Arc<Target>,
     response: ClientResponse,
+    wire: Rc<Wire>,
     /// Bytes already read.
     next: Option<Bytes>,
     idle_timeout: Duration,
@@ -51,34 +54,41 @@ pub struct AnswerReader {
 }
 
 impl AnswerReader {
-    /// Wraps an answer that may pause for `idle_timeout` once its first bytes have come.
-    pub fn new(target: Arc<Target>, response: ClientResponse, idle_timeout: Duration) -> Self {
+    /// Wraps an answer that comes over `wire` and may pause for `idle_timeout` once its first bytes have come.
+    pub fn new(target: Arc<Target>, response: ClientResponse, wire: Rc<Wire>, idle_timeout: Duration) -> Self {
         let last_read = Instant::now();
         let idle_timer = Box::pin(sleep_until(last_read + idle_timeout));
-        Self { target, response, next: None, idle_timeout, last_read, idle_timer }
+        Self { target, response, wire, next: None, idle_timeout, last_read, idle_timer }
     }
 
     pub fn response(&self) -> &ClientResponse {
         &self.response
     }
 
-    /// Tells why the answer cannot be what awc takes it for; it then has no body, and its connection must not be used again,
-    /// or its rest would pass as the answer to somebody else's request.
+    /// Tells why the answer cannot be what awc takes it for. Its connection is then out of use: awc has put it back with the
+    /// rest of the answer still to come, which would pass as the answer to another request.
     ///
     /// awc takes an interim answer (RFC 9110 section 15.2) for the final one, and a body in HTTP/1.1 without length and
-    /// chunks, which may end with the connection (RFC 9112 section 6.3), for an empty one.
+    /// chunks, which may end with the connection (RFC 9112 section 6.3), for an empty one. An answer with both length and
+    /// chunks is an error (RFC 9112 section 6.1), which the client's side of Leaseway would frame wrongly.
     pub fn misread(&self) -> Option<&'static str> {
-        let status = self.response.status();
-        if status.is_informational() {
-            Some("an interim answer, which is not supported")
-        } else if !self.has_no_body()
-            && !is_framed(self.response.headers())
-            && self.response.version() == Version::HTTP_11
-        {
-            Some("the answer has neither length nor chunks")
+        let (status, headers) = (self.response.status(), self.response.headers());
+        let reason = if status.is_informational() {
+            "an interim answer, which is not supported"
+        } else if headers.contains_key(header::CONTENT_LENGTH) && headers.contains_key(header::TRANSFER_ENCODING) {
+            "the answer has both length and chunks"
+        } else if !self.has_no_body() && !is_framed(headers) && self.response.version() == Version::HTTP_11 {
+            "the answer has neither length nor chunks"
         } else {
-            None
-        }
+            return None;
+        };
+        self.wire.retire();
+        Some(reason)
+    }
+
+    /// Tells whether the answer may belong to another request.
+    pub fn is_doubtful(&self) -> bool {
+        self.wire.is_doubtful()
     }
 
     /// Tells whether the status says that there is no body, whatever else the head says.
@@ -103,7 +113,10 @@ impl AnswerReader {
                     Read::Broken(failure) => return Err(failure),
                     Read::Bytes(_) | Read::End(_) => return Ok(false),
                 },
-                None => return Ok(false),
+                None => {
+                    self.settle();
+                    return Ok(false);
+                }
             }
         }
     }
@@ -137,9 +150,27 @@ impl AnswerReader {
         clock::moment(self.last_read)
     }
 
+    /// Takes note of bytes that came. Only a good answer shows that the endpoint is well.
     fn heard(&mut self) {
         self.last_read = Instant::now();
-        self.target.hear(clock::moment(self.last_read));
+        if self.response.status().as_u16() < 400 {
+            self.target.hear(clock::moment(self.last_read));
+        }
+    }
+
+    /// Checks the connection once the answer has ended by its length or its chunks.
+    pub fn settle(&self) {
+        let headers = self.response.headers();
+        let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
+        if !self.has_no_body() {
+            self.wire.settle(length);
+        } else if is_chunked || length.is_some_and(|length| length > 0) {
+            // What the head announces was not read.
+            self.wire.retire();
+        } else {
+            self.wire.settle(Some(0));
+        }
     }
 
     /// Reads on; must not be called again after an end.
@@ -153,8 +184,10 @@ impl AnswerReader {
                 Poll::Ready(Read::Bytes(bytes))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(self.broken(error)),
-            Poll::Ready(None) if self.target.is_https() => Poll::Ready(Read::End(End::Uncertain)),
-            Poll::Ready(None) => Poll::Ready(Read::End(End::Certain)),
+            Poll::Ready(None) => {
+                self.settle();
+                Poll::Ready(Read::End(if self.target.is_https() { End::Uncertain } else { End::Certain }))
+            }
             Poll::Pending => {
                 ready!(self.poll_idle(cx));
                 Poll::Ready(Read::Broken(Failure::IdleTimeout))

@@ -10,7 +10,8 @@ pub use awc::Client;
 use awc::Connector;
 use rustls::{ClientConfig, RootCertStore};
 
-use super::stream::EndpointConnector;
+use super::socket::EndpointConnector;
+use super::wire::Peer;
 use crate::clock;
 use crate::config::UpstreamConfig;
 use crate::domain::endpoint::Target;
@@ -22,8 +23,12 @@ const CONNECTION_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// Creates a client without a total timeout, without limits of its own, and without touching bodies or redirects.
 pub fn build_client(config: &UpstreamConfig, https: bool) -> Client {
+    build_client_of(config, https, Rc::default())
+}
+
+fn build_client_of(config: &UpstreamConfig, https: bool, peer: Rc<Peer>) -> Client {
     let mut connector = Connector::new()
-        .connector(EndpointConnector::new(config.tcp_keepalive, https))
+        .connector(EndpointConnector::new(config.tcp_keepalive, https, peer))
         .timeout(config.connect_timeout)
         .handshake_timeout(config.connect_timeout)
         .conn_keep_alive(config.pool_idle_timeout)
@@ -59,14 +64,25 @@ fn tls_config() -> Arc<ClientConfig> {
     CONFIG.get_or_init(build).clone()
 }
 
+/// A way to an endpoint.
+#[derive(Clone)]
+pub struct Route {
+    pub client: Client,
+    /// What the connections of the client share.
+    pub peer: Rc<Peer>,
+    /// The client makes a connection for one request only.
+    pub is_fresh: bool,
+}
+
 struct EndpointClient {
     target: Arc<Target>,
-    client: Client,
+    route: Route,
     used: Moment,
 }
 
 /// The clients of one thread.
 pub struct Upstreams {
+    /// The settings of section `upstream`.
     pub config: UpstreamConfig,
     clients: RefCell<HashMap<EndpointId, EndpointClient>>,
 }
@@ -87,30 +103,34 @@ impl Upstreams {
         upstreams
     }
 
-    /// Returns the client for a target; a new one if the endpoint has changed.
-    pub fn client(&self, target: &Arc<Target>) -> Client {
+    /// Returns the way to a target: its connections are kept, unless it was caught sending answers that no request asked for.
+    pub fn route(&self, target: &Arc<Target>) -> Route {
         let mut clients = self.clients.borrow_mut();
         let used = clock::now();
+        if target.is_caught(used) {
+            clients.remove(&target.id);
+            return self.fresh_route(target);
+        }
         if let Some(known) = clients.get_mut(&target.id)
             && Arc::ptr_eq(&known.target, target)
         {
             known.used = used;
-            return known.client.clone();
+            return known.route.clone();
         }
-        let client = build_client(&self.config, target.is_https());
-        clients.insert(target.id, EndpointClient { target: target.clone(), client: client.clone(), used });
-        client
+        let route = Self::build_route(&self.config, target, false);
+        clients.insert(target.id, EndpointClient { target: target.clone(), route: route.clone(), used });
+        route
     }
 
-    /// Drops the client for a target, and so its idle connections.
-    pub fn forget(&self, target: &Target) {
-        self.clients.borrow_mut().remove(&target.id);
-    }
-
-    /// Returns a client that opens a connection of its own.
-    pub fn fresh_client(&self, target: &Target) -> Client {
+    /// Returns a way to a target over a new connection, which is not kept.
+    pub fn fresh_route(&self, target: &Arc<Target>) -> Route {
         let config = UpstreamConfig { pool_idle_timeout: Duration::ZERO, ..self.config.clone() };
-        build_client(&config, target.is_https())
+        Self::build_route(&config, target, true)
+    }
+
+    fn build_route(config: &UpstreamConfig, target: &Arc<Target>, is_fresh: bool) -> Route {
+        let peer = Rc::new(Peer::new(target.clone()));
+        Route { client: build_client_of(config, target.is_https(), peer.clone()), peer, is_fresh }
     }
 
     /// Drops the clients of endpoints that have had no request for `pool_idle_timeout`, and so their idle connections,

@@ -1,22 +1,25 @@
 //! Sends a leased request to its endpoint and turns the answer into a body that carries the lease.
 
+use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_http::error::ParseError;
 use actix_web::http::header::HeaderMap;
 use actix_web::http::{Method, StatusCode};
+use awc::ClientResponse;
 use awc::error::{ConnectError, SendRequestError};
-use awc::{Client, SendClientRequest};
 use bytes::Bytes;
+use futures_util::future::poll_fn;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::AnswerReader;
 use super::body::LeasedBody;
-use super::client::Upstreams;
+use super::client::{Route, Upstreams};
 use super::headers;
 use super::request_body::RequestBody;
-use super::stream::is_stale;
+use super::wire::{Unsent, Wire};
 use crate::dialect::Dialect;
 use crate::domain::endpoint::Target;
 use crate::domain::request::{ApiKind, Failure};
@@ -27,9 +30,6 @@ const HELD_MAX: usize = 64 * 1024;
 
 /// How long the body of an error is waited for that another endpoint may do better than.
 const ERROR_WAIT: Duration = Duration::from_secs(5);
-
-/// How soon a stale connection shows. An endpoint that closes it later has had the request.
-const STALE_WITHIN: Duration = Duration::from_millis(250);
 
 /// What is sent to an endpoint.
 pub struct Forwarded<'a> {
@@ -131,8 +131,8 @@ async fn exchange(
     Ok(plain)
 }
 
-/// Sends the request once; over again on a connection of its own if the one that was kept turns out to be stale: the
-/// endpoint closed it without a byte of an answer.
+/// Sends the request once. If no byte of it could leave on a kept connection, it is sent on a new one: the endpoint cannot
+/// have begun to work on it.
 async fn send(
     upstreams: &Upstreams,
     target: &Arc<Target>,
@@ -140,23 +140,28 @@ async fn send(
     ask_for_usage: bool,
     deadline: Instant,
 ) -> Result<Answer, Failure> {
-    let sent = Instant::now();
-    let response = match send_by(&upstreams.client(target), target, request, ask_for_usage).await {
-        Err(error) if is_caused_by_stale_connection(&error) && sent.elapsed() < STALE_WITHIN => {
-            log::debug!("kept connection was stale, sent again endpoint={}", target.name);
-            send_by(&upstreams.fresh_client(target), target, request, ask_for_usage).await
+    let sent = match send_by(&upstreams.route(target), target, request, ask_for_usage).await {
+        Err(error) if matches!(unsent(&error), Some(Unsent::Closed | Unsent::Preceded)) => {
+            log::debug!("request sent on a new connection endpoint={} error=\"{error}\"", target.name);
+            send_by(&upstreams.fresh_route(target), target, request, ask_for_usage).await
         }
-        response => response,
+        sent => sent,
     };
-    let response = response.map_err(|error| failure(error, request.body.is_long()))?;
-    let mut reader = AnswerReader::new(target.clone(), response, upstreams.config.idle_timeout);
+    let (response, wire) = sent.map_err(|error| failure(error, request.body.is_long()))?;
+    let mut reader = AnswerReader::new(target.clone(), response, wire, upstreams.config.idle_timeout);
     if let Some(reason) = reader.misread() {
-        // awc has put the connection back already, with the rest of the answer still to come on it. Nothing has run since.
-        upstreams.forget(target);
         return Err(Failure::ConnectionLost(reason.to_owned()));
     }
     let status = reader.response().status().as_u16();
-    let is_empty = reader.has_no_body() || !wait_for_body(status, deadline, reader.read_first()).await?;
+    let is_empty = if reader.has_no_body() {
+        reader.settle();
+        true
+    } else {
+        !wait_for_body(status, deadline, reader.read_first()).await?
+    };
+    if reader.is_doubtful() {
+        return Err(Failure::ConnectionLost("the answer may belong to another request".to_owned()));
+    }
     Ok(Answer { reader, is_empty, usage_asked: ask_for_usage })
 }
 
@@ -174,18 +179,52 @@ async fn wait_for_body<T>(
     timeout_at(deadline.min(Instant::now() + ERROR_WAIT), body).await.ok().and_then(Result::ok).ok_or(failure)
 }
 
-fn send_by(client: &Client, target: &Target, request: &Forwarded<'_>, ask_for_usage: bool) -> SendClientRequest {
+/// Sends the request over one route; returns the head of the answer and the connection it comes over.
+async fn send_by(
+    route: &Route,
+    target: &Target,
+    request: &Forwarded<'_>,
+    ask_for_usage: bool,
+) -> Result<(ClientResponse, Rc<Wire>), SendRequestError> {
     let mark = if request.query.is_empty() { "" } else { "?" };
     let uri = format!("{}{}{mark}{}", target.root_url, request.api_kind.path(), request.query);
-    let mut sent = client.request(Method::POST, uri);
+    let mut sent = route.client.request(Method::POST, uri);
     *sent.headers_mut() = headers::to_endpoint(request.headers, target.api_key.as_deref());
-    sent.send_body(request.body.to_send(ask_for_usage))
+    if route.is_fresh {
+        sent = sent.force_close();
+    }
+    let mut sending = pin!(sent.send_body(request.body.to_send(ask_for_usage)));
+    let mut wire: Option<Rc<Wire>> = None;
+    let response = poll_fn(|cx| {
+        let polled = sending.as_mut().poll(cx);
+        // Nothing else runs while this request is polled, so the connection that was begun now is its own.
+        if let Some(begun) = route.peer.take_begun() {
+            wire = Some(begun);
+        }
+        polled
+    })
+    .await;
+    match (response, wire) {
+        (Ok(response), Some(wire)) => Ok((response, wire)),
+        (Ok(_), None) => Err(SendRequestError::Connect(ConnectError::Disconnected)),
+        (Err(error), wire) => {
+            // The rest of a surplus answer, the beginning of which went unseen.
+            if let (SendRequestError::Response(error), Some(wire)) = (&error, wire)
+                && !matches!(error, ParseError::Io(_))
+                && wire.is_reused()
+            {
+                wire.catch();
+            }
+            Err(error)
+        }
+    }
 }
 
-fn is_caused_by_stale_connection(error: &SendRequestError) -> bool {
+/// Returns what an error says of a request that was not wholly sent.
+fn unsent(error: &SendRequestError) -> Option<Unsent> {
     match error {
-        SendRequestError::Send(error) | SendRequestError::Response(ParseError::Io(error)) => is_stale(error),
-        _ => false,
+        SendRequestError::Send(error) | SendRequestError::Response(ParseError::Io(error)) => Unsent::of(error),
+        _ => None,
     }
 }
 
@@ -224,6 +263,7 @@ impl Answer {
 /// example, may close the connection before it has all of it, and then awc does not see the answer.
 fn failure(error: SendRequestError, is_long: bool) -> Failure {
     match error {
+        SendRequestError::Send(error) if Unsent::of(&error).is_some() => Failure::ConnectionLost(error.to_string()),
         SendRequestError::Send(_) if is_long => Failure::RequestCutOff,
         SendRequestError::Connect(ConnectError::Disconnected) => Failure::ConnectionLost("closed".to_owned()),
         SendRequestError::Connect(error) => Failure::Unreachable(error.to_string()),

@@ -9,6 +9,7 @@ mod headers;
 mod json_meter;
 pub mod probe;
 pub mod request_body;
-mod stream;
+mod socket;
 mod stream_meter;
 mod usage;
+mod wire;

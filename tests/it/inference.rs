@@ -1,10 +1,9 @@
 //! What passes through, and what Leaseway answers itself.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use awc::http::Method;
-use futures_util::future::join;
 use serde_json::json;
 
 use crate::support::fake_endpoint::{DONE, FINISH, STREAM_HEAD, chunk, content, json_answer, polite, stream_answer};
@@ -185,41 +184,32 @@ async fn no_answer_is_an_error_that_names_the_endpoint_but_not_its_address() {
 }
 
 #[actix_web::test]
-async fn a_kept_connection_that_turns_out_stale_is_nobodys_failure() {
+async fn a_kept_connection_that_was_closed_meanwhile_is_nobodys_failure() {
     let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
     let id = app.register("a", &endpoint, 1).await;
-    let arrived = AtomicUsize::new(0);
-    endpoint.script(move |received| match arrived.fetch_add(1, Ordering::Relaxed) {
-        1 => vec![Step::Close],
-        _ => polite(received),
-    });
-    for _ in 0..2 {
+    endpoint.script(|received| [polite(received), vec![Step::Close]].concat());
+    for _ in 0..4 {
         assert_eq!(app.post(CHAT, &chat("m", false)).await.status, 200);
     }
-    assert_eq!(endpoint.counts().arrived, 3, "the second was sent again");
-    let view = app.until_endpoint(&id, "counted", |endpoint| endpoint["total_requests"] == 2).await;
-    assert_eq!(view["successful_requests"], 2);
+    assert_eq!(endpoint.counts().arrived, 4);
+    app.until_counted(&id, 4, 0).await;
     app.finish().await;
 }
 
 #[actix_web::test]
-async fn a_connection_that_is_closed_long_after_the_request_came_is_not_stale() {
-    let app = TestApp::with(|config| config.upstream.max_attempts = 1).await;
-    let endpoint = FakeEndpoint::start(&["m"]).await;
-    app.register("a", &endpoint, 1).await;
-    assert_eq!(app.post(CHAT, &chat("m", false)).await.status, 200);
-    endpoint.script(|_| vec![Step::Gate, Step::Close]);
-    let (question, asked) = (chat("m", false), Instant::now());
-    let die = async {
-        endpoint.until("it arrives", |counts| counts.in_flight == 1).await;
-        while asked.elapsed() < Duration::from_millis(400) {
-            app.get("/health").await;
-        }
-        endpoint.release(1);
-    };
-    let (answer, ()) = join(app.post(CHAT, &question), die).await;
-    assert_eq!(answer.error(), (502, "upstream_error".to_owned()));
-    assert_eq!(endpoint.counts().arrived, 2, "it was not sent again");
+async fn a_request_on_which_the_endpoint_closes_a_kept_connection_is_not_sent_to_it_again() {
+    let app = TestApp::start().await;
+    let (bad, good) = (FakeEndpoint::start(&["m"]).await, FakeEndpoint::start(&["m"]).await);
+    let id = app.register_scored("bad", &bad, 2).await;
+    app.register_scored("good", &good, 1).await;
+    // So many connections carry one request only, as long as the endpoint is new.
+    for _ in 0..300 {
+        assert_eq!(app.post(CHAT, &chat("m", false)).await.header("x-leaseway-endpoint"), Some("bad"));
+    }
+    bad.script(|_| vec![Step::Close]);
+    assert_eq!(app.post(CHAT, &chat("m", false)).await.header("x-leaseway-endpoint"), Some("good"));
+    assert_eq!(bad.counts().arrived, 301, "as many as leases");
+    app.until_counted(&id, 301, 1).await;
     app.finish().await;
 }
 
@@ -253,6 +243,21 @@ async fn an_answer_of_http_1_1_without_length_or_chunks_does_not_pass_as_empty()
     app.register("a", &endpoint, 1).await;
     endpoint.script(|_| vec![Step::Send("HTTP/1.1 200 OK\r\n\r\n{\"lost\":1}".to_owned()), Step::Close]);
     assert_eq!(app.post(CHAT, &chat("m", false)).await.error(), (502, "upstream_error".to_owned()));
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn an_answer_with_both_length_and_chunks_is_a_failure_of_the_endpoint() {
+    let app = TestApp::start().await;
+    let (odd, good) = (FakeEndpoint::start(&["m", "n"]).await, FakeEndpoint::start(&["m"]).await);
+    let id = app.register_scored("odd", &odd, 2).await;
+    app.register_scored("good", &good, 1).await;
+    let head = "HTTP/1.1 200 OK\r\ncontent-length: 7\r\ntransfer-encoding: chunked\r\n\r\n";
+    odd.script(move |_| vec![Step::Send(format!("{head}7\r\n{{\"a\":1}}\r\n0\r\n\r\n"))]);
+    assert_eq!(app.post(CHAT, &chat("m", false)).await.header("x-leaseway-endpoint"), Some("good"));
+    app.until_counted(&id, 1, 1).await;
+    assert_eq!(app.post(CHAT, &chat("n", false)).await.error(), (502, "upstream_error".to_owned()));
+    app.until_counted(&id, 2, 2).await;
     app.finish().await;
 }
 

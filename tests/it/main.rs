@@ -21,6 +21,7 @@ mod sdk;
 mod simulation;
 mod statistics;
 mod storm;
+mod surplus;
 mod tidy;
 mod usage;
 mod viewers;

@@ -21,7 +21,7 @@ impl Handler<Drain> for LoadManager {
 
     fn handle(&mut self, Drain { grace }: Drain, ctx: &mut Context<Self>) -> Answer<usize> {
         let mut decisions = Vec::new();
-        self.dispatcher.drain(clock::now(), &mut decisions);
+        self.dispatcher.drain(&mut decisions);
         self.carry_out(decisions, ctx);
         if self.dispatcher.active() == 0 {
             return Answer::Now(0);

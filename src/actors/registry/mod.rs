@@ -27,17 +27,16 @@ pub use self::load::{ListReports, ReportLoad};
 pub use self::probing::SyncEndpoint;
 pub use self::saving::SaveObserved;
 use super::event_hub::Publish;
-use super::facts::{EndpointBlamed, EndpointsChanged, LeaseEnded, LoadReported};
+use super::facts::{EndpointsChanged, LeaseEnded, LoadReported};
 use super::persistence::Persistence;
 use crate::config::HealthConfig;
-use crate::domain::blame::Blamed;
 use crate::domain::catalog::{Catalog, ModelList, Server};
 use crate::domain::directory::Directory;
 use crate::domain::endpoint::EndpointView;
 use crate::domain::event::{Event, RequestsCounted};
 use crate::domain::history::Counters;
 use crate::domain::ids::EndpointId;
-use crate::domain::request::{Failure, Outcome};
+use crate::domain::request::Outcome;
 use crate::domain::stored_endpoint::StoredEndpoint;
 use crate::store::StoreError;
 use crate::upstream::probe::Prober;
@@ -225,7 +224,7 @@ impl Handler<ReadEndpoint> for Registry {
 impl Handler<LeaseEnded> for Registry {
     type Result = ();
 
-    fn handle(&mut self, LeaseEnded(ended): LeaseEnded, _: &mut Context<Self>) {
+    fn handle(&mut self, LeaseEnded(ended): LeaseEnded, ctx: &mut Context<Self>) {
         let Some(entry) = self.entries.get_mut(&ended.endpoint) else { return };
         entry.counters.add(Counters::of(&ended.outcome));
         self.counted.insert(ended.endpoint);
@@ -234,18 +233,10 @@ impl Handler<LeaseEnded> for Registry {
         if !was_well || entry.health.last_error().is_some() {
             self.neighbours.events.do_send(Publish(Event::HealthChanged(entry.health_changed())));
         }
-        entry.is_suspect |= ended.outcome == Outcome::Failed(Failure::Status(429));
-    }
-}
-
-impl Handler<EndpointBlamed> for Registry {
-    type Result = ();
-
-    fn handle(&mut self, EndpointBlamed(Blamed { endpoint, failure }): EndpointBlamed, ctx: &mut Context<Self>) {
-        let Some(entry) = self.entries.get_mut(&endpoint) else { return };
-        entry.health.blamed(&failure);
-        entry.is_suspect = true;
-        self.neighbours.events.do_send(Publish(Event::HealthChanged(entry.health_changed())));
-        self.probe(endpoint, ctx);
+        let Outcome::Failed(failure) = &ended.outcome else { return };
+        entry.is_suspect |= failure.ranks_last();
+        if failure.blames_endpoint() {
+            self.probe(ended.endpoint, ctx);
+        }
     }
 }

@@ -33,6 +33,9 @@ impl Handler<SyncEndpoint> for Registry {
             .probe(entry.probe())
             .into_actor(self)
             .map(move |probed, registry, ctx| {
+                if probed.is_ok() {
+                    target.trust_again();
+                }
                 registry.probed(&target, sent, probed, ctx);
                 registry.entries.get(&id).map(Entry::view).ok_or(RegistryError::NotFound(id))
             })

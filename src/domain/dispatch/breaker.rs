@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use crate::domain::blame::Sign;
 use crate::domain::ids::LeaseId;
+use crate::domain::request::Outcome;
 use crate::domain::time::Moment;
 
 /// Failures in a row that open a breaker.
@@ -55,15 +55,14 @@ impl Breaker {
         }
     }
 
-    /// Learns what a lease says about the endpoint. Closed -> open after failures in a row; trial -> open, for longer, if its
-    /// lease fails; any -> closed once a request succeeds. An undecided trial goes on until its verdict.
+    /// Learns how a lease ended. Closed -> open after failures in a row; trial -> open, for longer, if its lease fails; any
+    /// -> closed once a request succeeds.
     #[must_use]
-    pub fn judged(self, now: Moment, ended: LeaseId, sign: Sign) -> Self {
-        let is_failure = match sign {
-            Sign::Good => return Breaker::default(),
-            Sign::Undecided => return self,
-            Sign::Bad => true,
-            Sign::Busy | Sign::Nothing => false,
+    pub fn ended(self, now: Moment, ended: LeaseId, outcome: &Outcome) -> Self {
+        let is_failure = match outcome {
+            Outcome::Succeeded { .. } => return Breaker::default(),
+            Outcome::Failed(failure) => failure.blames_endpoint(),
+            Outcome::Abandoned => false,
         };
         let open = |skip: Duration| Breaker::Open { until: now.after(skip), skip };
         match self {
@@ -94,6 +93,7 @@ impl Breaker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::request::Failure;
 
     fn at(seconds: u64) -> Moment {
         Moment::from_micros(seconds * 1_000_000)
@@ -103,7 +103,7 @@ mod tests {
     const OTHER: LeaseId = LeaseId(2);
 
     fn failed(breaker: Breaker, now: u64, lease: LeaseId) -> Breaker {
-        breaker.judged(at(now), lease, Sign::Bad)
+        breaker.ended(at(now), lease, &Outcome::Failed(Failure::Status(500)))
     }
 
     #[test]
@@ -125,10 +125,9 @@ mod tests {
             assert_eq!((ready.skips(), trial.skips(), trial.is_closed()), (false, true, false));
             assert_eq!(trial.granted(OTHER), trial, "as a last resort");
             assert_eq!(failed(trial, now, OTHER), trial, "one that was on its way");
-            assert_eq!(trial.judged(at(now), OTHER, Sign::Nothing), trial);
-            assert_eq!(trial.judged(at(now), TRIAL, Sign::Undecided), trial, "its verdict is to come");
-            assert_eq!(trial.judged(at(now), TRIAL, Sign::Nothing), ready, "nothing was learnt");
-            assert_eq!(trial.judged(at(now), OTHER, Sign::Good), Breaker::default());
+            assert_eq!(trial.ended(at(now), OTHER, &Outcome::Abandoned), trial);
+            assert_eq!(trial.ended(at(now), TRIAL, &Outcome::Abandoned), ready, "nothing was learnt");
+            assert_eq!(trial.ended(at(now), OTHER, &Outcome::Succeeded { tokens: None }), Breaker::default());
             breaker = failed(trial, now, TRIAL);
         }
     }
@@ -136,10 +135,9 @@ mod tests {
     #[test]
     fn a_success_starts_the_count_again_and_a_blameless_failure_does_not_count() {
         let twice = failed(failed(Breaker::default(), 0, OTHER), 0, OTHER);
-        for sign in [Sign::Busy, Sign::Undecided, Sign::Nothing] {
-            assert_eq!(twice.judged(at(0), OTHER, sign), twice);
-        }
-        let well = twice.judged(at(0), OTHER, Sign::Good);
+        assert_eq!(twice.ended(at(0), OTHER, &Outcome::Failed(Failure::Status(404))), twice);
+        assert_eq!(twice.ended(at(0), OTHER, &Outcome::Abandoned), twice);
+        let well = twice.ended(at(0), OTHER, &Outcome::Succeeded { tokens: None });
         assert!(failed(failed(well, 0, OTHER), 0, OTHER).is_closed());
     }
 }

@@ -3,21 +3,23 @@
 //! The fleet keeps the [`Index`] and the [`Trials`] in step with what it knows: every change of an endpoint goes through
 //! [`Fleet::change`].
 
+use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 
-use super::choose::{Balancing, Candidate, Mode};
+use super::choose::{Balancing, Candidate, Mode, Policy};
 use super::decision::GrantReason;
-use super::index::{GroupId, Index, Position, Room};
-use super::model_set::{ModelNumbers, ModelSet};
+use super::index::{Index, MemberKey, Position, Room};
+use super::model_set::ModelSet;
+use super::models::{ModelNumber, Models};
 use super::trials::{Trial, Trials};
-use crate::domain::blame::{Sign, Suspect};
 use crate::domain::endpoint::{EndpointFacts, EndpointStatus, Target};
-use crate::domain::ids::{EndpointId, LeaseId, ModelId};
+use crate::domain::ids::{EndpointId, LeaseId};
 use crate::domain::load::LoadReport;
-use crate::domain::request::LeaseRequest;
+use crate::domain::request::{LeaseRequest, Outcome};
 use crate::domain::time::Moment;
 
 /// What can be hoped for by a request that finds no free slot.
@@ -35,26 +37,28 @@ pub enum Prospect {
 
 /// A free slot.
 #[derive(Debug)]
-pub struct Slot {
+pub struct Slot<'a> {
     /// The endpoint that has the slot.
     pub endpoint: EndpointId,
     /// The models that the slot can serve.
-    pub models: ModelSet,
+    pub models: Cow<'a, ModelSet>,
 }
 
 /// An endpoint, and what follows from its leases and reports.
 struct Endpoint {
     facts: EndpointFacts,
-    /// The numbers of its models.
-    models: ModelSet,
+    /// The numbers of its models, in order.
+    models: Arc<[ModelNumber]>,
+    /// The same as a set, once its slots have served the line.
+    model_set: OnceCell<ModelSet>,
     in_flight: u32,
     /// When it was last chosen, as a count of grants: the smallest is next.
     turn: u64,
     /// How often it was chosen.
     selections: u64,
     report: Option<Reported>,
-    /// Where the index has it; `None` while it is not online.
-    place: Option<(GroupId, Position)>,
+    /// Its key in the index; `None` while it is not online.
+    key: Option<MemberKey>,
 }
 
 /// A load report, and whether it counts.
@@ -68,19 +72,14 @@ struct Reported {
 }
 
 impl Endpoint {
-    /// Tells whether this is still its definition. A request that went by an older one says nothing about the endpoint.
-    fn is_at(&self, target: &Arc<Target>) -> bool {
-        Arc::ptr_eq(target, &self.facts.target)
-    }
-
     fn has_free_slot(&self) -> bool {
         self.in_flight < self.facts.max_concurrency
     }
 
     /// Returns where it stands among the online endpoints.
-    fn position(&self, balancing: &Balancing, trial: Trial) -> Position {
+    fn position(&self, policy: &Policy, trial: Trial) -> Position {
         let fresh = self.report.as_ref().filter(|reported| reported.is_fresh);
-        let standing = balancing.judge(&Candidate {
+        let standing = policy.judge(&Candidate {
             capability_score: self.facts.capability_score,
             in_flight: self.in_flight,
             slots: self.facts.max_concurrency,
@@ -94,25 +93,25 @@ impl Endpoint {
         };
         let is_closed = trial.breaker.is_closed();
         let (id, turn) = (self.facts.id(), self.turn);
-        Position { id, standing, turn, is_suspect: trial.is_suspect, is_closed, room }
+        Position { id, standing, turn, is_closed, room }
     }
 }
 
 /// The table of endpoints and their slots.
 pub struct Fleet {
-    balancing: Balancing,
+    policy: Policy,
     endpoints: HashMap<EndpointId, Endpoint>,
     index: Index,
     trials: Trials,
     /// How many endpoints have the model, in any status.
-    known: HashMap<ModelId, usize>,
+    known: HashMap<ModelNumber, usize>,
     pending: HashSet<EndpointId>,
     loading: HashSet<EndpointId>,
     /// When reports stop to count.
     report_ends: BTreeSet<(Moment, EndpointId)>,
     /// When the reports were last looked at.
     looked: Moment,
-    numbers: ModelNumbers,
+    models: Models,
     next_turn: u64,
 }
 
@@ -120,16 +119,16 @@ impl Fleet {
     /// Creates a fleet without endpoints.
     pub fn new(balancing: Balancing) -> Self {
         Self {
-            balancing,
+            policy: Policy::new(balancing),
             endpoints: HashMap::new(),
-            index: Index::new(),
+            index: Index::default(),
             trials: Trials::new(),
             known: HashMap::new(),
             pending: HashSet::new(),
             loading: HashSet::new(),
             report_ends: BTreeSet::new(),
             looked: Moment::default(),
-            numbers: ModelNumbers::default(),
+            models: Models::default(),
             next_turn: 0,
         }
     }
@@ -138,26 +137,23 @@ impl Fleet {
     /// counts on.
     pub fn update(&mut self, facts: EndpointFacts) {
         let id = facts.id();
+        let mut models: Vec<ModelNumber> = facts.models.iter().map(|model| self.models.take(model)).collect();
+        models.sort_unstable();
+        let (models, model_set) = (models.into(), OnceCell::new());
         let endpoint = match self.take_out(id) {
             Some(old) => {
                 // An endpoint that comes back, or is another server now, starts afresh.
-                let goes_on = old.place.is_some() && Arc::ptr_eq(&old.facts.target, &facts.target);
+                let goes_on = old.key.is_some() && Arc::ptr_eq(&old.facts.target, &facts.target);
                 if goes_on {
                     self.trials.clear_suspicion(id);
                 } else {
                     self.trials.forget(id);
                 }
-                Endpoint { facts, models: ModelSet::default(), place: None, ..old }
+                Endpoint { facts, models, model_set, key: None, ..old }
             }
-            None => Endpoint {
-                facts,
-                models: ModelSet::default(),
-                in_flight: 0,
-                turn: 0,
-                selections: 0,
-                report: None,
-                place: None,
-            },
+            None => {
+                Endpoint { facts, models, model_set, in_flight: 0, turn: 0, selections: 0, report: None, key: None }
+            }
         };
         self.put_in(endpoint);
     }
@@ -172,7 +168,7 @@ impl Fleet {
 
     /// Takes up an endpoint's report, which counts at once; without effect if the endpoint is gone.
     pub fn report(&mut self, id: EndpointId, report: LoadReport, received: Moment) {
-        let until = received.after(self.balancing.fresh_for);
+        let until = received.after(self.policy.rules().fresh_for);
         let Some(endpoint) = self.endpoints.get(&id) else { return };
         if let Some(old) = &endpoint.report {
             self.report_ends.remove(&(old.until, id));
@@ -185,7 +181,7 @@ impl Fleet {
 
     /// Looks which reports have grown too old to count, if that is due again.
     pub fn look(&mut self, now: Moment) {
-        if now.since(self.looked) < self.balancing.ranking_cache {
+        if now.since(self.looked) < self.policy.rules().ranking_cache {
             return;
         }
         self.looked = now;
@@ -199,19 +195,10 @@ impl Fleet {
         }
     }
 
-    /// Returns the endpoint to grant a request on, of those with a free slot that have not failed it, and why that one.
-    pub fn choose(&self, request: &LeaseRequest) -> Option<(EndpointId, GrantReason)> {
-        let tried_and_calm = request.tried.iter().filter(|id| self.is_calm(**id, &request.model)).count();
-        self.index.choose(&self.balancing, request, tried_and_calm)
-    }
-
-    /// Tells whether an endpoint has a free slot for the model and is not strained.
-    fn is_calm(&self, id: EndpointId, model: &ModelId) -> bool {
-        self.endpoints.get(&id).is_some_and(|endpoint| {
-            let is_calm =
-                |(_, position): (GroupId, Position)| position.room == Room::Free && !position.standing.is_strained;
-            endpoint.place.is_some_and(is_calm) && endpoint.facts.models.contains(model)
-        })
+    /// Returns the endpoint to grant a request for `model` on, of those with a free slot that have not failed the request, and
+    /// why that one.
+    pub fn choose(&self, model: ModelNumber, request: &LeaseRequest) -> Option<(EndpointId, GrantReason)> {
+        self.policy.pick(&self.index.shortlist(model, &request.tried))
     }
 
     /// Takes a slot of an endpoint that has one free.
@@ -228,40 +215,32 @@ impl Fleet {
         &self.endpoints[&id].facts
     }
 
-    /// Gives a slot back and learns what its lease says about the endpoint; without effect if the endpoint is gone. Returns
-    /// whether the endpoint's breaker has opened or closed.
-    pub fn release(&mut self, now: Moment, lease: LeaseId, target: &Arc<Target>, sign: Sign) -> bool {
+    /// Gives a slot back; without effect if the endpoint is gone. What came of a request that went by an older definition says
+    /// nothing about the endpoint. Returns whether its breaker has opened or closed.
+    pub fn release(&mut self, now: Moment, lease: LeaseId, target: &Arc<Target>, outcome: &Outcome) -> bool {
         let mut has_turned = false;
         self.change(target.id, |endpoint, trials| {
             endpoint.in_flight -= 1;
-            has_turned = endpoint.is_at(target) && trials.judged(now, target.id, lease, sign);
-        });
-        has_turned
-    }
-
-    /// Learns what a lease that has ended says about its endpoint after all. Returns whether the breaker has opened or closed.
-    pub fn judge(&mut self, now: Moment, Suspect { target, lease, .. }: &Suspect, sign: Sign) -> bool {
-        let mut has_turned = false;
-        self.change(target.id, |endpoint, trials| {
-            has_turned = endpoint.is_at(target) && trials.judged(now, target.id, *lease, sign);
+            if Arc::ptr_eq(target, &endpoint.facts.target) {
+                has_turned = trials.ended(now, target.id, lease, outcome);
+            }
         });
         has_turned
     }
 
     /// Returns a free slot of an online endpoint, `None` for any other. An endpoint that is skipped serves only models for
     /// which every endpoint's breaker is open.
-    pub fn free_slot(&self, id: EndpointId) -> Option<Slot> {
+    pub fn free_slot(&self, id: EndpointId) -> Option<Slot<'_>> {
         let endpoint = self.endpoints.get(&id)?;
-        match endpoint.place?.1.room {
-            Room::Full => None,
-            Room::Free => Some(Slot { endpoint: id, models: endpoint.models.clone() }),
+        let models = match self.index.position(endpoint.key?).room {
+            Room::Full => return None,
+            Room::Free => Cow::Borrowed(endpoint.model_set.get_or_init(|| ModelSet::from_iter(endpoint.models.iter()))),
             Room::Skipped => {
-                let mut models = ModelSet::default();
-                let served = endpoint.facts.models.iter().filter(|model| !self.index.has_closed(model));
-                served.filter_map(|model| self.numbers.get(model)).for_each(|number| models.insert(number));
-                Some(Slot { endpoint: id, models })
+                let served = endpoint.models.iter().filter(|model| self.index.members(**model).1 == 0);
+                Cow::Owned(ModelSet::from_iter(served))
             }
-        }
+        };
+        Some(Slot { endpoint: id, models })
     }
 
     /// Returns the online endpoints whose breaker is not closed.
@@ -281,49 +260,46 @@ impl Fleet {
         }
     }
 
-    /// Returns how many slots could serve `model`, free or not, and all the models that compete for them, itself among them.
-    pub fn competition(&self, model: &ModelId) -> (u64, ModelSet) {
-        let mut models = self.numbers.get(model).map(ModelSet::of).unwrap_or_default();
-        let (slots, sets) = self.index.competition(model);
-        let competing = sets.flat_map(|set| set.iter());
-        competing.filter_map(|model| self.numbers.get(model)).for_each(|number| models.insert(number));
-        (slots, models)
+    /// Returns how many slots could serve a model, free or not, and all the models that compete for them, itself among them.
+    pub fn competition(&self, model: ModelNumber) -> (u64, Cow<'_, ModelSet>) {
+        self.index.competition(model)
     }
 
-    /// Tells whether a model is in this set.
-    pub fn is_among(&self, model: &ModelId, models: &ModelSet) -> bool {
-        self.numbers.get(model).is_some_and(|number| models.contains(number))
-    }
-
-    /// Tells whether an online endpoint that is not skipped, free or not, could serve a request and has not failed it.
-    pub fn has_untried(&self, request: &LeaseRequest) -> bool {
-        let (members, closed) = self.index.members(&request.model);
+    /// Tells whether an online endpoint that is not skipped, free or not, could serve a request for `model` and has not failed
+    /// it.
+    pub fn has_untried(&self, model: ModelNumber, request: &LeaseRequest) -> bool {
+        let (members, closed) = self.index.members(model);
         let serving = if closed == 0 { members } else { closed };
         let is_among = |id: &&EndpointId| {
             self.endpoints.get(id).is_some_and(|endpoint| {
-                let counts = |(_, position): (GroupId, Position)| closed == 0 || position.is_closed;
-                endpoint.place.is_some_and(counts) && endpoint.facts.models.contains(&request.model)
+                let counts = |key| closed == 0 || self.index.position(key).is_closed;
+                endpoint.key.is_some_and(counts) && endpoint.models.binary_search(&model).is_ok()
             })
         };
         serving > request.tried.iter().filter(is_among).count()
     }
 
-    /// Returns the numbers of the models, which the line shares.
-    pub fn numbers(&mut self) -> &mut ModelNumbers {
-        &mut self.numbers
+    /// Returns the models in use.
+    pub fn models(&self) -> &Models {
+        &self.models
+    }
+
+    /// Returns the models in use, in order to count users of them.
+    pub fn models_mut(&mut self) -> &mut Models {
+        &mut self.models
     }
 
     /// Tells what a request for `model` may hope for when no slot is free.
-    pub fn prospect(&self, model: &ModelId) -> Prospect {
+    pub fn prospect(&self, model: ModelNumber) -> Prospect {
         let may_serve = |id: &EndpointId| {
-            let models = &self.endpoints[id].facts.models;
-            models.is_empty() || models.contains(model)
+            let models = &self.endpoints[id].models;
+            models.is_empty() || models.binary_search(&model).is_ok()
         };
         if self.index.serves(model) || self.pending.iter().any(may_serve) {
             Prospect::Possible
         } else if self.loading.iter().any(may_serve) {
             Prospect::Loading
-        } else if self.known.contains_key(model) {
+        } else if self.known.contains_key(&model) {
             Prospect::NothingOnline
         } else {
             Prospect::Unknown
@@ -332,7 +308,7 @@ impl Fleet {
 
     /// Returns how endpoints are chosen.
     pub fn mode(&self) -> Mode {
-        self.balancing.mode
+        self.policy.rules().mode
     }
 
     /// Returns how often each endpoint was chosen, by its name.
@@ -350,40 +326,44 @@ impl Fleet {
     /// # Panics
     /// If they do not.
     pub fn assert_consistent(&self) {
-        let (mut members, mut closed) = (0, 0);
+        let (mut online, mut closed) = (0, 0);
         for (id, endpoint) in &self.endpoints {
-            assert_eq!(endpoint.facts.status == EndpointStatus::Online, endpoint.place.is_some());
+            assert_eq!(endpoint.facts.status == EndpointStatus::Online, endpoint.key.is_some());
             assert_eq!(endpoint.facts.status == EndpointStatus::Pending, self.pending.contains(id));
             assert_eq!(endpoint.facts.status == EndpointStatus::Loading, self.loading.contains(id));
-            let Some((group, position)) = &endpoint.place else { continue };
-            members += 1;
+            let Some(key) = endpoint.key else { continue };
+            let position = self.index.position(key);
+            online += 1;
             closed += usize::from(position.is_closed);
-            let trial = self.trials.of(*id);
-            assert_eq!(*position, endpoint.position(&self.balancing, trial), "positions follow from what is known");
+            let expected = endpoint.position(&self.policy, self.trials.of(*id));
+            assert_eq!(*position, expected, "positions follow from what is known");
             assert_eq!(self.trials.is_tripped(*id), !position.is_closed);
-            self.index.assert_holds(*group, position);
         }
-        assert_eq!(members - closed, self.trials.tripped().len(), "breakers are closed or tripped");
-        self.index.assert_counts(members, closed);
+        assert_eq!(online - closed, self.trials.tripped().len(), "breakers are closed or tripped");
+        self.index.assert_consistent();
+    }
+
+    /// Returns how many models all endpoints have.
+    pub fn model_users(&self) -> usize {
+        self.endpoints.values().map(|endpoint| endpoint.models.len()).sum()
     }
 
     fn put_in(&mut self, mut endpoint: Endpoint) {
         let id = endpoint.facts.id();
-        for model in endpoint.facts.models.iter() {
-            *self.known.entry(model.clone()).or_default() += 1;
-            endpoint.models.insert(self.numbers.take(model));
+        for model in endpoint.models.iter() {
+            *self.known.entry(*model).or_default() += 1;
         }
         match endpoint.facts.status {
             EndpointStatus::Pending => drop(self.pending.insert(id)),
             EndpointStatus::Loading => drop(self.loading.insert(id)),
             EndpointStatus::Online => {
-                let position = endpoint.position(&self.balancing, self.trials.of(id));
-                let group = self.index.enter(&endpoint.facts.models, endpoint.facts.max_concurrency, &position);
-                endpoint.place = Some((group, position));
+                let position = endpoint.position(&self.policy, self.trials.of(id));
+                let (models, slots) = (endpoint.models.clone(), endpoint.facts.max_concurrency);
+                endpoint.key = Some(self.index.enter(models, slots, position));
             }
             EndpointStatus::Draining | EndpointStatus::Offline | EndpointStatus::Error => {}
         }
-        self.trials.set_online(id, endpoint.place.is_some());
+        self.trials.set_online(id, endpoint.key.is_some());
         self.endpoints.insert(id, endpoint);
     }
 
@@ -392,17 +372,17 @@ impl Fleet {
         self.pending.remove(&id);
         self.loading.remove(&id);
         self.trials.set_online(id, false);
-        for model in endpoint.facts.models.iter() {
-            self.numbers.give_back(model);
+        if let Some(key) = endpoint.key {
+            self.index.leave(key);
+        }
+        for model in endpoint.models.iter() {
+            self.models.give_back(*model);
             if let Some(count) = self.known.get_mut(model) {
                 *count -= 1;
                 if *count == 0 {
                     self.known.remove(model);
                 }
             }
-        }
-        if let Some((group, position)) = &endpoint.place {
-            self.index.leave(*group, endpoint.facts.max_concurrency, position);
         }
         Some(endpoint)
     }
@@ -412,11 +392,10 @@ impl Fleet {
     fn change(&mut self, id: EndpointId, change: impl FnOnce(&mut Endpoint, &mut Trials)) {
         let Some(endpoint) = self.endpoints.get_mut(&id) else { return };
         change(endpoint, &mut self.trials);
-        let trial = self.trials.of(id);
-        let position = endpoint.position(&self.balancing, trial);
-        let Some((group, place)) = &mut endpoint.place else { return };
-        self.index.reposition(*group, place, &position);
-        let was_closed = std::mem::replace(place, position).is_closed;
+        let Some(key) = endpoint.key else { return };
+        let position = endpoint.position(&self.policy, self.trials.of(id));
+        let was_closed = self.index.position(key).is_closed;
+        self.index.reposition(key, position);
         if was_closed != position.is_closed {
             self.trials.set_online(id, true);
         }

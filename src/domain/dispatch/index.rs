@@ -1,24 +1,28 @@
-//! Who is best: the online endpoints in the order in which they are chosen.
+//! Who is best: the online endpoints, in the order in which they are chosen, by the models they serve.
 //!
-//! Endpoints that serve the same set of models form a group. Within a group those with a free slot are kept ordered by
-//! rank and turn, so that choosing looks at two endpoints per group and a grant or a release touches one group only.
+//! A model that few endpoints serve has a list of them, which choosing walks. A model that many endpoints serve has a column in
+//! [`Rows`], by which choosing finds the best of them in an [`Order`] of all endpoints. So choosing costs the same however
+//! many endpoints and model sets there are, and a grant or a release moves one place, however many models the endpoint
+//! serves.
 
+use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use foldhash::{HashMap, HashMapExt};
+use slab::Slab;
 
-use super::choose::{Balancing, Rank, Standing};
-use super::decision::GrantReason;
-use crate::domain::ids::{EndpointId, ModelId};
-use crate::domain::request::LeaseRequest;
+use super::choose::{Rank, Shortlist, Standing};
+use super::model_set::ModelSet;
+use super::models::ModelNumber;
+use super::order::{Order, Place, Rows};
+use crate::domain::ids::EndpointId;
 
-/// The models of a group.
-pub type ModelNames = Arc<BTreeSet<ModelId>>;
+/// Endpoints that serve a model before it gets a column.
+const FEW_MAX: usize = 16;
 
-/// Identifies a group for as long as it has members.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GroupId(u64);
+/// Endpoints that still serve a model when its column is given up.
+const MANY_MIN: usize = 8;
 
 /// Whether a request can be granted on an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,234 +40,272 @@ pub enum Room {
 pub struct Position {
     /// The endpoint.
     pub id: EndpointId,
-    /// Its rank.
+    /// What the policy says of the endpoint.
     pub standing: Standing,
-    /// When it was last chosen, as a count of grants: the smallest is next.
+    /// When the endpoint was last chosen, as a count of grants: the smallest is next.
     pub turn: u64,
-    /// It has failed a request lately.
-    pub is_suspect: bool,
-    /// Its breaker is closed.
+    /// The endpoint's breaker is closed.
     pub is_closed: bool,
-    /// Whether a request can be granted on it.
+    /// Whether a request can be granted on the endpoint.
     pub room: Room,
 }
 
-impl Position {
-    /// Returns its places among the free of its group, and among the strained.
-    fn places(&self) -> ((Rank, u64, EndpointId), (bool, u64, EndpointId)) {
-        ((self.standing.rank, self.turn, self.id), (self.is_suspect, self.turn, self.id))
-    }
-}
+/// Identifies an endpoint in the index until the endpoint leaves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberKey(usize);
 
-/// The online endpoints that serve the same models.
-struct Group {
-    models: ModelNames,
-    members: usize,
-    /// Of all members, free or not.
+/// An online endpoint.
+struct Member {
+    position: Position,
+    models: Arc<[ModelNumber]>,
     slots: u64,
-    /// Members whose breaker is closed.
+}
+
+impl Member {
+    fn place(&self, MemberKey(row): MemberKey, rank: Rank) -> Place {
+        Place { rank, turn: self.position.turn, id: self.position.id, row }
+    }
+}
+
+/// What is known of one model.
+#[derive(Default)]
+struct Served {
+    /// Keys of the endpoints that serve it.
+    members: BTreeSet<usize>,
+    /// How many of them have a closed breaker.
     closed: usize,
-    /// Those with a free slot, the best first.
-    free: BTreeSet<(Rank, u64, EndpointId)>,
-    /// Those with a free slot that are skipped, the best first; not among the free.
-    skipped: BTreeSet<(Rank, u64, EndpointId)>,
-    /// Those of the free that are strained, by turn, suspects last.
-    strained: BTreeSet<(bool, u64, EndpointId)>,
+    /// Slots of all of them, free or not.
+    slots: u64,
+    /// Its column, if many endpoints serve it.
+    column: Option<usize>,
+    /// All models that these endpoints serve, once somebody has asked.
+    competing: OnceCell<ModelSet>,
 }
 
-impl Group {
-    /// Takes up where an endpoint stands.
-    fn add(&mut self, position: &Position) {
-        let (place, strained) = position.places();
-        self.closed += usize::from(position.is_closed);
-        match position.room {
-            Room::Full => {}
-            Room::Skipped => drop(self.skipped.insert(place)),
-            Room::Free => {
-                self.free.insert(place);
-                if position.standing.is_strained {
-                    self.strained.insert(strained);
-                }
-            }
-        }
-    }
-
-    /// Forgets where an endpoint stood, which must be as it was added.
-    fn take_out(&mut self, position: &Position) {
-        let (place, strained) = position.places();
-        self.closed -= usize::from(position.is_closed);
-        match position.room {
-            Room::Full => {}
-            Room::Skipped => drop(self.skipped.remove(&place)),
-            Room::Free => {
-                self.free.remove(&place);
-                if position.standing.is_strained {
-                    self.strained.remove(&strained);
-                }
-            }
-        }
-    }
-}
-
-/// The online endpoints, by the models they serve.
+/// The online endpoints.
+#[derive(Default)]
 pub struct Index {
-    groups: HashMap<GroupId, Group>,
-    group_of: HashMap<ModelNames, GroupId>,
-    by_model: HashMap<ModelId, BTreeSet<GroupId>>,
-    next_group: u64,
+    members: Slab<Member>,
+    /// By the number of the model.
+    served: Vec<Served>,
+    /// Whose column it is.
+    columns: Slab<ModelNumber>,
+    rows: Rows,
+    /// Endpoints with a free slot that are neither skipped nor strained.
+    calm: Order,
+    /// Endpoints with a free slot that are strained and not skipped.
+    strained: Order,
+    /// The same endpoints in turn, suspects last.
+    strained_in_turn: Order,
+    /// Endpoints with a free slot that are skipped.
+    skipped: Order,
 }
 
 impl Index {
-    /// Creates an index without endpoints.
-    pub fn new() -> Self {
-        Self { groups: HashMap::new(), group_of: HashMap::new(), by_model: HashMap::new(), next_group: 0 }
-    }
-
-    /// Adds an endpoint that serves these models with so many slots.
-    pub fn enter(&mut self, models: &ModelNames, slots: u32, position: &Position) -> GroupId {
-        let group_id = self.group_for(models);
-        if let Some(group) = self.groups.get_mut(&group_id) {
-            group.members += 1;
-            group.slots += u64::from(slots);
-            group.add(position);
+    /// Adds an endpoint that serves these models, each named once, with so many slots.
+    pub fn enter(&mut self, models: Arc<[ModelNumber]>, slots: u32, position: Position) -> MemberKey {
+        let slots = u64::from(slots);
+        let key = MemberKey(self.members.insert(Member { position, models: models.clone(), slots }));
+        for model in models.iter() {
+            if self.served.len() <= model.0 {
+                self.served.resize_with(model.0 + 1, Served::default);
+            }
+            let served = &mut self.served[model.0];
+            served.members.insert(key.0);
+            served.closed += usize::from(position.is_closed);
+            served.slots += slots;
+            if let Some(competing) = served.competing.get_mut() {
+                models.iter().for_each(|model| competing.insert(model.0));
+            }
+            match served.column {
+                Some(column) => self.rows.set(key.0, column, true),
+                None if served.members.len() > FEW_MAX => self.give_column(*model),
+                None => {}
+            }
         }
-        group_id
+        self.put(key, true);
+        key
     }
 
-    /// Takes an endpoint out that stood there and had so many slots.
-    pub fn leave(&mut self, group_id: GroupId, slots: u32, position: &Position) {
-        let Some(group) = self.groups.get_mut(&group_id) else { return };
-        group.take_out(position);
-        group.members -= 1;
-        group.slots -= u64::from(slots);
-        if group.members > 0 {
+    /// Takes an endpoint out.
+    pub fn leave(&mut self, key: MemberKey) {
+        self.put(key, false);
+        let Member { position, models, slots } = self.members.remove(key.0);
+        for model in models.iter() {
+            let served = &mut self.served[model.0];
+            served.members.remove(&key.0);
+            served.closed -= usize::from(position.is_closed);
+            served.slots -= slots;
+            served.competing.take();
+            let Some(column) = served.column else { continue };
+            self.rows.set(key.0, column, false);
+            if served.members.len() < MANY_MIN {
+                served.column = None;
+                served.members.iter().for_each(|row| self.rows.set(*row, column, false));
+                self.columns.remove(column);
+            }
+        }
+    }
+
+    /// Moves an endpoint to another position.
+    pub fn reposition(&mut self, key: MemberKey, position: Position) {
+        let before = self.members[key.0].position;
+        if before == position {
             return;
         }
-        let models = group.models.clone();
-        self.groups.remove(&group_id);
-        self.group_of.remove(&models);
-        for model in models.iter() {
-            if let Some(groups) = self.by_model.get_mut(model) {
-                groups.remove(&group_id);
-                if groups.is_empty() {
-                    self.by_model.remove(model);
-                }
+        self.put(key, false);
+        self.members[key.0].position = position;
+        self.put(key, true);
+        if before.is_closed != position.is_closed {
+            for model in self.members[key.0].models.iter() {
+                let closed = &mut self.served[model.0].closed;
+                *closed = if position.is_closed { *closed + 1 } else { *closed - 1 };
             }
         }
     }
 
-    /// Moves an endpoint from one position to another.
-    pub fn reposition(&mut self, group_id: GroupId, from: &Position, to: &Position) {
-        if let Some(group) = self.groups.get_mut(&group_id) {
-            group.take_out(from);
-            group.add(to);
-        }
+    /// Returns where an endpoint stands.
+    pub fn position(&self, key: MemberKey) -> &Position {
+        &self.members[key.0].position
     }
 
-    /// Returns the endpoint to grant a request on, of those with a free slot that have not failed it, and why that one.
-    /// `tried_and_calm` endpoints have failed the request, have a free slot for it, are not skipped and not strained.
-    pub fn choose(
-        &self,
-        balancing: &Balancing,
-        request: &LeaseRequest,
-        tried_and_calm: usize,
-    ) -> Option<(EndpointId, GrantReason)> {
-        let groups = || self.groups_of(&request.model);
-        let is_untried = |place: &&(Rank, u64, EndpointId)| !request.tried.contains(&place.2);
-        let none_closed = !self.has_closed(&request.model);
-        let (mut best, mut second) = (None, None);
-        for group in groups() {
-            let sets = [Some(&group.free), none_closed.then_some(&group.skipped)];
-            for place in sets.into_iter().flatten().flat_map(|set| set.iter().filter(is_untried).take(2)) {
-                if best.is_none_or(|best| place < best) {
-                    second = best.replace(place);
-                } else if second.is_none_or(|second| place < second) {
-                    second = Some(place);
-                }
+    /// Returns the best endpoints with a free slot for a model that are not among those `tried`. Endpoints that are skipped are
+    /// among them only if the model has no other.
+    pub fn shortlist(&self, model: ModelNumber, tried: &[EndpointId]) -> Shortlist {
+        let mut list = Shortlist::default();
+        let Some(served) = self.served.get(model.0) else { return list };
+        let is_last_resort = served.closed == 0;
+        let Some(column) = served.column else {
+            self.list_few(served, tried, is_last_resort, &mut list);
+            return list;
+        };
+        let untried = |place: &&Place| !tried.contains(&place.id);
+        let best = |order: &'_ Order, list: &mut Shortlist| {
+            order.serving(&self.rows, column).filter(untried).take(Shortlist::MAX).for_each(|place| list.add(*place));
+        };
+        best(&self.calm, &mut list);
+        let has_calm = list.best().is_some();
+        best(&self.strained, &mut list);
+        if is_last_resort {
+            best(&self.skipped, &mut list);
+        } else if !has_calm {
+            list.in_turn = self.strained_in_turn.serving(&self.rows, column).find(untried).copied();
+        }
+        list
+    }
+
+    /// Does the same for a model that few endpoints serve.
+    fn list_few(&self, served: &Served, tried: &[EndpointId], is_last_resort: bool, list: &mut Shortlist) {
+        let mut has_calm = false;
+        for key in &served.members {
+            let member = &self.members[*key];
+            let Position { id, standing, room, .. } = member.position;
+            let is_candidate = room == Room::Free || (room == Room::Skipped && is_last_resort);
+            if !is_candidate || tried.contains(&id) {
+                continue;
+            }
+            list.add(member.place(MemberKey(*key), standing.rank));
+            has_calm |= !standing.is_strained;
+            let in_turn = member.place(MemberKey(*key), standing.rank.in_turn());
+            if list.in_turn.is_none_or(|other| in_turn < other) {
+                list.in_turn = Some(in_turn);
             }
         }
-        let (rank, _, id) = best?;
-        let Some((next_rank, ..)) = second else { return Some((*id, GrantReason::OnlyCandidate)) };
-        let calm: usize = groups().map(|group| group.free.len() - group.strained.len()).sum();
-        if !none_closed && calm == tried_and_calm {
-            let strained =
-                groups().filter_map(|group| group.strained.iter().find(|(.., id)| !request.tried.contains(id)));
-            return Some((strained.min()?.2, GrantReason::RoundRobin));
+        if has_calm || is_last_resort {
+            list.in_turn = None;
         }
-        Some((*id, balancing.reason(rank, next_rank)))
     }
 
     /// Tells whether an endpoint serves a model.
-    pub fn serves(&self, model: &ModelId) -> bool {
-        self.by_model.contains_key(model)
+    pub fn serves(&self, model: ModelNumber) -> bool {
+        self.served.get(model.0).is_some_and(|served| !served.members.is_empty())
     }
 
-    /// Tells whether an endpoint that serves the model has a closed breaker.
-    pub fn has_closed(&self, model: &ModelId) -> bool {
-        self.groups_of(model).any(|group| group.closed > 0)
+    /// Returns how many endpoints serve a model, and how many of them have a closed breaker.
+    pub fn members(&self, model: ModelNumber) -> (usize, usize) {
+        self.served.get(model.0).map_or((0, 0), |served| (served.members.len(), served.closed))
     }
 
-    /// Returns how many endpoints serve the model, and how many of them have a closed breaker.
-    pub fn members(&self, model: &ModelId) -> (usize, usize) {
-        self.groups_of(model).fold((0, 0), |(members, closed), group| (members + group.members, closed + group.closed))
+    /// Returns how many slots could serve a model, free or not, and all the models that compete for them, itself among them.
+    pub fn competition(&self, model: ModelNumber) -> (u64, Cow<'_, ModelSet>) {
+        let Some(served) = self.served.get(model.0) else { return (0, Cow::Owned(ModelSet::of(model.0))) };
+        let competing = served.competing.get_or_init(|| {
+            let mut competing = ModelSet::of(model.0);
+            let members = served.members.iter().flat_map(|key| self.members[*key].models.iter());
+            members.for_each(|model| competing.insert(model.0));
+            competing
+        });
+        (served.slots, Cow::Borrowed(competing))
     }
 
-    /// Returns how many slots could serve `model`, free or not, and the model sets of the endpoints that have them.
-    pub fn competition(&self, model: &ModelId) -> (u64, impl Iterator<Item = &ModelNames>) {
-        let slots = self.groups_of(model).map(|group| group.slots).sum();
-        (slots, self.groups_of(model).map(|group| &group.models))
-    }
-
-    /// Checks that an endpoint is found where it stands, and nowhere else.
-    ///
-    /// # Panics
-    /// If it is not.
-    pub fn assert_holds(&self, group: GroupId, position: &Position) {
-        let (place, by_turn) = position.places();
-        let group = &self.groups[&group];
-        let is_free = position.room == Room::Free;
-        assert_eq!(group.free.contains(&place), is_free, "free endpoints are exactly those with a free slot");
-        let is_strained = is_free && position.standing.is_strained;
-        assert_eq!(group.strained.contains(&by_turn), is_strained, "strained endpoints are found by turn");
-        let is_skipped = position.room == Room::Skipped;
-        assert_eq!(group.skipped.contains(&place), is_skipped, "skipped endpoints are not free");
-    }
-
-    /// Checks that the index holds so many endpoints, of which so many have a closed breaker.
+    /// Checks that every endpoint is found where it stands, and nowhere else, and that what is kept of each model agrees.
     ///
     /// # Panics
     /// If it does not.
-    pub fn assert_counts(&self, members: usize, closed: usize) {
-        assert_eq!(members, self.groups.values().map(|group| group.members).sum::<usize>());
-        assert_eq!(closed, self.groups.values().map(|group| group.closed).sum::<usize>());
-        assert!(self.groups.values().all(|group| group.free.len() <= group.members && group.members > 0));
-        assert!(self.by_model.values().all(|groups| !groups.is_empty()));
-    }
-
-    fn groups_of(&self, model: &ModelId) -> impl Iterator<Item = &Group> {
-        self.by_model.get(model).into_iter().flatten().map(|group| &self.groups[group])
-    }
-
-    fn group_for(&mut self, models: &ModelNames) -> GroupId {
-        if let Some(group) = self.group_of.get(models) {
-            return *group;
+    pub fn assert_consistent(&self) {
+        let [mut calm, mut strained, mut skipped] = [0; 3];
+        for (row, member) in &self.members {
+            let Position { standing, room, .. } = member.position;
+            let place = member.place(MemberKey(row), standing.rank);
+            let is_free = room == Room::Free;
+            calm += usize::from(is_free && !standing.is_strained);
+            strained += usize::from(is_free && standing.is_strained);
+            skipped += usize::from(room == Room::Skipped);
+            assert_eq!(self.calm.contains(&place), is_free && !standing.is_strained);
+            assert_eq!(self.strained.contains(&place), is_free && standing.is_strained);
+            assert_eq!(self.skipped.contains(&place), room == Room::Skipped);
         }
-        let group_id = GroupId(self.next_group);
-        self.next_group += 1;
-        self.group_of.insert(models.clone(), group_id);
-        let group = Group {
-            models: models.clone(),
-            members: 0,
-            slots: 0,
-            closed: 0,
-            free: BTreeSet::new(),
-            skipped: BTreeSet::new(),
-            strained: BTreeSet::new(),
+        let counted = [&self.calm, &self.strained, &self.strained_in_turn, &self.skipped].map(Order::len);
+        assert_eq!(counted, [calm, strained, strained, skipped], "every place is an endpoint's");
+        for (number, served) in self.served.iter().enumerate() {
+            let members = || served.members.iter().map(|key| &self.members[*key]);
+            assert!(members().all(|member| member.models.contains(&ModelNumber(number))));
+            assert_eq!(served.closed, members().filter(|member| member.position.is_closed).count());
+            assert_eq!(served.slots, members().map(|member| member.slots).sum::<u64>());
+            assert_eq!(served.column.is_some(), served.column.is_some_and(|column| self.columns.contains(column)));
+        }
+        let named: usize = self.members.iter().map(|(_, member)| member.models.len()).sum();
+        assert_eq!(named, self.served.iter().map(|served| served.members.len()).sum::<usize>());
+    }
+
+    /// Gives a model a column, which the rows of its endpoints have from then on.
+    fn give_column(&mut self, model: ModelNumber) {
+        let column = self.columns.insert(model);
+        self.served[model.0].column = Some(column);
+        for key in &self.served[model.0].members {
+            self.rows.set(*key, column, true);
+            let member = &self.members[*key];
+            let Position { standing, .. } = member.position;
+            let place = member.place(MemberKey(*key), standing.rank);
+            let in_turn = member.place(MemberKey(*key), standing.rank.in_turn());
+            let orders = [&mut self.calm, &mut self.strained, &mut self.skipped];
+            for (order, place) in
+                orders.into_iter().map(|order| (order, place)).chain([(&mut self.strained_in_turn, in_turn)])
+            {
+                if order.contains(&place) {
+                    order.widened(&self.rows, &place);
+                }
+            }
+        }
+    }
+
+    /// Puts an endpoint into the orders that its position belongs to, or takes it out of them.
+    fn put(&mut self, key: MemberKey, is_in: bool) {
+        let member = &self.members[key.0];
+        let Position { standing, room, .. } = member.position;
+        let (place, in_turn) = (member.place(key, standing.rank), member.place(key, standing.rank.in_turn()));
+        let rows = &self.rows;
+        let put = |order: &mut Order, place: Place| {
+            if is_in { order.insert(rows, place) } else { order.remove(rows, &place) }
         };
-        self.groups.insert(group_id, group);
-        for model in models.iter() {
-            self.by_model.entry(model.clone()).or_default().insert(group_id);
+        match room {
+            Room::Full => {}
+            Room::Skipped => put(&mut self.skipped, place),
+            Room::Free if standing.is_strained => {
+                put(&mut self.strained, place);
+                put(&mut self.strained_in_turn, in_turn);
+            }
+            Room::Free => put(&mut self.calm, place),
         }
-        group_id
     }
 }

@@ -22,6 +22,8 @@ mod fleet;
 mod index;
 mod model_queue;
 mod model_set;
+mod models;
+mod order;
 mod report;
 mod retry;
 mod rooms;
@@ -38,13 +40,12 @@ use foldhash::{HashMap, HashMapExt};
 use self::admission::{Admission, Backpressure};
 use self::choose::Balancing;
 pub use self::decision::{Decision, Grant, GrantReason, Queued, Retried, Submitted};
-use self::estimate::ServiceTimes;
 use self::fleet::Fleet;
+use self::models::ModelNumber;
 use self::report::RecentGrants;
 pub use self::report::{ModelWait, RecentGrant, Running};
 use self::rooms::Rooms;
 use self::waiting::Waiting;
-use super::blame::{Blamed, Sign, Suspect};
 use super::endpoint::{EndpointFacts, Target};
 use super::ids::{EndpointId, LeaseId, Ticket};
 use super::load::LoadReport;
@@ -70,10 +71,10 @@ pub struct Selections {
 struct Held {
     target: Arc<Target>,
     request: Arc<LeaseRequest>,
+    /// The number of the request's model, of which the lease is a user.
+    model: ModelNumber,
     granted: Moment,
     waited: Duration,
-    /// An earlier attempt of the request, which this one decides about.
-    undecided: Option<Suspect>,
 }
 
 /// Grants leases on endpoints and keeps the line of those who wait.
@@ -84,16 +85,11 @@ pub struct Dispatcher {
     fleet: Fleet,
     rooms: Rooms,
     leases: HashMap<LeaseId, Held>,
-    service_times: ServiceTimes,
     recent_grants: RecentGrants,
     selections: Selections,
     next_lease: u64,
     rules: QueueRules,
     draining: bool,
-    /// What is now known of endpoints that were undecided about; empty after every call.
-    verdicts: Vec<(Suspect, Sign)>,
-    /// Endpoints found to be to blame since [`Dispatcher::take_blamed`] was last asked.
-    blamed: Vec<Blamed>,
 }
 
 impl Dispatcher {
@@ -103,14 +99,11 @@ impl Dispatcher {
             fleet: Fleet::new(balancing),
             rooms: Rooms::default(),
             leases: HashMap::new(),
-            service_times: ServiceTimes::default(),
             recent_grants: RecentGrants::default(),
             selections: Selections::default(),
             next_lease: 0,
             rules,
             draining: false,
-            verdicts: Vec::new(),
-            blamed: Vec::new(),
         }
     }
 
@@ -125,35 +118,56 @@ impl Dispatcher {
     ) -> Submitted {
         self.expire(now, decisions);
         self.fleet.look(now);
+        let model = self.fleet.models_mut().take(&request.model);
         let submitted = if self.draining && !request.is_retry() {
             Submitted::Refused(Refusal::Draining)
-        } else if let Some((endpoint, reason)) = self.fleet.choose(&request) {
-            Submitted::Granted(self.grant(now, endpoint, reason, request, None))
-        } else if self.draining && self.fleet.has_untried(&request) {
+        } else if let Some((endpoint, reason)) = self.fleet.choose(model, &request) {
+            Submitted::Granted(self.grant(now, endpoint, reason, (request, model), None))
+        } else if self.draining && self.fleet.has_untried(model, &request) {
             Submitted::Refused(Refusal::Draining)
         } else {
             let queued = Queued { position: 1, estimated_wait: None };
-            let waiting = Waiting { ticket, request, arrived: now, deadline, queued };
+            let waiting = Waiting { ticket, request, model, arrived: now, deadline, queued };
             self.wait(now, waiting).map_or(Submitted::Waiting, Submitted::Refused)
         };
+        if let Submitted::Refused(_) = submitted {
+            self.fleet.models_mut().give_back(model);
+        }
         self.debug_assert_invariants();
         submitted
     }
 
     /// Takes a waiting request out of the line; without effect if it does not wait.
     pub fn cancel(&mut self, now: Moment, ticket: Ticket, decisions: &mut Vec<Decision>) {
-        if let Some(waiting) = self.leave(ticket) {
-            self.reach_verdict(&waiting.request, Sign::Nothing);
+        if let Some(waiting) = self.rooms.leave(ticket) {
+            self.fleet.models_mut().give_back(waiting.model);
         }
         self.expire(now, decisions);
         self.debug_assert_invariants();
     }
 
     /// Ends a lease, and its request with it, and passes its slot on; `None` if the lease is not known or has ended before.
-    pub fn end(&mut self, now: Moment, end: LeaseEnd, decisions: &mut Vec<Decision>) -> Option<EndedLease> {
-        let held = self.end_request(now, &end, decisions)?;
+    pub fn end(
+        &mut self,
+        now: Moment,
+        LeaseEnd { lease, outcome, first_token }: LeaseEnd,
+        decisions: &mut Vec<Decision>,
+    ) -> Option<EndedLease> {
+        self.expire(now, decisions);
+        let held = self.leases.remove(&lease)?;
+        let endpoint = held.target.id;
+        let has_turned = self.fleet.release(now, lease, &held.target, &outcome);
+        if let Outcome::Succeeded { .. } = outcome {
+            self.fleet.models_mut().service_time_mut(held.model).record(now.since(held.granted));
+        }
+        self.fleet.models_mut().give_back(held.model);
+        self.serve_line(now, endpoint, decisions);
+        if has_turned {
+            self.serve_tripped(now, decisions);
+            self.refuse_vain_retries(decisions);
+        }
         self.debug_assert_invariants();
-        Some(held.ended(now, end))
+        Some(EndedLease { first_token, ..held.ended(now, outcome) })
     }
 
     /// Learns of endpoints that are new, changed or gone, all at once: nobody is refused for what another of them can serve.
@@ -170,7 +184,6 @@ impl Dispatcher {
         updated.into_iter().for_each(|facts| self.fleet.update(facts));
         removed.into_iter().for_each(|id| self.fleet.remove(id));
         self.review(now, decisions);
-        self.settle(now, None, false, decisions);
         for id in ids {
             self.serve_line(now, id, decisions);
         }
@@ -186,28 +199,25 @@ impl Dispatcher {
 
     /// Refuses every waiting request and from now on every new one; what runs may go on, elsewhere if its endpoint fails and
     /// another is free.
-    pub fn drain(&mut self, now: Moment, decisions: &mut Vec<Decision>) {
+    pub fn drain(&mut self, decisions: &mut Vec<Decision>) {
         self.draining = true;
         for ticket in self.in_order_of_arrival(|_| true) {
-            let Some(waiting) = self.leave(ticket) else { continue };
-            self.reach_verdict(&waiting.request, Sign::Nothing);
-            decisions.push(Decision::Refuse(ticket, Refusal::Draining));
+            if let Some(waiting) = self.rooms.leave(ticket) {
+                self.refuse(ticket, waiting.model, Refusal::Draining, decisions);
+            }
         }
-        self.settle(now, None, false, decisions);
         self.debug_assert_invariants();
     }
 
     /// Ends every lease as cut off by shutdown.
     pub fn end_all(&mut self, now: Moment) -> Vec<EndedLease> {
+        let outcome = Outcome::Failed(Failure::ShutDown);
         let held: Vec<(LeaseId, Held)> = self.leases.drain().collect();
-        for (lease, Held { target, undecided, .. }) in &held {
-            self.fleet.release(now, *lease, target, Sign::Nothing);
-            if let Some(suspect) = undecided {
-                self.fleet.judge(now, suspect, Sign::Nothing);
-            }
+        for (lease, held) in &held {
+            self.fleet.release(now, *lease, &held.target, &outcome);
+            self.fleet.models_mut().give_back(held.model);
         }
-        let cut_off = |lease| LeaseEnd::new(lease, Outcome::Failed(Failure::ShutDown));
-        held.into_iter().map(|(lease, held)| held.ended(now, cut_off(lease))).collect()
+        held.into_iter().map(|(_, held)| held.ended(now, outcome.clone())).collect()
     }
 
     /// Returns when [`Dispatcher::expire`] next has something to do.
@@ -250,13 +260,19 @@ impl Dispatcher {
         let bounded = self.waiting() - self.rooms.retries();
         assert!(bounded <= self.rules.max_waiting, "the line is bounded but for retries");
         assert!(!self.draining || self.waiting() == 0, "nobody waits while draining");
-        assert!(self.verdicts.is_empty(), "verdicts are carried out");
         assert!(self.rooms.misplaced(|model| self.fleet.prospect(model)).is_empty(), "nobody waits in vain");
         for waiting in self.rooms.iter() {
             let request = &waiting.request;
-            assert!(self.fleet.choose(request).is_none(), "nobody waits while a capable slot is free");
-            assert!(!request.is_retry() || self.fleet.has_untried(request), "no retry waits in vain");
+            let model = waiting.model;
+            assert!(self.fleet.choose(model, request).is_none(), "nobody waits while a capable slot is free");
+            assert!(!request.is_retry() || self.fleet.has_untried(model, request), "no retry waits in vain");
         }
+        let users = self.fleet.model_users() + self.waiting() + self.active();
+        assert_eq!(
+            self.fleet.models().users(),
+            users,
+            "models are numbered for endpoints, requests that wait, and leases"
+        );
         let mut held: HashMap<EndpointId, u32> = HashMap::new();
         for lease in self.leases.values() {
             *held.entry(lease.target.id).or_default() += 1;
@@ -272,7 +288,7 @@ impl Dispatcher {
         now: Moment,
         endpoint: EndpointId,
         reason: GrantReason,
-        request: Arc<LeaseRequest>,
+        (request, number): (Arc<LeaseRequest>, ModelNumber),
         waited: Option<(Duration, Queued)>,
     ) -> Grant {
         let lease = LeaseId(self.next_lease);
@@ -283,16 +299,7 @@ impl Dispatcher {
         self.selections.total += 1;
         *self.selections.by_reason.entry(reason).or_default() += 1;
         self.recent_grants.add(RecentGrant { target: target.clone(), model, reason, granted, waited });
-        self.leases.insert(
-            lease,
-            Held {
-                target: target.clone(),
-                undecided: request.comparison.undecided().cloned(),
-                request,
-                granted,
-                waited,
-            },
-        );
+        self.leases.insert(lease, Held { target: target.clone(), request, model: number, granted, waited });
         Grant { lease, target, granted, waited, queued }
     }
 
@@ -301,7 +308,8 @@ impl Dispatcher {
     fn serve_line(&mut self, now: Moment, endpoint: EndpointId, decisions: &mut Vec<Decision>) {
         while let Some(waiting) = self.next_for(endpoint) {
             let waited = (now.since(waiting.arrived), waiting.queued);
-            let grant = self.grant(now, endpoint, GrantReason::OnlyCandidate, waiting.request, Some(waited));
+            let grant =
+                self.grant(now, endpoint, GrantReason::OnlyCandidate, (waiting.request, waiting.model), Some(waited));
             decisions.push(Decision::Grant(waiting.ticket, grant));
         }
     }
@@ -314,13 +322,10 @@ impl Dispatcher {
     }
 
     fn next_for(&mut self, endpoint: EndpointId) -> Option<Waiting> {
-        let slot = self.fleet.free_slot(endpoint)?;
-        self.rooms.take_next(self.fleet.numbers(), &slot)
-    }
-
-    /// Takes out the request of this ticket, if it waits.
-    fn leave(&mut self, ticket: Ticket) -> Option<Waiting> {
-        self.rooms.leave(self.fleet.numbers(), ticket)
+        if self.rooms.is_nobody_next() {
+            return None;
+        }
+        self.rooms.take_next(&self.fleet.free_slot(endpoint)?)
     }
 
     fn debug_assert_invariants(&self) {
@@ -332,14 +337,14 @@ impl Dispatcher {
 
 impl Held {
     /// Records the end, as one that ends the request, too.
-    fn ended(self, now: Moment, LeaseEnd { outcome, first_token, .. }: LeaseEnd) -> EndedLease {
+    fn ended(self, now: Moment, outcome: Outcome) -> EndedLease {
         EndedLease {
             request: self.request,
             endpoint: self.target.id,
             outcome,
             is_final: true,
             duration: now.since(self.granted),
-            first_token,
+            first_token: None,
             waited: self.waited,
         }
     }

@@ -1,8 +1,6 @@
-//! Sets of models as bits, and the table that numbers the models.
+//! Sets of numbered models, as bits.
 
-use std::collections::HashMap;
-
-use crate::domain::ids::ModelId;
+use super::models::ModelNumber;
 
 /// A set of numbered models. Up to 64 of them take no allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,39 +52,11 @@ impl ModelSet {
     }
 }
 
-/// Numbers for the models in use; a number is free again when nobody uses it.
-#[derive(Debug, Default)]
-pub struct ModelNumbers {
-    numbers: HashMap<ModelId, (usize, usize)>,
-    free: Vec<usize>,
-}
-
-impl ModelNumbers {
-    /// Returns the number of a model in use.
-    pub fn get(&self, model: &ModelId) -> Option<usize> {
-        self.numbers.get(model).map(|(number, _)| *number)
-    }
-
-    /// Returns the number of a model and counts one more user of it.
-    pub fn take(&mut self, model: &ModelId) -> usize {
-        if let Some((number, users)) = self.numbers.get_mut(model) {
-            *users += 1;
-            return *number;
-        }
-        let number = self.free.pop().unwrap_or(self.numbers.len());
-        self.numbers.insert(model.clone(), (number, 1));
-        number
-    }
-
-    /// Counts one user less.
-    pub fn give_back(&mut self, model: &ModelId) {
-        if let Some((number, users)) = self.numbers.get_mut(model) {
-            *users -= 1;
-            if *users == 0 {
-                self.free.push(*number);
-                self.numbers.remove(model);
-            }
-        }
+impl<'a> FromIterator<&'a ModelNumber> for ModelSet {
+    fn from_iter<I: IntoIterator<Item = &'a ModelNumber>>(models: I) -> Self {
+        let mut set = Self::default();
+        models.into_iter().for_each(|model| set.insert(model.0));
+        set
     }
 }
 
@@ -133,17 +103,5 @@ mod tests {
         check(&[1], &[64, 300]);
         check(&[130], &[2]);
         check(&[], &[500]);
-    }
-
-    #[test]
-    fn numbers_are_used_again() {
-        let mut numbers = ModelNumbers::default();
-        let [a, b] = ["a", "b"].map(ModelId::from);
-        assert_eq!((numbers.take(&a), numbers.take(&b), numbers.take(&a)), (0, 1, 0));
-        numbers.give_back(&a);
-        assert_eq!(numbers.take(&a), 0);
-        numbers.give_back(&a);
-        numbers.give_back(&a);
-        assert_eq!(numbers.take(&ModelId::from("c")), 0);
     }
 }

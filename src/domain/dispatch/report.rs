@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::choose::Mode;
 use super::decision::GrantReason;
+use super::models::ModelNumber;
 use super::{Dispatcher, Held, Selections};
 use crate::domain::endpoint::Target;
 use crate::domain::ids::ModelId;
@@ -66,12 +67,13 @@ impl Dispatcher {
     /// Returns who waits, by model, the longest line first.
     pub fn waiting_by_model(&self) -> Vec<ModelWait> {
         let demand = self.rooms.demand();
-        let wait = |(model, waiting): (&&ModelId, &usize)| {
-            let (slots, models) = self.fleet.competition(model);
-            let competing = demand.iter().filter(|(other, _)| self.fleet.is_among(other, &models));
+        let wait = |(model, waiting): (&ModelNumber, &usize)| {
+            let (slots, models) = self.fleet.competition(*model);
+            let competing = demand.iter().filter(|(other, _)| models.contains(other.0));
             let position = competing.map(|(_, waiting)| waiting).sum::<usize>() + 1;
-            let estimated_wait = self.service_times.wait(model, position, slots);
-            ModelWait { model: (*model).clone(), waiting: *waiting, estimated_wait }
+            let known = self.fleet.models();
+            let estimated_wait = known.service_time(*model).wait(position, slots);
+            ModelWait { model: known.name(*model).clone(), waiting: *waiting, estimated_wait }
         };
         let mut waits: Vec<ModelWait> = demand.iter().map(wait).collect();
         waits.sort_unstable_by(|a, b| b.waiting.cmp(&a.waiting).then_with(|| a.model.cmp(&b.model)));

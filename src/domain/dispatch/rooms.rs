@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 
 use super::fleet::{Prospect, Slot};
-use super::model_set::ModelNumbers;
+use super::models::ModelNumber;
 use super::waiting::{Waiting, WaitingLine};
-use crate::domain::ids::{ModelId, Ticket};
-use crate::domain::request::LeaseRequest;
+use crate::domain::ids::Ticket;
 use crate::domain::time::Moment;
 
 /// One of the three places.
@@ -43,6 +42,11 @@ impl Rooms {
         self.all().iter().map(|(_, line)| line.len()).sum()
     }
 
+    /// Tells whether nobody waits who could be served by a free slot.
+    pub fn is_nobody_next(&self) -> bool {
+        self.line.len() + self.delay.len() == 0
+    }
+
     /// Returns how many of them are retries.
     pub fn retries(&self) -> usize {
         self.all().iter().map(|(_, line)| line.retries()).sum()
@@ -57,29 +61,29 @@ impl Rooms {
     }
 
     /// Adds a request to a room until `until`.
-    pub fn join(&mut self, room: Room, numbers: &mut ModelNumbers, waiting: Waiting, until: Moment) {
+    pub fn join(&mut self, room: Room, waiting: Waiting, until: Moment) {
         let line = match room {
             Room::Line => &mut self.line,
             Room::Delay => &mut self.delay,
             Room::WarmUp => &mut self.warm_up,
         };
-        line.join(numbers, waiting, until);
+        line.join(waiting, until);
     }
 
     /// Takes out the request of this ticket, if it waits.
-    pub fn leave(&mut self, numbers: &mut ModelNumbers, ticket: Ticket) -> Option<Waiting> {
+    pub fn leave(&mut self, ticket: Ticket) -> Option<Waiting> {
         let Self { line, delay, warm_up } = self;
-        [line, delay, warm_up].into_iter().find_map(|line| line.leave(numbers, ticket))
+        [line, delay, warm_up].into_iter().find_map(|line| line.leave(ticket))
     }
 
     /// Finds the request of this ticket, if it waits.
-    pub fn find(&self, ticket: Ticket) -> Option<(Room, &LeaseRequest)> {
+    pub fn find(&self, ticket: Ticket) -> Option<(Room, &Waiting)> {
         self.all().into_iter().find_map(|(room, line)| Some((room, line.get(ticket)?)))
     }
 
     /// Takes out the request that is next for a slot.
-    pub fn take_next(&mut self, numbers: &mut ModelNumbers, slot: &Slot) -> Option<Waiting> {
-        self.line.take_next(numbers, slot).or_else(|| self.delay.take_next(numbers, slot))
+    pub fn take_next(&mut self, slot: &Slot<'_>) -> Option<Waiting> {
+        self.line.take_next(slot).or_else(|| self.delay.take_next(slot))
     }
 
     /// Returns a request whose time in its room is over.
@@ -93,15 +97,15 @@ impl Rooms {
     }
 
     /// Returns the models somebody waits for in the wrong room, given the prospects of every model.
-    pub fn misplaced(&self, prospect: impl Fn(&ModelId) -> Prospect) -> Vec<(ModelId, Prospect)> {
+    pub fn misplaced(&self, prospect: impl Fn(ModelNumber) -> Prospect) -> Vec<(ModelNumber, Prospect)> {
         let models = self.all().into_iter().flat_map(|(room, line)| line.demand().map(move |(model, _)| (room, model)));
         let judged = models.map(|(room, model)| (room, model, prospect(model)));
         let wrong = judged.filter(|(room, _, prospect)| !room.suits(*prospect));
-        wrong.map(|(_, model, prospect)| (model.clone(), prospect)).collect()
+        wrong.map(|(_, model, prospect)| (model, prospect)).collect()
     }
 
     /// Returns how many requests wait for each model.
-    pub fn demand(&self) -> HashMap<&ModelId, usize> {
+    pub fn demand(&self) -> HashMap<ModelNumber, usize> {
         let mut demand = HashMap::new();
         for (model, waiting) in self.all().into_iter().flat_map(|(_, line)| line.demand()) {
             *demand.entry(model).or_default() += waiting;

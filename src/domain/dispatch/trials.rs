@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use foldhash::{HashMap, HashMapExt};
 
 use super::breaker::Breaker;
-use crate::domain::blame::Sign;
 use crate::domain::ids::{EndpointId, LeaseId};
+use crate::domain::request::Outcome;
 use crate::domain::time::Moment;
 
 /// What the failures of one endpoint have led to.
@@ -65,15 +65,15 @@ impl Trials {
         }
     }
 
-    /// Learns what a lease says about its endpoint. Returns whether the breaker has opened or closed.
-    pub fn judged(&mut self, now: Moment, id: EndpointId, lease: LeaseId, sign: Sign) -> bool {
+    /// Learns how a lease on an endpoint ended. Returns whether its breaker has opened or closed.
+    pub fn ended(&mut self, now: Moment, id: EndpointId, lease: LeaseId, outcome: &Outcome) -> bool {
         let before = self.of(id);
-        let is_suspect = match sign {
-            Sign::Good => false,
-            Sign::Bad | Sign::Busy => true,
-            Sign::Undecided | Sign::Nothing => before.is_suspect,
+        let is_suspect = match outcome {
+            Outcome::Succeeded { .. } => false,
+            Outcome::Failed(failure) => before.is_suspect || failure.ranks_last(),
+            Outcome::Abandoned => before.is_suspect,
         };
-        let after = Trial { breaker: before.breaker.judged(now, lease, sign), is_suspect };
+        let after = Trial { breaker: before.breaker.ended(now, lease, outcome), is_suspect };
         if before != after {
             self.set(id, after);
         }

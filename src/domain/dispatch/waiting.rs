@@ -13,8 +13,9 @@ use slab::Slab;
 use super::decision::Queued;
 use super::fleet::Slot;
 use super::model_queue::ModelQueue;
-use super::model_set::{ModelNumbers, ModelSet};
-use crate::domain::ids::{ClientId, ModelId, Ticket};
+use super::model_set::ModelSet;
+use super::models::ModelNumber;
+use crate::domain::ids::{ClientId, Ticket};
 use crate::domain::request::LeaseRequest;
 use crate::domain::time::Moment;
 
@@ -23,6 +24,8 @@ use crate::domain::time::Moment;
 pub struct Waiting {
     pub ticket: Ticket,
     pub request: Arc<LeaseRequest>,
+    /// The number of the request's model, of which the request is a user.
+    pub model: ModelNumber,
     pub arrived: Moment,
     pub deadline: Moment,
     /// What it was told when it joined.
@@ -35,8 +38,6 @@ struct Entry {
     waiting: Waiting,
     /// When its time in this line is over.
     until: Moment,
-    /// Of its model.
-    number: usize,
     /// Key of its client.
     client: usize,
     /// In its client's queue.
@@ -53,9 +54,8 @@ struct Client {
 }
 
 /// The requests for one model.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Demand {
-    model: ModelId,
     total: usize,
     /// How many of each client, by the client's key.
     by_client: HashMap<usize, usize>,
@@ -71,7 +71,7 @@ pub struct WaitingLine {
     ring: ModelQueue<usize>,
     by_end: BTreeSet<(Moment, Ticket)>,
     /// By the number of the model.
-    demand: HashMap<usize, Demand>,
+    demand: HashMap<ModelNumber, Demand>,
     /// How many are retries.
     retries: usize,
 }
@@ -112,11 +112,11 @@ impl WaitingLine {
     /// Returns how many requests for these models each client has, by its key.
     fn counts(&self, models: &ModelSet) -> Vec<usize> {
         let mut counts = vec![0; self.clients.capacity()];
-        if self.demand.keys().all(|number| models.contains(*number)) {
+        if self.demand.keys().all(|model| models.contains(model.0)) {
             self.clients.iter().for_each(|(key, client)| counts[key] = client.queue.len());
             return counts;
         }
-        for (_, demand) in self.demand.iter().filter(|(number, _)| models.contains(**number)) {
+        for (_, demand) in self.demand.iter().filter(|(model, _)| models.contains(model.0)) {
             demand.by_client.iter().for_each(|(key, count)| counts[*key] += count);
         }
         counts
@@ -125,7 +125,7 @@ impl WaitingLine {
     /// Returns the place, from 1, that a waiting request has in the order of service among the requests for these models.
     pub fn position_of(&self, ticket: Ticket, models: &ModelSet) -> Option<usize> {
         let key = self.entries.get(&ticket)?.client;
-        let is_counted = |other: &&Ticket| models.contains(self.entries[*other].number);
+        let is_counted = |other: &&Ticket| models.contains(self.entries[*other].waiting.model.0);
         let own = self.clients[key].queue.iter();
         let before = own.take_while(|other| **other != ticket).filter(is_counted).count();
         Some(self.position(key, before + 1, &self.counts(models)))
@@ -133,9 +133,8 @@ impl WaitingLine {
 
     /// Adds a request behind its client's others, or before them if it is a retry, and its client, if it is new, at the end of
     /// the ring.
-    pub fn join(&mut self, numbers: &mut ModelNumbers, waiting: Waiting, until: Moment) {
-        let Waiting { ticket, ref request, .. } = waiting;
-        let number = numbers.take(&request.model);
+    pub fn join(&mut self, waiting: Waiting, until: Moment) {
+        let Waiting { ticket, ref request, model, .. } = waiting;
         let (entries, clients) = (&mut self.entries, &mut self.clients);
         let known = self.keys.get(&request.client).copied();
         let key = known.unwrap_or_else(|| {
@@ -147,7 +146,7 @@ impl WaitingLine {
                 entry.place = place;
             }
         };
-        let (queue, models) = (&mut clients[key].queue, ModelSet::of(number));
+        let (queue, models) = (&mut clients[key].queue, ModelSet::of(model.0));
         let place = if request.is_retry() {
             self.retries += 1;
             queue.push_front(ticket, models, moved)
@@ -160,21 +159,19 @@ impl WaitingLine {
         } else {
             self.ring.set(self.clients[key].place, self.clients[key].queue.models());
         }
-        let new = || Demand { model: request.model.clone(), total: 0, by_client: HashMap::new() };
-        let demand = self.demand.entry(number).or_insert_with(new);
+        let demand = self.demand.entry(model).or_default();
         demand.total += 1;
         *demand.by_client.entry(key).or_default() += 1;
         self.by_end.insert((until, ticket));
-        self.entries.insert(ticket, Entry { waiting, until, number, client: key, place });
+        self.entries.insert(ticket, Entry { waiting, until, client: key, place });
     }
 
     /// Takes out the request of this ticket, if it waits. Its client keeps its place in the ring.
-    pub fn leave(&mut self, numbers: &mut ModelNumbers, ticket: Ticket) -> Option<Waiting> {
-        let Entry { waiting, until, number, client: key, place } = self.entries.remove(&ticket)?;
-        numbers.give_back(&waiting.request.model);
+    pub fn leave(&mut self, ticket: Ticket) -> Option<Waiting> {
+        let Entry { waiting, until, client: key, place } = self.entries.remove(&ticket)?;
         self.retries -= usize::from(waiting.request.is_retry());
         self.by_end.remove(&(until, ticket));
-        self.subtract(number, key);
+        self.subtract(waiting.model, key);
         let client = &mut self.clients[key];
         client.queue.remove(place);
         if client.queue.is_empty() {
@@ -192,10 +189,10 @@ impl WaitingLine {
     }
 
     /// Takes out the request that is next for a slot of an endpoint with these models; its client goes to the end of the ring.
-    pub fn take_next(&mut self, numbers: &mut ModelNumbers, slot: &Slot) -> Option<Waiting> {
+    pub fn take_next(&mut self, slot: &Slot<'_>) -> Option<Waiting> {
         let (place, ticket) = self.next_for(slot)?;
         let key = *self.ring.get(place)?;
-        let waiting = self.leave(numbers, ticket);
+        let waiting = self.leave(ticket);
         if self.clients.contains(key) {
             self.ring.remove(place);
             self.enter_ring(key);
@@ -204,7 +201,7 @@ impl WaitingLine {
     }
 
     /// Returns the place in the ring of the client that is next, and which of its requests.
-    fn next_for(&self, Slot { endpoint, models }: &Slot) -> Option<(usize, Ticket)> {
+    fn next_for(&self, Slot { endpoint, models }: &Slot<'_>) -> Option<(usize, Ticket)> {
         if self.retries == 0 {
             let place = self.ring.first(models)?;
             let queue = &self.clients[*self.ring.get(place)?].queue;
@@ -218,8 +215,8 @@ impl WaitingLine {
     }
 
     /// Returns the request of this ticket, if it waits.
-    pub fn get(&self, ticket: Ticket) -> Option<&LeaseRequest> {
-        Some(&self.entries.get(&ticket)?.waiting.request)
+    pub fn get(&self, ticket: Ticket) -> Option<&Waiting> {
+        Some(&self.entries.get(&ticket)?.waiting)
     }
 
     /// Returns a request whose time in this line is over.
@@ -234,8 +231,8 @@ impl WaitingLine {
     }
 
     /// Returns the models somebody waits for, and how many do.
-    pub fn demand(&self) -> impl Iterator<Item = (&ModelId, usize)> {
-        self.demand.values().map(|demand| (&demand.model, demand.total))
+    pub fn demand(&self) -> impl Iterator<Item = (ModelNumber, usize)> {
+        self.demand.iter().map(|(model, demand)| (*model, demand.total))
     }
 
     /// Returns the waiting requests, in no order.
@@ -273,8 +270,8 @@ impl WaitingLine {
     }
 
     /// Counts one request of a client less.
-    fn subtract(&mut self, number: usize, key: usize) {
-        let Some(demand) = self.demand.get_mut(&number) else { return };
+    fn subtract(&mut self, model: ModelNumber, key: usize) {
+        let Some(demand) = self.demand.get_mut(&model) else { return };
         demand.total -= 1;
         if let Some(count) = demand.by_client.get_mut(&key) {
             *count -= 1;
@@ -283,19 +280,20 @@ impl WaitingLine {
             }
         }
         if demand.total == 0 {
-            self.demand.remove(&number);
+            self.demand.remove(&model);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use proptest::prelude::*;
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::ids::EndpointId;
-    use crate::domain::ids::RequestId;
+    use crate::domain::ids::{EndpointId, ModelId, RequestId};
     use crate::domain::request::ApiKind;
 
     const MODELS: [&str; 3] = ["a", "b", "c"];
@@ -309,16 +307,13 @@ mod tests {
 
     struct Scene {
         line: WaitingLine,
-        numbers: ModelNumbers,
         next_ticket: u64,
     }
 
     impl Scene {
         /// Returns a line after these actions. The models have the numbers of their places.
         fn after(actions: &[Action]) -> Self {
-            let mut numbers = ModelNumbers::default();
-            MODELS.iter().for_each(|model| assert!(numbers.take(&ModelId::from(*model)) < MODELS.len()));
-            let mut scene = Self { line: WaitingLine::default(), numbers, next_ticket: 0 };
+            let mut scene = Self { line: WaitingLine::default(), next_ticket: 0 };
             for (joins, client, model) in actions {
                 if *joins {
                     scene.join(*client, *model);
@@ -330,8 +325,8 @@ mod tests {
         }
 
         fn take_next(&mut self, models: &ModelSet) -> Option<Waiting> {
-            let slot = Slot { endpoint: EndpointId(Uuid::nil()), models: models.clone() };
-            self.line.take_next(&mut self.numbers, &slot)
+            let slot = Slot { endpoint: EndpointId(Uuid::nil()), models: Cow::Borrowed(models) };
+            self.line.take_next(&slot)
         }
 
         fn request(client: ClientId, model: usize) -> LeaseRequest {
@@ -349,8 +344,8 @@ mod tests {
             self.next_ticket += 1;
             let queued = Queued { position: 0, estimated_wait: None };
             let (arrived, deadline) = (Moment::from_micros(0), Moment::from_micros(1));
-            let waiting = Waiting { ticket, request: Arc::new(request), arrived, deadline, queued };
-            self.line.join(&mut self.numbers, waiting, deadline);
+            let (request, model) = (Arc::new(request), ModelNumber(model));
+            self.line.join(Waiting { ticket, request, model, arrived, deadline, queued }, deadline);
             ticket
         }
     }

@@ -4,11 +4,11 @@ use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use leaseway::domain::blame::Sign;
 use leaseway::domain::dispatch::choose::{Balancing, Mode};
 use leaseway::domain::endpoint::EndpointFacts;
 use leaseway::domain::ids::{EndpointId, LeaseId};
 use leaseway::domain::load::LoadReport;
+use leaseway::domain::request::{Failure, Outcome};
 use leaseway::domain::time::Moment;
 
 /// What an observer knows who sees every report and every grant.
@@ -88,27 +88,26 @@ impl Choices {
         }
     }
 
-    /// Takes note of what a lease says about its endpoint.
-    pub fn judged(&mut self, now: Moment, id: EndpointId, lease: LeaseId, sign: Sign, is_online: bool) {
-        match sign {
-            Sign::Good => {
+    /// Takes note of how a request ended at an endpoint.
+    pub fn ended(&mut self, now: Moment, id: EndpointId, lease: LeaseId, outcome: &Outcome, is_online: bool) {
+        match outcome {
+            Outcome::Succeeded { .. } => {
                 self.suspects.remove(&id);
                 self.breakers.remove(&id);
             }
-            Sign::Bad => {
-                self.suspects.insert(id);
-                if is_online {
-                    self.breakers.entry(id).or_default().failed(now, lease);
-                }
-            }
-            Sign::Busy | Sign::Nothing => {
-                if sign == Sign::Busy {
+            Outcome::Failed(Failure::Status(400..500)) | Outcome::Abandoned => {
+                if *outcome == Outcome::Failed(Failure::Status(429)) {
                     self.suspects.insert(id);
                 }
                 let tried = self.breakers.get_mut(&id).filter(|breaker| breaker.trial == Some(lease));
                 tried.into_iter().for_each(|breaker| breaker.trial = None);
             }
-            Sign::Undecided => {}
+            Outcome::Failed(_) => {
+                self.suspects.insert(id);
+                if is_online {
+                    self.breakers.entry(id).or_default().failed(now, lease);
+                }
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use uuid::Uuid;
 
 use super::line::Waiter;
-use super::{ENDPOINTS, MODELS, WARM_UP, World};
+use super::{MODELS, WARM_UP, World};
 
 impl World {
     pub fn change_endpoint(&mut self, random: &mut StdRng) {
@@ -22,7 +22,7 @@ impl World {
         let mut decisions = Vec::new();
         if random.random_range(0..8) == 0 {
             // Its id is never used again.
-            self.ids[place] += ENDPOINTS;
+            self.ids[place] += self.ids.len() as u128;
             self.endpoints.remove(&id);
             self.dispatcher.change_endpoints(self.now, Vec::new(), vec![id], &mut decisions);
         } else {

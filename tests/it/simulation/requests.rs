@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leaseway::domain::attempts::FailedAttempt;
-use leaseway::domain::blame::{Blamed, Sign};
 use leaseway::domain::dispatch::admission::AdmissionDecision;
 use leaseway::domain::dispatch::{Decision, Grant, Retried, Submitted};
 use leaseway::domain::endpoint::EndpointStatus;
@@ -14,7 +13,6 @@ use leaseway::domain::time::Moment;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use super::journeys::Attempt;
 use super::line::Waiter;
 use super::{CLIENTS, Held, MAX_ATTEMPTS, MAX_WAITING, MODELS, WARM_UP, World};
 
@@ -64,29 +62,16 @@ impl World {
 
     /// Lets a request go on to another endpoint after its lease, which the observer holds no more, has failed.
     pub fn retry(&mut self, failed: LeaseEnd, held: Held) {
-        let Held { endpoint, target, request, deadline } = held;
+        let Held { endpoint, deadline, .. } = held;
         let (ticket, outcome) = (self.ticket(), failed.outcome.clone());
-        let attempt = Attempt { target, lease: failed.lease, outcome: outcome.clone() };
-        let (own, verdict) = self.journeys.judge(&request, &attempt, true);
-        self.judge(&attempt, own);
         let mut decisions = Vec::new();
         let retried = self.dispatcher.retry(self.now, ticket, failed, deadline, &mut decisions);
         let Retried { ended, request, submitted } = retried.expect("the lease was held");
         let request = (*request).clone();
         assert_eq!((ended.endpoint, &ended.outcome), (endpoint, &outcome));
         self.journeys.lease_ended(&ended);
-        let goes_on = self.has_untried(&request);
-        assert_eq!(ended.is_final, !goes_on, "the failed attempt is the last one if nobody is left");
-        let verdict = match self.journeys.open(&request) {
-            Some(open) if !goes_on => Some((open, Sign::Bad)),
-            _ => verdict,
-        };
-        verdict.into_iter().for_each(|(attempt, sign)| self.judge(&attempt, sign));
-        if goes_on && let Submitted::Refused(_) = submitted {
-            self.judge_open(&request, Sign::Nothing);
-        }
         self.follow(decisions);
-        let chosen = self.chosen(&request).filter(|_| goes_on);
+        let chosen = self.chosen(&request);
         match submitted {
             Submitted::Granted(grant) => {
                 assert_eq!(Some(grant.target.id), chosen, "{:?}", self.choices.reports);
@@ -95,12 +80,14 @@ impl World {
             Submitted::Refused(refusal) => {
                 assert!(chosen.is_none(), "{refusal:?} although an endpoint is free");
                 assert!(self.answered.insert(ticket));
+                let has_untried = self.has_untried(&request);
                 let is_right = match &refusal {
-                    Refusal::NothingUntried { .. } => !goes_on,
-                    refusal => *refusal == Refusal::QueueTimeout { waited: Duration::ZERO } && goes_on,
+                    Refusal::NothingUntried { .. } => !has_untried,
+                    refusal => *refusal == Refusal::QueueTimeout { waited: Duration::ZERO } && has_untried,
                 };
                 assert!(is_right, "{refusal:?}");
-                if goes_on {
+                assert_eq!(ended.is_final, !has_untried, "the failed attempt is the last one if nobody is left");
+                if !ended.is_final {
                     self.journeys.unserved(&request);
                 }
                 self.journeys.refused(&request, refusal);
@@ -150,8 +137,6 @@ impl World {
                     let warmed = refusal == Refusal::WarmingUp;
                     assert!(!warmed || waiter.until <= self.now, "refused before its wait was over");
                     self.journeys.unserved(&waiter.request);
-                    let is_vain = matches!(refusal, Refusal::NothingUntried { .. });
-                    self.judge_open(&waiter.request, if is_vain { Sign::Bad } else { Sign::Nothing });
                     self.journeys.refused(&waiter.request, refusal);
                 }
             }
@@ -164,7 +149,6 @@ impl World {
         if let Some(waiter) = self.leave(ticket) {
             self.answered.insert(ticket);
             self.journeys.unserved(&waiter.request);
-            self.judge_open(&waiter.request, Sign::Nothing);
         }
         self.dispatcher.cancel(self.now, ticket, &mut decisions);
         self.follow(decisions);
@@ -184,7 +168,12 @@ impl World {
             assert!(self.dispatcher.end(self.now, end, &mut decisions).is_none(), "only leases that are held can end");
             return self.follow(decisions);
         };
-        if let Outcome::Failed(failure) = outcome.clone()
+        let current = self.endpoints.get(&held.endpoint);
+        if current.is_some_and(|facts| Arc::ptr_eq(&facts.target, &held.target)) {
+            let is_online = current.is_some_and(|facts| facts.status == EndpointStatus::Online);
+            self.choices.ended(self.now, held.endpoint, lease, &outcome, is_online);
+        }
+        if let Outcome::Failed(failure) = outcome
             && random.random_bool(0.8)
         {
             // Else its answer was relayed, or broke off in the middle.
@@ -193,31 +182,10 @@ impl World {
                 return self.retry(end, held);
             }
         }
-        let attempt = Attempt { target: held.target.clone(), lease, outcome };
-        let (own, verdict) = self.journeys.judge(&held.request, &attempt, false);
-        self.judge(&attempt, own);
-        verdict.into_iter().for_each(|(attempt, sign)| self.judge(&attempt, sign));
         let ended = self.dispatcher.end(self.now, end, &mut decisions).expect("the lease was held");
         assert_eq!((ended.endpoint, ended.is_final), (held.endpoint, true));
         self.journeys.lease_ended(&ended);
         self.follow(decisions);
-    }
-
-    /// Takes note of what a lease that has ended says about its endpoint, if that is still what it was.
-    pub fn judge(&mut self, Attempt { target, lease, outcome }: &Attempt, sign: Sign) {
-        if let (Sign::Bad, Outcome::Failed(failure)) = (sign, outcome) {
-            self.blamed.push(Blamed { endpoint: target.id, failure: failure.clone() });
-        }
-        let Some(facts) = self.endpoints.get(&target.id) else { return };
-        if Arc::ptr_eq(&facts.target, target) {
-            let is_online = facts.status == EndpointStatus::Online;
-            self.choices.judged(self.now, target.id, *lease, sign, is_online);
-        }
-    }
-
-    /// Takes note of a verdict on the endpoint that a request's attempts have left undecided.
-    fn judge_open(&mut self, request: &LeaseRequest, sign: Sign) {
-        self.journeys.open(request).iter().for_each(|attempt| self.judge(attempt, sign));
     }
 }
 
@@ -237,8 +205,7 @@ fn random_outcome(random: &mut StdRng) -> Outcome {
     let failure = match random.random_range(0..20) {
         0..7 => return Outcome::Abandoned,
         7..13 => return Outcome::Succeeded { tokens: None },
-        13..15 => Failure::Status(500),
-        15 => Failure::Status(501),
+        13..16 => Failure::Status(500),
         16 => Failure::Status(429),
         17 => Failure::Status(400),
         18 => Failure::ConnectionLost("reset".to_owned()),

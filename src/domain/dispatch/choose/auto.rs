@@ -24,6 +24,7 @@ fn is_busy(rules: &Balancing, report: &LoadReport) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Policy;
     use super::*;
     use crate::domain::dispatch::decision::GrantReason;
 
@@ -79,7 +80,7 @@ mod tests {
         for pair in ordered.windows(2) {
             let [first, second] = [pair[0].0, pair[1].0].map(|candidate| judge(&rules, &candidate));
             assert!(first.rank <= second.rank, "{pair:?}");
-            assert_eq!(rules.reason(&first.rank, &second.rank), pair[0].1, "{pair:?}");
+            assert_eq!(Policy::new(rules).reason(&first.rank, &second.rank), pair[0].1, "{pair:?}");
             assert_eq!(second.is_strained, second.rank.last_resort);
         }
     }

@@ -22,6 +22,7 @@ pub fn judge(rules: &Balancing, candidate: &Candidate<'_>) -> Standing {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Policy;
     use super::*;
     use crate::domain::dispatch::decision::GrantReason;
     use crate::domain::load::LoadReport;
@@ -57,7 +58,7 @@ mod tests {
         for pair in ordered.windows(2) {
             let [first, second] = [pair[0].0, pair[1].0].map(|candidate| judge(&rules, &candidate));
             assert!(first.rank <= second.rank, "{pair:?}");
-            assert_eq!(rules.reason(&first.rank, &second.rank), pair[0].1, "{pair:?}");
+            assert_eq!(Policy::new(rules).reason(&first.rank, &second.rank), pair[0].1, "{pair:?}");
         }
         assert!(judge(&rules, &candidate(None, Some(&reports[4]))).is_strained);
         assert!(!judge(&rules, &candidate(None, Some(&reports[3]))).is_strained);

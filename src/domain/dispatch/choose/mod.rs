@@ -5,6 +5,7 @@
 
 mod auto;
 mod metrics;
+mod policy;
 mod round_robin;
 
 use std::cmp::Reverse;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::decision::GrantReason;
+pub use self::policy::{Policy, Shortlist};
 use crate::domain::load::LoadReport;
 
 /// How an endpoint is chosen.
@@ -108,42 +109,16 @@ pub struct Rank {
     fill: u64,
 }
 
+impl Rank {
+    /// Returns the rank that counts where endpoints only take turns: suspects come last.
+    pub fn in_turn(self) -> Self {
+        Self { is_suspect: self.is_suspect, ..Self::default() }
+    }
+}
+
 /// A rank, and whether it counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     pub rank: Rank,
     pub is_strained: bool,
-}
-
-impl Balancing {
-    /// Ranks one endpoint.
-    pub fn judge(&self, candidate: &Candidate<'_>) -> Standing {
-        let mut standing = match self.mode {
-            Mode::Auto => auto::judge(self, candidate),
-            Mode::RoundRobin => round_robin::judge(),
-            Mode::Metrics => metrics::judge(self, candidate),
-        };
-        standing.rank.is_suspect = candidate.is_suspect;
-        standing
-    }
-
-    /// Tells why the first of two was chosen, whose ranks these are and whose turn it was if they are equal.
-    pub fn reason(&self, chosen: &Rank, next: &Rank) -> GrantReason {
-        if chosen.is_suspect != next.is_suspect {
-            GrantReason::NotFailing
-        } else if chosen.last_resort != next.last_resort {
-            match self.mode {
-                Mode::Auto | Mode::RoundRobin => GrantReason::NotBusy,
-                Mode::Metrics => GrantReason::Reported,
-            }
-        } else if chosen.load != next.load {
-            GrantReason::LowestScore
-        } else if chosen.score != next.score {
-            GrantReason::HighestCapability
-        } else if chosen.fill != next.fill {
-            GrantReason::LeastActive
-        } else {
-            GrantReason::RoundRobin
-        }
-    }
 }

@@ -1,0 +1,93 @@
+//! The models in use, numbered: what is known of a model is found by its number, without hashing its name again.
+
+use std::collections::HashMap;
+
+use slab::Slab;
+
+use super::estimate::ServiceTime;
+use crate::domain::ids::ModelId;
+
+/// The number of a model. It stays the model's as long as the model has a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ModelNumber(pub usize);
+
+/// One model in use.
+#[derive(Debug)]
+struct Model {
+    name: ModelId,
+    /// How many hold the number: endpoints that have the model, requests that wait for it, leases.
+    users: usize,
+    service_time: ServiceTime,
+}
+
+/// The models that an endpoint has, a request waits for or a lease was granted for. Requests are bounded by the line and the
+/// slots, endpoints by the operator; so are the models.
+#[derive(Debug, Default)]
+pub struct Models {
+    models: Slab<Model>,
+    numbers: HashMap<ModelId, usize>,
+}
+
+impl Models {
+    /// Returns the number of a model and counts one more user of it.
+    pub fn take(&mut self, name: &ModelId) -> ModelNumber {
+        if let Some(number) = self.numbers.get(name) {
+            self.models[*number].users += 1;
+            return ModelNumber(*number);
+        }
+        let model = Model { name: name.clone(), users: 1, service_time: ServiceTime::default() };
+        let number = self.models.insert(model);
+        self.numbers.insert(name.clone(), number);
+        ModelNumber(number)
+    }
+
+    /// Counts one user less; a model without users is forgotten.
+    pub fn give_back(&mut self, number: ModelNumber) {
+        let model = &mut self.models[number.0];
+        model.users -= 1;
+        if model.users == 0 {
+            let model = self.models.remove(number.0);
+            self.numbers.remove(&model.name);
+        }
+    }
+
+    /// Returns the name of a model in use.
+    pub fn name(&self, number: ModelNumber) -> &ModelId {
+        &self.models[number.0].name
+    }
+
+    /// Returns how long the recent requests for a model took.
+    pub fn service_time(&self, number: ModelNumber) -> ServiceTime {
+        self.models[number.0].service_time
+    }
+
+    /// Returns how long the recent requests for a model took, in order to record one more.
+    pub fn service_time_mut(&mut self, number: ModelNumber) -> &mut ServiceTime {
+        &mut self.models[number.0].service_time
+    }
+
+    /// Returns how many users all models have.
+    pub fn users(&self) -> usize {
+        self.models.iter().map(|(_, model)| model.users).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_used_again_once_nobody_uses_them() {
+        let mut models = Models::default();
+        let [a, b, c] = ["a", "b", "c"].map(ModelId::from);
+        let first = models.take(&a);
+        let second = models.take(&b);
+        assert_ne!(first, second);
+        assert_eq!((models.take(&a), models.users()), (first, 3));
+        models.give_back(first);
+        assert_eq!((models.take(&a), models.name(first)), (first, &a));
+        models.give_back(first);
+        models.give_back(first);
+        assert_eq!(models.take(&c), first);
+    }
+}
