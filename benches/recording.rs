@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix::{Actor, Addr, Context, Handler, Recipient, SyncArbiter};
+use actix::{Actor, Addr, Context, Handler, Recipient};
 use chrono::Utc;
 use leaseway::actors::event_hub::EventHub;
 use leaseway::actors::facts::LeaseEnded;
@@ -108,7 +108,7 @@ async fn main() {
             let without = record(at_once, sink.clone().recipient(), sink.recipient()).await;
             let path = folder.path().join(format!("{at_once}-{round}.db"));
             let store = Store::open(&format!("sqlite://{}", path.display())).expect("a database");
-            let writer = SyncArbiter::start(1, move || Persistence::new(store.clone()));
+            let writer = Persistence::start(store);
             let with = record(at_once, writer.clone().recipient(), writer.recipient()).await;
             println!("{at_once} | {without:.2} | {with:.2} | {:.2}", with - without);
             differences.push(with - without);
@@ -121,7 +121,7 @@ async fn main() {
 
 /// Removes the rows of a round, as retention does, and prints how long each step holds the writer.
 fn remove_all(path: &Path) {
-    let store = Store::open(&format!("sqlite://{}", path.display())).expect("a database");
+    let mut store = Store::open(&format!("sqlite://{}", path.display())).expect("a database");
     let mut times = Vec::new();
     loop {
         let started = Instant::now();

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actix::dev::channel::{AddressReceiver, channel};
-use actix::{Actor, Addr, Context, SyncArbiter};
+use actix::{Actor, Addr, Context};
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::http::KeepAlive;
 use actix_web::middleware::from_fn;
@@ -93,14 +93,14 @@ pub struct Leaseway {
 /// # Errors
 /// If the database cannot be used or the address is taken.
 pub fn start(config: Config) -> Result<Leaseway, StartError> {
-    let store = Store::open(&config.database.url)?;
+    let mut store = Store::open(&config.database.url)?;
     let wall = clock::wall();
     let known = reconcile(store.load_endpoints()?, config.endpoints.clone(), wall, Uuid::new_v4);
     store.save_endpoints(&known.saved, &known.removed)?;
     warn_of_taken_over(&known);
-    let (past, speeds) = restore::restore(&store, &known.endpoints, wall);
+    let (past, speeds) = restore::restore(&mut store, &known.endpoints, wall);
 
-    let persistence = SyncArbiter::start(1, move || Persistence::new(store.clone()));
+    let persistence = Persistence::start(store);
     let events = EventHub::default().start();
     let tps = TpsTracker::new(config.tps.ema_alpha, speeds, events.clone().recipient()).start();
     let upkeep = Upkeep {

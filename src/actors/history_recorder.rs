@@ -19,6 +19,7 @@ use crate::domain::request::Outcome;
 use crate::domain::retention::Retention;
 use crate::domain::timeline::{Minute, Timeline, minute_of};
 use crate::domain::write_behind::{BatchNumber, WriteBehind};
+use crate::store::StoreError;
 use crate::store::retention::Kept;
 
 /// How often viewers hear of the current minute at most.
@@ -214,7 +215,8 @@ impl Handler<BatchDone> for HistoryRecorder {
             }
             BatchDone::Failed(batch, error) => {
                 let failed = self.write_behind.failed(*batch, clock::now());
-                if failed.is_first {
+                // Store itself says that the database is away.
+                if failed.is_first && !matches!(error, StoreError::Away(_)) {
                     log::error!("statistics cannot be written, kept until they can be error=\"{error}\"");
                 }
                 ctx.run_later(failed.pause, Self::write);

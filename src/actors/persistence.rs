@@ -1,6 +1,8 @@
 //! Persistence: executes, on a thread of its own, what others want stored. It decides nothing and owns nothing.
 
-use actix::{Actor, Handler, Message, Recipient, SyncContext};
+use std::sync::Mutex;
+
+use actix::{Actor, Addr, Handler, Message, Recipient, SyncArbiter, SyncContext};
 use chrono::NaiveDate;
 
 use crate::domain::history::{Batch, DailySums};
@@ -15,8 +17,13 @@ pub struct Persistence {
 }
 
 impl Persistence {
-    pub fn new(store: Store) -> Self {
-        Self { store }
+    /// Starts the writer on a thread of its own.
+    pub fn start(store: Store) -> Addr<Self> {
+        let store = Mutex::new(Some(store));
+        SyncArbiter::start(1, move || {
+            let mut store = store.lock().expect("nothing panics while it is locked");
+            Self { store: store.take().expect("one thread makes one writer") }
+        })
     }
 }
 

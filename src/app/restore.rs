@@ -18,7 +18,7 @@ use crate::store::{Store, StoreError};
 
 /// Returns the last hour, the totals, and what was measured of each of the `endpoints` on the server's local day of `wall`.
 pub fn restore(
-    store: &Store,
+    store: &mut Store,
     endpoints: &[StoredEndpoint],
     wall: DateTime<Utc>,
 ) -> (Past, BTreeMap<EndpointId, ModelSpeeds>) {

@@ -12,6 +12,7 @@ use super::{Services, ask};
 use crate::actors::load_manager::ReadInFlight;
 use crate::actors::persistence::PingStore;
 use crate::actors::registry::ListEndpoints;
+use crate::store::StoreError;
 
 /// How long the database may take to answer.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -32,6 +33,7 @@ pub async fn ready(services: web::Data<Services>) -> Result<HttpResponse, ApiErr
     let answered = timeout(DATABASE_TIMEOUT, ask(&services.persistence, PingStore)).await;
     match answered {
         Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(StoreError::Away(_)))) => return Err(ApiError::NotReady("the database file is gone")),
         Ok(_) | Err(_) => return Err(ApiError::NotReady("the database gives no answer")),
     }
     Ok(HttpResponse::Ok().json(json!({ "status": "ready" })))

@@ -9,7 +9,7 @@ use diesel::upsert::excluded;
 use uuid::Uuid;
 
 use super::schema::endpoint_daily_stats::{self as daily, table};
-use super::{Store, StoreError};
+use super::{Connection, Store, StoreError};
 use crate::domain::history::{Counters, DailyKey, DailySums};
 use crate::domain::ids::{EndpointId, ModelId};
 use crate::domain::request::ApiKind;
@@ -89,7 +89,7 @@ fn to_sums((total, successful, failed, output_tokens, duration_ms, measured): Su
 
 /// Adds to the sums of days.
 pub(super) fn add_sums<'a>(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     sums: impl IntoIterator<Item = (&'a DailyKey, &'a DailySums)>,
 ) -> QueryResult<()> {
     let rows: Vec<Row> = sums.into_iter().map(Row::from).collect();
@@ -116,7 +116,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub fn load_output_tokens(&self) -> Result<i64, StoreError> {
+    pub fn load_output_tokens(&mut self) -> Result<i64, StoreError> {
         let tokens: Vec<i64> = table.select(daily::total_output_tokens).load(&mut *self.connection()?)?;
         Ok(tokens.into_iter().fold(0, i64::saturating_add))
     }
@@ -125,7 +125,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub fn load_model_sums(&self, endpoint: Option<EndpointId>) -> Result<Vec<(ModelId, DailySums)>, StoreError> {
+    pub fn load_model_sums(&mut self, endpoint: Option<EndpointId>) -> Result<Vec<(ModelId, DailySums)>, StoreError> {
         let mut query =
             table.group_by(daily::model_id).select((daily::model_id, sums())).order(daily::model_id).into_boxed();
         if let Some(EndpointId(id)) = endpoint {
@@ -140,7 +140,7 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub fn load_days(
-        &self,
+        &mut self,
         EndpointId(id): EndpointId,
         first: NaiveDate,
     ) -> Result<Vec<(NaiveDate, DailySums)>, StoreError> {
@@ -158,7 +158,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub fn load_day(&self, date: NaiveDate) -> Result<Vec<(DailyKey, DailySums)>, StoreError> {
+    pub fn load_day(&mut self, date: NaiveDate) -> Result<Vec<(DailyKey, DailySums)>, StoreError> {
         let of_day = table.filter(daily::date.eq(date.to_string()));
         let rows: Vec<Row> = of_day.select(Row::as_select()).load(&mut *self.connection()?)?;
         Ok(rows.into_iter().filter_map(Row::into_sums).collect())

@@ -5,7 +5,7 @@ use diesel::prelude::*;
 use uuid::Uuid;
 
 use super::schema::endpoints;
-use super::{Store, StoreError};
+use super::{Connection, Store, StoreError, write};
 use crate::domain::endpoint::{EndpointDefinition, EndpointKind, EndpointSource};
 use crate::domain::history::Counters;
 use crate::domain::ids::EndpointId;
@@ -64,7 +64,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub fn load_endpoints(&self) -> Result<Vec<StoredEndpoint>, StoreError> {
+    pub fn load_endpoints(&mut self) -> Result<Vec<StoredEndpoint>, StoreError> {
         let rows = endpoints::table
             .order((endpoints::registered_at, endpoints::id))
             .select(EndpointRow::as_select())
@@ -84,13 +84,13 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails; then nothing is changed.
-    pub fn save_endpoints(&self, saved: &[StoredEndpoint], removed: &[EndpointId]) -> Result<(), StoreError> {
+    pub fn save_endpoints(&mut self, saved: &[StoredEndpoint], removed: &[EndpointId]) -> Result<(), StoreError> {
         if saved.is_empty() && removed.is_empty() {
             return Ok(());
         }
         let removed: Vec<String> = removed.iter().map(EndpointId::to_string).collect();
         let mut connection = self.connection()?;
-        connection.immediate_transaction(|connection| {
+        Ok(write(&mut connection, |connection| {
             diesel::delete(endpoints::table.filter(endpoints::id.eq_any(removed))).execute(connection)?;
             for endpoint in saved {
                 let row = DefinitionRow::from(endpoint);
@@ -102,15 +102,15 @@ impl Store {
                     .execute(connection)?;
             }
             Ok(())
-        })
+        })?)
     }
 
     /// Writes what was observed of endpoints, in one transaction; those that are gone are left out.
     ///
     /// # Errors
     /// If the database fails; then nothing is changed.
-    pub fn save_observations(&self, observed: &[(EndpointId, Observation)]) -> Result<(), StoreError> {
-        self.connection()?.immediate_transaction(|connection| {
+    pub fn save_observations(&mut self, observed: &[(EndpointId, Observation)]) -> Result<(), StoreError> {
+        Ok(write(&mut *self.connection()?, |connection| {
             for (id, observation) in observed {
                 let row = ObservationRow {
                     detected_kind: observation.kind.map(EndpointKind::as_str),
@@ -121,13 +121,13 @@ impl Store {
                 diesel::update(endpoints::table.find(id.to_string())).set(&row).execute(connection)?;
             }
             Ok(())
-        })
+        })?)
     }
 }
 
 /// Adds to the counters of endpoints; those that are gone are left out.
 pub(super) fn add_counters<'a>(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     deltas: impl IntoIterator<Item = (&'a EndpointId, &'a Counters)>,
 ) -> QueryResult<()> {
     for (id, delta) in deltas {
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn what_is_saved_is_loaded() {
-        let store = Store::open("sqlite://:memory:").expect("a database in memory");
+        let mut store = Store::open("sqlite://:memory:").expect("a database in memory");
         let mut saved = endpoint("a");
         store.save_endpoints(&[saved.clone(), endpoint("b")], &[]).expect("saved");
         saved.observation = Observation {
@@ -263,7 +263,7 @@ mod tests {
     }
     #[test]
     fn a_row_that_makes_no_sense_hides_no_other() {
-        let store = Store::open("sqlite://:memory:").expect("a database in memory");
+        let mut store = Store::open("sqlite://:memory:").expect("a database in memory");
         let (good, odd, bad) = (endpoint("good"), endpoint("odd"), endpoint("bad"));
         store.save_endpoints(&[good, odd.clone(), bad.clone()], &[]).expect("saved");
         let mut connection = store.connection().expect("a connection");

@@ -8,10 +8,9 @@ use std::time::Duration;
 use diesel::dsl::{SqlTypeOf, count_star};
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
-use diesel::sqlite::Sqlite;
 
 use super::schema::request_history;
-use super::{Store, StoreError, refused};
+use super::{Backend, Connection, Store, StoreError, refused};
 use crate::domain::history::{HistoryEnd, HistoryRow};
 use crate::domain::ids::{ClientId, EndpointId};
 use crate::domain::request::{EndedLease, LeaseRequest, Outcome, TokenCount, UnservedRequest};
@@ -33,8 +32,8 @@ macro_rules! rows {
 
         struct AddRows<'a, const ROWS: usize>(&'a [Row<'a>; ROWS]);
 
-        impl<const ROWS: usize> QueryFragment<Sqlite> for AddRows<'_, ROWS> {
-            fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        impl<const ROWS: usize> QueryFragment<Backend> for AddRows<'_, ROWS> {
+            fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Backend>) -> QueryResult<()> {
                 out.push_sql("INSERT INTO request_history (");
                 out.push_sql(concat!($(stringify!($column), ", "),+).trim_end_matches(", "));
                 for (place, row) in self.0.iter().enumerate() {
@@ -75,7 +74,7 @@ impl<const ROWS: usize> QueryId for AddRows<'_, ROWS> {
     const HAS_STATIC_QUERY_ID: bool = true;
 }
 
-impl<const ROWS: usize> RunQueryDsl<SqliteConnection> for AddRows<'_, ROWS> {}
+impl<const ROWS: usize> RunQueryDsl<Connection> for AddRows<'_, ROWS> {}
 
 impl<'a> From<&'a HistoryRow> for Row<'a> {
     fn from(row: &'a HistoryRow) -> Self {
@@ -156,7 +155,7 @@ fn count(tokens: u64) -> i64 {
 }
 
 /// Adds rows.
-pub(super) fn add_rows(connection: &mut SqliteConnection, rows: &[HistoryRow]) -> QueryResult<()> {
+pub(super) fn add_rows(connection: &mut Connection, rows: &[HistoryRow]) -> QueryResult<()> {
     let (chunks, rest) = rows.as_chunks::<ADDED_AT_ONCE>();
     for chunk in chunks {
         AddRows(&chunk.each_ref().map(Row::from)).execute(connection)?;
@@ -173,7 +172,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub fn load_timeline(&self, current: i64) -> Result<Vec<Minute>, StoreError> {
+    pub fn load_timeline(&mut self, current: i64) -> Result<Vec<Minute>, StoreError> {
         let mut connection = self.connection()?;
         let first = current - MINUTES as i64 + 1;
         let refused: BTreeMap<i64, i64> = refused::load_minutes(&mut connection, first, current)?.into_iter().collect();

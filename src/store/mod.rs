@@ -1,32 +1,33 @@
-//! The database. The only place that names diesel; one file per table.
+//! The database. The only place that names diesel; one file per table, and one, `sqlite`, for the backend.
 
 mod endpoint_daily_stats;
 mod endpoints;
-mod file;
 mod history;
 mod refused;
 mod request_daily_stats;
 pub mod retention;
 mod schema;
+mod sqlite;
 
 use std::fmt;
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
-use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool, PooledConnection};
-use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
+use self::sqlite::{Backend, Connection, Database, Loan, Place, write};
 use crate::domain::history::Batch;
 
-pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
-
-const PREFIX: &str = "sqlite://";
-const MEMORY: &str = ":memory:";
+/// Why a database is away, most of the time.
+const GONE: &str = "the database file is gone";
 
 /// Why the database could not be opened or did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreError {
+    /// The database could not be opened at the start.
     Open { url: String, reason: String },
+    /// The open database is not in its place any more. Nothing is read or written until it is back.
+    Away(String),
+    /// The database did not do what it was asked.
     Query(String),
 }
 
@@ -34,6 +35,7 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StoreError::Open { url, reason } => write!(f, "database `{url}` cannot be used: {reason}"),
+            StoreError::Away(reason) => f.write_str(reason),
             StoreError::Query(reason) => write!(f, "database query failed: {reason}"),
         }
     }
@@ -47,10 +49,16 @@ impl From<diesel::result::Error> for StoreError {
     }
 }
 
-/// An open database, its schema up to date; cheap to clone.
-#[derive(Clone)]
+/// An open database, its schema up to date.
+///
+/// Before each use it is looked at whether the database is still in its place. While it is not, nothing is read or
+/// written: what is written into a removed file is lost. Another whole database in its place is taken up.
 pub struct Store {
-    pool: Pool<ConnectionManager<SqliteConnection>>,
+    url: String,
+    /// `None` while another file is in its place that cannot be used.
+    database: Option<Database>,
+    /// The database was not in its place when it was used last.
+    is_away: bool,
 }
 
 impl Store {
@@ -62,64 +70,87 @@ impl Store {
     /// left as it is.
     pub fn open(url: &str) -> Result<Self, StoreError> {
         let failed = |reason: String| StoreError::Open { url: url.to_owned(), reason };
-        let path = url.strip_prefix(PREFIX).unwrap_or(url);
-        if path != MEMORY {
-            file::prepare(path).map_err(failed)?;
-        }
-        // Set up once outside the pool, which would try again for half a minute before it says why.
-        let mut first = SqliteConnection::establish(path).map_err(|error| failed(error.to_string()))?;
-        set_up(&mut first).map_err(|error| failed(error.to_string()))?;
-        // One connection, kept for good: there is one writer, and each connection to ":memory:" is a database of its own.
-        let pool = Pool::builder()
-            .max_size(1)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .test_on_check_out(false)
-            .connection_customizer(Box::new(SetUp))
-            .build(ConnectionManager::new(path))
-            .map_err(|error| failed(error.to_string()))?;
-        let store = Self { pool };
-        let mut connection = store.connection().map_err(|error| failed(error.to_string()))?;
-        connection.run_pending_migrations(MIGRATIONS).map_err(|error| failed(error.to_string()))?;
-        drop((connection, first));
-        Ok(store)
+        let database = Database::open(url).map_err(failed)?;
+        Ok(Self { url: url.to_owned(), database: Some(database), is_away: false })
     }
 
     /// Adds everything in a batch, in one transaction.
     ///
     /// # Errors
     /// If the database fails; then nothing is added.
-    pub fn write_batch(&self, batch: &Batch) -> Result<(), StoreError> {
-        let mut cause = None;
-        let written = self.connection()?.immediate_transaction(|connection| {
-            add(connection, batch).inspect_err(|error| cause = Some(StoreError::Query(error.to_string())))
-        });
-        // A rollback that fails, too, would hide why it was tried.
-        written.map_err(|error: diesel::result::Error| cause.unwrap_or_else(|| error.into()))
+    pub fn write_batch(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        Ok(write(&mut *self.connection()?, |connection| add(connection, batch))?)
     }
 
     /// Asks the database for a sign of life.
     ///
     /// # Errors
     /// If it gives none.
-    pub fn ping(&self) -> Result<(), StoreError> {
+    pub fn ping(&mut self) -> Result<(), StoreError> {
         self.connection()?.batch_execute("SELECT 1").map_err(StoreError::from)
     }
 
-    /// Moves what nobody else is reading from the write-ahead log into the database file, so that a copy of the file is whole.
+    /// Leaves the database such that a copy of its file is whole.
     ///
     /// # Errors
     /// If the database fails.
-    pub fn checkpoint(&self) -> Result<(), StoreError> {
-        self.connection()?.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)").map_err(StoreError::from)
+    pub fn checkpoint(&mut self) -> Result<(), StoreError> {
+        Ok(sqlite::checkpoint(&mut *self.connection()?)?)
     }
 
-    fn connection(&self) -> Result<PooledConnection<ConnectionManager<SqliteConnection>>, StoreError> {
-        self.pool.get().map_err(|error| StoreError::Query(error.to_string()))
+    fn connection(&mut self) -> Result<Loan, StoreError> {
+        match self.in_place() {
+            Ok(database) => {
+                let connection = database.connection().map_err(StoreError::Query)?;
+                if std::mem::take(&mut self.is_away) {
+                    log::info!("database is back url={}", self.url);
+                }
+                Ok(connection)
+            }
+            Err(reason) => {
+                if !std::mem::replace(&mut self.is_away, true) {
+                    let todo = "put it back, or restart for a new one; nothing is written until then";
+                    log::error!("{reason}; {todo} url={}", self.url);
+                }
+                Err(StoreError::Away(reason))
+            }
+        }
+    }
+
+    /// Returns the database if it is in its place, or the one that is there now.
+    fn in_place(&mut self) -> Result<&Database, String> {
+        let database = match self.database.take().map(|database| (database.place(), database)) {
+            Some((Place::Here, database)) => database,
+            Some((Place::Gone, database)) => {
+                // It may be moved back.
+                self.database = Some(database);
+                return Err(GONE.to_owned());
+            }
+            Some((Place::Replaced, database)) => {
+                log::warn!(
+                    "the database file was replaced; endpoints stay as they are until a restart url={}",
+                    self.url
+                );
+                // Both have the same names beside them: the one is closed before the other is opened.
+                database.abandon();
+                self.take_up()?
+            }
+            None => self.take_up()?,
+        };
+        Ok(self.database.insert(database))
+    }
+
+    /// Opens what is in the place of the database. A database is made only at the start, not behind the operator's back.
+    fn take_up(&self) -> Result<Database, String> {
+        if !sqlite::exists(&self.url) {
+            return Err(GONE.to_owned());
+        }
+        Database::open(&self.url)
+            .map_err(|reason| format!("the file in place of the database cannot be used: {reason}"))
     }
 }
 
-fn add(connection: &mut SqliteConnection, batch: &Batch) -> QueryResult<()> {
+fn add(connection: &mut Connection, batch: &Batch) -> QueryResult<()> {
     endpoints::add_counters(connection, &batch.endpoints)?;
     endpoint_daily_stats::add_sums(connection, &batch.daily)?;
     request_daily_stats::add_counters(connection, &batch.requests)?;
@@ -127,34 +158,14 @@ fn add(connection: &mut SqliteConnection, batch: &Batch) -> QueryResult<()> {
     history::add_rows(connection, &batch.rows)
 }
 
-/// Sets up a connection; the statements are separate because the first guards the others.
-fn set_up(connection: &mut SqliteConnection) -> QueryResult<()> {
-    be_patient(connection)?;
-    connection.batch_execute("PRAGMA journal_mode = WAL")?;
-    connection.batch_execute("PRAGMA synchronous = NORMAL")?;
-    // What a long batch has made of the write-ahead log is given back.
-    connection.batch_execute("PRAGMA journal_size_limit = 8388608")
-}
-
-/// Has a connection wait for somebody else's lock.
-fn be_patient(connection: &mut SqliteConnection) -> QueryResult<()> {
-    connection.batch_execute("PRAGMA busy_timeout = 5000")
-}
-
-#[derive(Debug)]
-struct SetUp;
-
-impl CustomizeConnection<SqliteConnection, diesel::r2d2::Error> for SetUp {
-    fn on_acquire(&self, connection: &mut SqliteConnection) -> Result<(), diesel::r2d2::Error> {
-        set_up(connection).map_err(diesel::r2d2::Error::QueryError)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use chrono::NaiveDate;
+    use diesel::Connection as _;
+    use diesel_migrations::MigrationHarness;
     use uuid::Uuid;
 
+    use super::sqlite::MIGRATIONS;
     use super::*;
     use crate::domain::history::{Counters, DailyKey, DailySums};
     use crate::domain::ids::{EndpointId, ModelId};
@@ -164,9 +175,8 @@ mod tests {
     fn migrations_go_up_and_down_and_up() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("test.db");
-        let mut connection = SqliteConnection::establish(&path.display().to_string()).expect("a new file");
-        let tables =
-            |connection: &mut SqliteConnection| connection.batch_execute("SELECT count(*) FROM endpoints").is_ok();
+        let mut connection = Connection::establish(&path.display().to_string()).expect("a new file");
+        let tables = |connection: &mut Connection| connection.batch_execute("SELECT count(*) FROM endpoints").is_ok();
         connection.run_pending_migrations(MIGRATIONS).expect("up");
         assert!(tables(&mut connection));
         connection.revert_all_migrations(MIGRATIONS).expect("down");
@@ -177,7 +187,7 @@ mod tests {
 
     #[test]
     fn refusals_from_before_they_were_counted_by_minute_are_counted_from_their_rows() {
-        let mut connection = SqliteConnection::establish(":memory:").expect("a database in memory");
+        let mut connection = Connection::establish(":memory:").expect("a database in memory");
         connection.run_pending_migrations(MIGRATIONS).expect("up");
         connection.revert_last_migration(MIGRATIONS).expect("before there was the table");
         for (millis, status, error) in [
@@ -199,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_batch_of_any_size_is_added_to_what_was_there() {
-        let store = Store::open("sqlite://:memory:").expect("a database in memory");
+        let mut store = Store::open("sqlite://:memory:").expect("a database in memory");
         let (date, endpoint) = (NaiveDate::default(), EndpointId(Uuid::new_v4()));
         let leases = Counters { total: 2, successful: 1, failed: 1 };
         let sums = DailySums { leases, output_tokens: 7, duration_ms: 20, measured: 1 };

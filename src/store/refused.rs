@@ -5,12 +5,13 @@ use diesel::prelude::*;
 use diesel::sql_types::BigInt;
 use diesel::upsert::excluded;
 
+use super::Connection;
 use super::schema::refused::{self, table};
 use crate::domain::refused::RefusedKey;
 
 /// Adds to the sums of minutes.
 pub(super) fn add_sums<'a>(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     sums: impl IntoIterator<Item = (&'a RefusedKey, &'a i64)>,
 ) -> QueryResult<()> {
     for (RefusedKey { minute, code }, requests) in sums {
@@ -25,7 +26,7 @@ pub(super) fn add_sums<'a>(
 }
 
 /// Sums up the refused requests of each minute from `first` to `last`; minutes without any are left out.
-pub(super) fn load_minutes(connection: &mut SqliteConnection, first: i64, last: i64) -> QueryResult<Vec<(i64, i64)>> {
+pub(super) fn load_minutes(connection: &mut Connection, first: i64, last: i64) -> QueryResult<Vec<(i64, i64)>> {
     table
         .filter(refused::minute.between(first, last))
         .group_by(refused::minute)

@@ -5,12 +5,12 @@ use diesel::prelude::*;
 use diesel::upsert::excluded;
 
 use super::schema::request_daily_stats::{self as daily, table};
-use super::{Store, StoreError};
+use super::{Connection, Store, StoreError};
 use crate::domain::history::Counters;
 
 /// Adds to the counters of days.
 pub(super) fn add_counters<'a>(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     counters: impl IntoIterator<Item = (&'a NaiveDate, &'a Counters)>,
 ) -> QueryResult<()> {
     for (date, requests) in counters {
@@ -39,7 +39,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails.
-    pub fn load_request_totals(&self) -> Result<Counters, StoreError> {
+    pub fn load_request_totals(&mut self) -> Result<Counters, StoreError> {
         let counts = (daily::total_requests, daily::successful_requests, daily::failed_requests);
         let days: Vec<(i64, i64, i64)> = table.select(counts).load(&mut *self.connection()?)?;
         let mut totals = Counters::default();

@@ -6,7 +6,7 @@ use diesel::prelude::*;
 
 use super::history::MINUTE_MS;
 use super::schema::{refused, request_history};
-use super::{Store, StoreError};
+use super::{Connection, Store, StoreError};
 
 /// How many rows are removed at once: so few that nobody notices the wait.
 const REMOVED_AT_ONCE: i64 = 500;
@@ -25,7 +25,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database fails; what was removed until then stays removed.
-    pub fn remove_old(&self, kept: Kept) -> Result<bool, StoreError> {
+    pub fn remove_old(&mut self, kept: Kept) -> Result<bool, StoreError> {
         let mut connection = self.connection()?;
         let since = kept.since.timestamp_millis();
         let aged = remove_aged_rows(&mut connection, since)?;
@@ -36,7 +36,7 @@ impl Store {
 }
 
 /// Removes rows from before `since`, in milliseconds.
-fn remove_aged_rows(connection: &mut SqliteConnection, since: i64) -> QueryResult<bool> {
+fn remove_aged_rows(connection: &mut Connection, since: i64) -> QueryResult<bool> {
     let last: Option<i64> = request_history::table
         .filter(request_history::created_at.lt(since))
         .order(request_history::created_at)
@@ -53,7 +53,7 @@ fn remove_aged_rows(connection: &mut SqliteConnection, since: i64) -> QueryResul
 ///
 /// Ids grow by one with each row, so the ids of the first and the last row tell how many there are without counting them.
 /// Where a gap lies between them, fewer rows are kept, never more.
-fn remove_surplus_rows(connection: &mut SqliteConnection, rows: i64) -> QueryResult<bool> {
+fn remove_surplus_rows(connection: &mut Connection, rows: i64) -> QueryResult<bool> {
     let newest: Option<i64> = request_history::table.select(max(request_history::id)).first(connection)?;
     let oldest: Option<i64> = request_history::table.select(min(request_history::id)).first(connection)?;
     let (Some(newest), Some(oldest)) = (newest, oldest) else { return Ok(false) };
@@ -67,7 +67,7 @@ fn remove_surplus_rows(connection: &mut SqliteConnection, rows: i64) -> QueryRes
 }
 
 /// Removes sums of refused requests from before the minute `since`.
-fn remove_refused(connection: &mut SqliteConnection, since: i64) -> QueryResult<bool> {
+fn remove_refused(connection: &mut Connection, since: i64) -> QueryResult<bool> {
     let last: Option<i64> = refused::table
         .filter(refused::minute.lt(since))
         .order(refused::minute)
@@ -96,7 +96,7 @@ mod tests {
 
     /// A database with a row for each of these seconds, and a refused request in each of their minutes.
     fn store(seconds: impl Iterator<Item = i64>) -> Store {
-        let store = Store::open("sqlite://:memory:").expect("a database in memory");
+        let mut store = Store::open("sqlite://:memory:").expect("a database in memory");
         let (id, model) = (RequestId::from("r"), ModelId::from("m"));
         let client = ClientId::Address([127, 0, 0, 1].into());
         let request = Arc::new(LeaseRequest::new(id, model, ApiKind::ChatCompletions, client));
@@ -114,7 +114,7 @@ mod tests {
     }
 
     /// Returns how many rows are left, from which second on, and in how many minutes requests were refused.
-    fn left(store: &Store) -> (i64, Option<i64>, i64) {
+    fn left(store: &mut Store) -> (i64, Option<i64>, i64) {
         let mut connection = store.connection().expect("a connection");
         let rows = request_history::table.count().get_result(&mut connection).expect("counted");
         let first: Option<i64> =
@@ -125,27 +125,27 @@ mod tests {
 
     #[test]
     fn what_is_too_old_goes_in_bits() {
-        let store = store(0..1200);
+        let mut store = store(0..1200);
         let kept = Kept { since: time(1100), rows: 10_000 };
         let bits: Vec<bool> = (0..3).map(|_| store.remove_old(kept).expect("removed")).collect();
         assert_eq!(bits, [true, true, false]);
-        assert_eq!(left(&store), (100, Some(1100), 2), "the minute in which it begins is kept whole");
+        assert_eq!(left(&mut store), (100, Some(1100), 2), "the minute in which it begins is kept whole");
     }
 
     #[test]
     fn the_oldest_of_too_many_rows_go_in_bits() {
-        let store = store((0..1200).map(|row| row * 60));
+        let mut store = store((0..1200).map(|row| row * 60));
         let kept = |rows| Kept { since: time(0), rows };
         assert!(!store.remove_old(kept(1200)).expect("nothing to remove"));
-        assert_eq!(left(&store), (1200, Some(0), 1200));
+        assert_eq!(left(&mut store), (1200, Some(0), 1200));
         let bits: Vec<bool> = (0..3).map(|_| store.remove_old(kept(100)).expect("removed")).collect();
         assert_eq!(bits, [true, true, false]);
-        assert_eq!(left(&store), (100, Some(1100 * 60), 1200));
+        assert_eq!(left(&mut store), (100, Some(1100 * 60), 1200));
     }
 
     #[test]
     fn a_gap_between_rows_never_keeps_more() {
-        let store = store(0..1000);
+        let mut store = store(0..1000);
         let mut connection = store.connection().expect("a connection");
         diesel::delete(request_history::table.filter(request_history::id.between(200, 899)))
             .execute(&mut connection)
@@ -154,6 +154,6 @@ mod tests {
         let kept = Kept { since: time(0), rows: 100 };
         let bits: Vec<bool> = (0..2).map(|_| store.remove_old(kept).expect("removed")).collect();
         assert_eq!(bits, [true, false]);
-        assert_eq!(left(&store).0, 100);
+        assert_eq!(left(&mut store).0, 100);
     }
 }

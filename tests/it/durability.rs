@@ -166,12 +166,7 @@ async fn requests_go_on_while_the_database_is_locked_and_nothing_is_lost() {
     process.line("statistics cannot be written").await;
     database.execute("ROLLBACK");
     process.line("statistics are written again").await;
-    let written = async {
-        while database.number("(SELECT count(*) FROM request_history)") != asked as i64 {
-            tokio::task::yield_now().await;
-        }
-    };
-    soon("all of it is written", written).await;
+    until_written(&mut database, asked).await;
     database.check();
     process.signal("TERM");
     let said = process.rest().await;
@@ -209,6 +204,67 @@ async fn requests_go_on_on_a_full_disk_and_are_written_when_there_is_room() {
     let mut database = Database::open(&folder.path().join("leaseway.db"));
     database.check();
     assert_eq!(database.number("(SELECT count(*) FROM request_history)"), asked as i64);
+}
+
+/// Asks until the database has so many requests.
+async fn until_written(database: &mut Database, requests: u64) {
+    let written = async {
+        while database.number("(SELECT count(*) FROM request_history)") != requests as i64 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("all of it is written", written).await;
+}
+
+/// Checks that a process whose database file is gone says so, answers requests and registers nothing. Returns how many
+/// requests it has answered.
+async fn go_on_without_file(process: &mut Process, address: SocketAddr) -> u64 {
+    let ready = get(address, "/ready").await;
+    assert_eq!(ready["error"]["code"], "not_ready");
+    assert!(ready["error"]["message"].as_str().is_some_and(|words| words.contains("database file is gone")), "{ready}");
+    let body = json!({ "name": "late", "base_url": "http://127.0.0.1:9" });
+    RawClient::post(address, "/api/endpoints", &body).await.read_until("database_unavailable").await;
+    let (answered, asked) = load(address, Duration::from_millis(1), Instant::now() + FLUSH_INTERVAL * 2).await;
+    assert_eq!(answered.len() as u64, asked, "requests go on");
+    process.line("the database file is gone").await;
+    asked
+}
+
+#[actix_web::test]
+async fn a_database_file_that_is_gone_is_said_and_what_is_counted_is_written_when_it_is_back() {
+    let (folder, endpoint) = (tempdir().expect("a folder"), FakeEndpoint::start(&["m"]).await);
+    let (path, elsewhere) = (folder.path().join("leaseway.db"), folder.path().join("elsewhere.db"));
+    let mut process = Process::start(serve(folder.path()));
+    let address = process.address().await;
+    register(address, "a", &endpoint.url()).await;
+    process.line("endpoint is online").await;
+    let (_, before) = load(address, Duration::from_millis(1), Instant::now() + FLUSH_INTERVAL / 2).await;
+    until_written(&mut Database::open(&path), before).await;
+    Database::open(&path).execute(&format!("VACUUM INTO '{}'", folder.path().join("backup.db").display()));
+
+    fs::rename(&path, &elsewhere).expect("moved away");
+    let meanwhile = go_on_without_file(&mut process, address).await;
+    assert!(!path.exists(), "no new file is made");
+    fs::rename(&elsewhere, &path).expect("moved back");
+    process.line("database is back").await;
+    process.line("statistics are written again").await;
+    until_written(&mut Database::open(&path), before + meanwhile).await;
+    assert_eq!(get(address, "/ready").await["status"], "ready");
+
+    for rest in ["", "-wal", "-shm"] {
+        fs::remove_file(format!("{}{rest}", path.display())).expect("removed");
+    }
+    let without = go_on_without_file(&mut process, address).await;
+    fs::copy(folder.path().join("backup.db"), &path).expect("restored");
+    process.line("the database file was replaced").await;
+    until_written(&mut Database::open(&path), before + without).await;
+    register(address, "late", "http://127.0.0.1:9").await;
+    process.signal("TERM");
+    let said = process.rest().await;
+    assert_eq!(said.matches("ERROR").count(), 2, "one clear line each time: {said}");
+    let mut database = Database::open(&path);
+    database.check();
+    assert_eq!(database.number("(SELECT count(*) FROM endpoints)"), 2);
 }
 
 #[actix_web::test]

@@ -18,8 +18,9 @@ const LAYERS: [&[&str]; 10] = [
 ];
 
 /// Words that only some files may contain: the word, and the beginnings of the paths of those files.
-const ONLY: [(&str, &[&str]); 7] = [
+const ONLY: [(&str, &[&str]); 8] = [
     ("diesel", &["store"]),
+    ("Sqlite", &["store/sqlite"]),
     ("awc::", &["upstream"]),
     ("actix_web_actors", &["http/session.rs"]),
     ("Instant::now", &["clock.rs", "upstream"]),

@@ -8,7 +8,6 @@ use super::*;
 use crate::domain::history::Batch;
 use crate::domain::ids::{ClientId, ModelId, RequestId};
 use crate::domain::request::{ApiKind, LeaseRequest, UnservedRequest};
-use crate::store::StoreError;
 
 /// A writer that keeps what it is given until it is told what came of it.
 #[derive(Default)]

@@ -205,7 +205,7 @@ mod tests {
         drop(store);
         fs::remove_file(&path).expect("removed");
         fs::write(&log, left).expect("written");
-        let store = Store::open(&url).expect("a new database");
+        let mut store = Store::open(&url).expect("a new database");
         assert_eq!(store.load_request_totals().expect("read").total, 0);
     }
 
