@@ -11,6 +11,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use actix_web::http::header::HeaderName;
+use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
 use crate::domain::dispatch::QueueRules;
@@ -98,6 +100,9 @@ pub struct UpstreamConfig {
     pub pool_idle_timeout: Duration,
     #[serde(rename = "tcp_keepalive_secs", deserialize_with = "seconds")]
     pub tcp_keepalive: Duration,
+    /// Headers of clients that do not go to endpoints, beside those that never do.
+    #[serde(deserialize_with = "header_names")]
+    pub drop_headers: Vec<HeaderName>,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -215,6 +220,11 @@ fn days<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error
 
 fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     u64::deserialize(deserializer).map(Duration::from_millis)
+}
+
+fn header_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<HeaderName>, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    names.iter().map(|name| HeaderName::try_from(name.as_str()).map_err(D::Error::custom)).collect()
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ pub enum Rule {
     SocketAddress,
     DatabaseUrl,
     HeaderName,
+    HeaderNames,
     EndpointName,
     BaseUrl,
     EndpointKind,
@@ -97,6 +98,7 @@ pub const SECTIONS: &[(&str, &[Key])] = &[
             key("max_attempts", Rule::Whole(1, 100)),
             key("pool_idle_timeout_secs", Rule::Whole(0, 3600)),
             key("tcp_keepalive_secs", Rule::Whole(1, 3600)),
+            key("drop_headers", Rule::HeaderNames),
         ],
     ),
     (
@@ -141,6 +143,9 @@ impl Rule {
                 values.iter().all(|value| value.as_str().is_some_and(is_host_name))
             }
             (Rule::Origins, Value::Array(values)) => values.iter().all(|value| value.as_str().is_some_and(is_origin)),
+            (Rule::HeaderNames, Value::Array(values)) => {
+                values.iter().all(|value| value.as_str().is_some_and(|name| HeaderName::try_from(name).is_ok()))
+            }
             (_, Value::String(text)) => self.allows_text(text),
             _ => false,
         }
@@ -158,7 +163,7 @@ impl Rule {
             Rule::ApiKey => check_api_key(text).is_ok(),
             Rule::Text => !text.is_empty(),
             Rule::Flag | Rule::Whole(..) | Rule::Number(..) => false,
-            Rule::Texts | Rule::HostNames | Rule::Origins => false,
+            Rule::Texts | Rule::HostNames | Rule::Origins | Rule::HeaderNames => false,
         }
     }
 
@@ -168,7 +173,7 @@ impl Rule {
             Rule::Flag => text.parse().ok().map(Value::Boolean),
             Rule::Whole(..) => text.parse().ok().map(Value::Integer),
             Rule::Number(..) => text.parse().ok().map(Value::Float),
-            Rule::HostNames | Rule::Origins => {
+            Rule::HostNames | Rule::Origins | Rule::HeaderNames => {
                 let values = text.split(',').map(str::trim).filter(|value| !value.is_empty());
                 Some(Value::Array(values.map(|value| Value::String(value.to_owned())).collect()))
             }
@@ -189,6 +194,7 @@ impl fmt::Display for Rule {
             Rule::SocketAddress => f.write_str("an IP address and port, as \"127.0.0.1:8420\""),
             Rule::DatabaseUrl => f.write_str("\"sqlite://FILE\" or \"sqlite://:memory:\""),
             Rule::HeaderName => f.write_str("the name of an HTTP header"),
+            Rule::HeaderNames => f.write_str("a list of names of HTTP headers"),
             Rule::EndpointName => f.write_str(&check_name("").err().unwrap_or_default()),
             Rule::BaseUrl => f.write_str("an http:// or https:// URL without user name, query or fragment"),
             Rule::EndpointKind => {

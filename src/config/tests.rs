@@ -137,3 +137,13 @@ fn hosts_and_origins_are_lists_and_in_the_environment_separated_by_commas() {
         assert!(errors[0].contains("allowed is a list of host names"), "{errors:?}");
     }
 }
+
+#[test]
+fn headers_to_drop_are_names_in_a_list() {
+    let (config, _) = load_text("[upstream]\ndrop_headers = [\"X-User\"]\n", &[]).expect("valid");
+    assert_eq!(config.upstream.drop_headers, ["x-user"]);
+    let (config, _) = load_text("", &[("LEASEWAY_UPSTREAM__DROP_HEADERS", "x-a, x-b")]).expect("valid");
+    assert_eq!(config.upstream.drop_headers, ["x-a", "x-b"]);
+    let errors = load_text("[upstream]\ndrop_headers = [\"not a name\"]\n", &[]).expect_err("a space");
+    assert!(errors[0].contains("drop_headers") && errors[0].contains("names of HTTP headers"), "{errors:?}");
+}

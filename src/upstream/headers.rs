@@ -2,22 +2,29 @@
 
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-/// Headers that belong to one connection and not to the message (RFC 9110 section 7.6.1).
-const HOP_BY_HOP: [HeaderName; 6] = [
-    header::CONNECTION,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
+/// Headers that belong to one connection and not to the message (RFC 9110 section 7.6.1). Those that begin with `proxy-`
+/// are among them.
+const HOP_BY_HOP: [HeaderName; 5] =
+    [header::CONNECTION, header::TE, header::TRAILER, header::TRANSFER_ENCODING, header::UPGRADE];
+
+/// A further such header, for which there is no constant.
+const KEEP_ALIVE: &str = "keep-alive";
+
+/// The beginning of the names of headers between a client and a proxy.
+const PROXY: &str = "proxy-";
+
+/// Request headers that are made anew for the endpoint.
+const REQUEST_REPLACED: [HeaderName; 4] =
+    [header::HOST, header::EXPECT, header::ACCEPT_ENCODING, header::CONTENT_LENGTH];
+
+/// Request headers that hold a client's secrets or say where it is.
+const REQUEST_PRIVATE: [HeaderName; 3] = [header::AUTHORIZATION, header::COOKIE, header::FORWARDED];
 
 /// Further such headers, for which there is no constant.
-const HOP_BY_HOP_NAMES: [&str; 3] = ["keep-alive", "proxy-connection", "trailer"];
+const REQUEST_PRIVATE_NAMES: [&str; 3] = ["x-api-key", "api-key", "x-real-ip"];
 
-/// Request headers that Leaseway answers for itself.
-const REQUEST_REPLACED: [HeaderName; 5] =
-    [header::AUTHORIZATION, header::HOST, header::EXPECT, header::ACCEPT_ENCODING, header::CONTENT_LENGTH];
+/// The beginning of the names of headers by which proxies say where a client is.
+const FORWARDED: &str = "x-forwarded-";
 
 /// Response headers that would name the endpoint's address or speak for Leaseway.
 const RESPONSE_REPLACED: [HeaderName; 8] = [
@@ -35,11 +42,18 @@ const RESPONSE_REPLACED: [HeaderName; 8] = [
 const RESPONSE_REPLACED_NAMES: [&str; 5] =
     ["alt-svc", "x-request-id", "x-accel-buffering", "x-should-retry", "x-leaseway-endpoint"];
 
-/// Returns the headers of a client's request that go to the endpoint, with the endpoint's own key if it has one.
-pub fn to_endpoint(received: &HeaderMap, api_key: Option<&str>) -> HeaderMap {
+/// The beginning of the names of headers that say which pages may read an answer: Leaseway says that itself.
+const CORS: &str = "access-control-";
+
+/// Returns the headers of a client's request that go to the endpoint, with the endpoint's own key if it has one. Those of
+/// `dropped` do not.
+pub fn to_endpoint(received: &HeaderMap, dropped: &[HeaderName], api_key: Option<&str>) -> HeaderMap {
     let mut sent = HeaderMap::with_capacity(received.len() + 2);
     for (name, value) in passing(received) {
-        if !REQUEST_REPLACED.contains(name) {
+        let is_private = REQUEST_PRIVATE.contains(name)
+            || REQUEST_PRIVATE_NAMES.contains(&name.as_str())
+            || name.as_str().starts_with(FORWARDED);
+        if !REQUEST_REPLACED.contains(name) && !is_private && !dropped.contains(name) {
             sent.append(name.clone(), value.clone());
         }
     }
@@ -54,7 +68,10 @@ pub fn to_endpoint(received: &HeaderMap, api_key: Option<&str>) -> HeaderMap {
 pub fn to_client(received: &HeaderMap) -> HeaderMap {
     let mut sent = HeaderMap::with_capacity(received.len() + 4);
     for (name, value) in passing(received) {
-        if !RESPONSE_REPLACED.contains(name) && !RESPONSE_REPLACED_NAMES.contains(&name.as_str()) {
+        let is_ours = RESPONSE_REPLACED.contains(name)
+            || RESPONSE_REPLACED_NAMES.contains(&name.as_str())
+            || name.as_str().starts_with(CORS);
+        if !is_ours {
             sent.append(name.clone(), value.clone());
         }
     }
@@ -70,7 +87,8 @@ fn passing(received: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderVa
         .collect();
     received.iter().filter(move |(name, _)| {
         !HOP_BY_HOP.contains(name)
-            && !HOP_BY_HOP_NAMES.contains(&name.as_str())
+            && name.as_str() != KEEP_ALIVE
+            && !name.as_str().starts_with(PROXY)
             && !nominated.iter().any(|nominee| nominee.eq_ignore_ascii_case(name.as_str()))
     })
 }
@@ -105,16 +123,39 @@ mod tests {
             ("content-type", "application/json"),
             ("x-custom", "passes"),
         ]);
-        let sent = to_endpoint(&received, None);
+        let sent = to_endpoint(&received, &[], None);
         assert_eq!(names(&sent), ["accept-encoding", "content-type", "x-custom"]);
         assert_eq!(sent.get("accept-encoding").map(HeaderValue::as_bytes), Some(&b"identity"[..]));
-        let sent = to_endpoint(&received, Some("endpoint"));
+        let sent = to_endpoint(&received, &[], Some("endpoint"));
         assert_eq!(sent.get("authorization").map(HeaderValue::as_bytes), Some(&b"Bearer endpoint"[..]));
     }
 
     #[test]
-    fn no_address_of_an_endpoint_passes() {
+    fn secrets_and_whereabouts_of_a_client_stay_behind() {
         let received = headers(&[
+            ("x-api-key", "secret"),
+            ("api-key", "secret"),
+            ("cookie", "leaseway=secret"),
+            ("proxy-authorization", "Basic secret"),
+            ("proxy-anything", "1"),
+            ("forwarded", "for=10.0.0.7"),
+            ("x-forwarded-for", "10.0.0.7"),
+            ("x-forwarded-anything", "1"),
+            ("x-real-ip", "10.0.0.7"),
+            ("x-openwebui-user-email", "ann@example.org"),
+            ("anthropic-version", "2023-06-01"),
+        ]);
+        let dropped = [HeaderName::from_static("x-openwebui-user-email")];
+        assert_eq!(names(&to_endpoint(&received, &dropped, None)), ["accept-encoding", "anthropic-version"]);
+    }
+
+    #[test]
+    fn what_an_endpoint_says_of_itself_stays_behind() {
+        let received = headers(&[
+            ("access-control-allow-origin", "*"),
+            ("access-control-allow-headers", "*"),
+            ("set-cookie", "session=1"),
+            ("proxy-authenticate", "Basic"),
             ("location", "http://10.0.0.1/elsewhere"),
             ("server", "llama.cpp"),
             ("content-type", "text/event-stream"),
