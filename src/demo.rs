@@ -51,7 +51,7 @@ pub fn start(mut config: Config) -> Result<Leaseway, StartError> {
         let (address, running) = engine.start()?;
         engines.push((engine.name, running));
         config.endpoints.push(EndpointDefinition {
-            max_concurrency: engine.slots,
+            max_concurrency: Some(engine.slots),
             ..EndpointDefinition::new(engine.name, format!("http://{address}"))
         });
     }

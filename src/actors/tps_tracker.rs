@@ -29,14 +29,13 @@ impl TpsTracker {
     }
 }
 
-/// Sums up the speeds of one endpoint, over the models that were measured.
+/// Sums up one endpoint.
 fn endpoint_tps(endpoint_id: EndpointId, speeds: &ModelSpeeds) -> EndpointTps {
     let mut aggregate = Aggregate::default();
     speeds.values().for_each(|speed| aggregate.add(speed));
-    let measured = speeds.iter().filter(|(_, speed)| speed.tps().is_some());
     EndpointTps {
         endpoint_id,
-        model_count: measured.map(|((model, _), _)| model).collect::<BTreeSet<_>>().len(),
+        model_count: speeds.keys().map(|(model, _)| model).collect::<BTreeSet<_>>().len(),
         aggregate_tps: aggregate.tps(),
         total_output_tokens: aggregate.output_tokens(),
         total_requests: aggregate.request_count(),
@@ -64,22 +63,21 @@ impl Handler<LeaseEnded> for TpsTracker {
     type Result = ();
 
     fn handle(&mut self, LeaseEnded(ended): LeaseEnded, _: &mut Context<Self>) {
-        let Outcome::Succeeded { tokens } = ended.outcome else { return };
+        let Outcome::Succeeded { tokens: Some(tokens) } = ended.outcome else { return };
         let Some(speeds) = self.speeds.get_mut(&ended.endpoint) else { return };
         let (model, api_kind) = (ended.request.model.clone(), ended.request.api_kind);
         let key = (model.clone(), api_kind);
         let mut speed = speeds.get(&key).copied().unwrap_or_default();
         let EndedLease { duration, first_token, .. } = *ended;
-        let (output_tokens, is_estimated) = tokens.map_or((0, false), |tokens| (tokens.output, tokens.estimated));
-        let moved = speed.record(self.alpha, Measured { output_tokens, duration, first_token, is_estimated });
+        let measured = Measured { output_tokens: tokens.output, duration, first_token, is_estimated: tokens.estimated };
+        let Some(tps) = speed.record(self.alpha, measured) else { return };
         speeds.insert(key, speed);
-        let Some(tps) = moved else { return };
         self.events.do_send(Publish(Event::TpsUpdated(TpsUpdated {
             endpoint_id: ended.endpoint,
             model_id: model,
             api_kind,
             tps,
-            output_tokens,
+            output_tokens: tokens.output,
             duration_ms: u64::try_from(ended.duration.as_millis()).unwrap_or(u64::MAX),
             endpoint_tps: endpoint_tps(ended.endpoint, speeds),
         })));

@@ -249,7 +249,7 @@ fn definition(given: &Table, api_key: Option<String>) -> EndpointDefinition {
         name: text("name").to_owned(),
         base_url: check_base_url(text("base_url")).expect("checked by the key's rule"),
         kind: EndpointKind::from_name(text("kind")),
-        max_concurrency: whole("max_concurrency").unwrap_or(1),
+        max_concurrency: whole("max_concurrency"),
         capability_score: whole("capability_score"),
         api_key,
         allowed_models: models.filter_map(Value::as_str).map(str::to_owned).collect(),

@@ -75,7 +75,7 @@ fn endpoints_are_read_with_their_key_from_the_environment() {
     let endpoint = &config.endpoints[0];
     assert_eq!(endpoint.base_url, "http://10.0.0.1:8000/v1");
     assert_eq!(endpoint.api_key.as_deref(), Some("secret"));
-    assert_eq!((endpoint.max_concurrency, endpoint.allowed_models.len()), (4, 2));
+    assert_eq!((endpoint.max_concurrency, endpoint.allowed_models.len()), (Some(4), 2));
     let errors = load_text(text, &[]).expect_err("the variable is not set");
     assert!(errors[0].contains("`GPU_KEY`, which is not set"), "{errors:?}");
 }

@@ -113,8 +113,8 @@ pub struct EndpointDefinition {
     pub base_url: String,
     /// `None`: found out by probing.
     pub kind: Option<EndpointKind>,
-    /// Slots, at least 1.
-    pub max_concurrency: u32,
+    /// Slots, 1 to 10000; `None`: as many as the engine itself tells it has, else 1.
+    pub max_concurrency: Option<u32>,
     /// 0 to 10000, more is better.
     pub capability_score: Option<u32>,
     /// Sent as `Authorization: Bearer`; never shown.
@@ -128,6 +128,12 @@ pub const MAX_CONCURRENCY: RangeInclusive<u32> = 1..=10_000;
 
 /// Capability scores an endpoint may have.
 pub const CAPABILITY_SCORE: RangeInclusive<u32> = 0..=10_000;
+
+/// How many models one endpoint may have. A list that is longer is cut.
+pub const MODELS_MAX: usize = 10_000;
+
+/// How long a model's name may be, in bytes. Longer names are left out of a list.
+pub const MODEL_NAME_MAX: usize = 512;
 
 /// Checks an endpoint's name.
 ///
@@ -168,13 +174,13 @@ pub fn check_base_url(text: &str) -> Result<String, String> {
 }
 
 impl EndpointDefinition {
-    /// Returns a definition with the defaults: one slot, kind to be found out, all its models.
+    /// Returns a definition with the defaults: kind and slots to be found out, all its models.
     pub fn new(name: impl Into<String>, base_url: impl Into<String>) -> Self {
         Self {
             name: name.into(),
             base_url: base_url.into(),
             kind: None,
-            max_concurrency: 1,
+            max_concurrency: None,
             capability_score: None,
             api_key: None,
             allowed_models: Vec::new(),
@@ -201,72 +207,109 @@ impl fmt::Debug for EndpointDefinition {
 /// sync, which comes every five minutes.
 const CAUGHT_FOR: Duration = Duration::from_secs(300);
 
-/// Where a leased request goes, and what relaying has learnt of it; shared by every lease on the endpoint until its
-/// definition changes.
+/// Where a leased request goes; shared by every lease on the endpoint until its definition changes.
 pub struct Target {
+    /// The endpoint's id.
     pub id: EndpointId,
+    /// The endpoint's name.
     pub name: String,
+    /// The address below which the paths of the API lie.
     pub root_url: String,
+    /// Sent as `Authorization: Bearer`; `None`: nothing is sent.
     pub api_key: Option<String>,
+    learnt: Arc<Learnt>,
+}
+
+/// What relaying has learnt about a server. Every target of the same server shares it, so that a change of the name or of
+/// the slots loses nothing of it.
+#[derive(Default)]
+struct Learnt {
     refuses_usage_option: AtomicBool,
+    /// A kept connection was found closed, and the models have not been read since: the server may have been restarted.
+    may_be_restarted: AtomicBool,
     /// Until when each request gets a connection of its own, in microseconds as a [`Moment`] has them; 0 for never.
     caught_until_micros: AtomicU64,
-    /// When it last sent a byte of an answer, in microseconds as a [`Moment`] has them; 0 for never.
+    /// When the server last sent a byte of an answer, in microseconds as a [`Moment`] has them; 0 for never.
     heard_micros: AtomicU64,
 }
 
 impl Target {
+    /// Returns the target of an endpoint whose server nothing is known of.
     pub fn new(id: EndpointId, definition: &EndpointDefinition) -> Self {
         Self {
             id,
             name: definition.name.clone(),
             root_url: definition.root_url(),
             api_key: definition.api_key.clone(),
-            refuses_usage_option: AtomicBool::new(false),
-            caught_until_micros: AtomicU64::new(0),
-            heard_micros: AtomicU64::new(0),
+            learnt: Arc::default(),
         }
     }
 
+    /// Returns the target after a change of the definition. What was learnt of the server stays, unless the address or the
+    /// key has changed.
+    pub fn redefined(&self, definition: &EndpointDefinition) -> Self {
+        let target = Self::new(self.id, definition);
+        let is_same = target.root_url == self.root_url && target.api_key == self.api_key;
+        if is_same { Self { learnt: self.learnt.clone(), ..target } } else { target }
+    }
+
+    /// Tells whether two targets are the same endpoint with the same address and key throughout, whatever else of the
+    /// definition has changed.
+    pub fn is_same_server(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.learnt, &other.learnt)
+    }
+
+    /// Tells whether the server is reached over TLS.
     pub fn is_https(&self) -> bool {
         self.root_url.starts_with("https:")
     }
 
     /// Remembers that a byte of an answer came.
     pub fn hear(&self, now: Moment) {
-        self.heard_micros.store(now.as_micros(), Ordering::Relaxed);
+        self.learnt.heard_micros.store(now.as_micros(), Ordering::Relaxed);
     }
 
     /// Returns when a byte of an answer last came; the start of the process for never.
     pub fn heard(&self) -> Moment {
-        Moment::from_micros(self.heard_micros.load(Ordering::Relaxed))
+        Moment::from_micros(self.learnt.heard_micros.load(Ordering::Relaxed))
+    }
+
+    /// Remembers that a kept connection was found closed, as after a restart of the server.
+    pub fn suspect_restart(&self) {
+        self.learnt.may_be_restarted.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells whether a kept connection was found closed since this was last asked.
+    pub fn take_restart_suspicion(&self) -> bool {
+        let flag = &self.learnt.may_be_restarted;
+        flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::Relaxed)
     }
 
     /// Remembers that the endpoint sent an answer that no request asked for. Returns true unless that was known.
     pub fn catch(&self, now: Moment) -> bool {
         let until = now.after(CAUGHT_FOR).as_micros();
-        self.caught_until_micros.swap(until, Ordering::Relaxed) <= now.as_micros()
+        self.learnt.caught_until_micros.swap(until, Ordering::Relaxed) <= now.as_micros()
     }
 
     /// Tells whether each request must get a connection of its own, because the endpoint sent an answer that no request
     /// asked for.
     pub fn is_caught(&self, now: Moment) -> bool {
-        now.as_micros() < self.caught_until_micros.load(Ordering::Relaxed)
+        now.as_micros() < self.learnt.caught_until_micros.load(Ordering::Relaxed)
     }
 
     /// Lets requests share connections again, as after a model sync.
     pub fn trust_again(&self) {
-        self.caught_until_micros.store(0, Ordering::Relaxed);
+        self.learnt.caught_until_micros.store(0, Ordering::Relaxed);
     }
 
     /// Tells whether the endpoint is known to answer 400 to `stream_options.include_usage`.
     pub fn refuses_usage_option(&self) -> bool {
-        self.refuses_usage_option.load(Ordering::Relaxed)
+        self.learnt.refuses_usage_option.load(Ordering::Relaxed)
     }
 
     /// Remembers that the endpoint answers 400 to `stream_options.include_usage`.
     pub fn remember_usage_option_refused(&self) {
-        self.refuses_usage_option.store(true, Ordering::Relaxed);
+        self.learnt.refuses_usage_option.store(true, Ordering::Relaxed);
     }
 }
 
@@ -359,5 +402,25 @@ mod tests {
         assert_eq!(root("http://GPU.example:80/v1"), "http://gpu.example");
         assert_eq!(root("http://gpu.example"), "http://gpu.example");
         assert_eq!(root("http://gpu.example/llm/v1"), "http://gpu.example/llm");
+    }
+
+    #[test]
+    fn what_was_learnt_of_a_server_outlives_a_change_that_does_not_change_the_server() {
+        let definition = EndpointDefinition::new("a", "http://gpu");
+        let target = Target::new(EndpointId(uuid::Uuid::nil()), &definition);
+        let renamed = target.redefined(&EndpointDefinition {
+            name: "b".to_owned(),
+            capability_score: Some(7),
+            ..definition.clone()
+        });
+        target.hear(Moment::from_micros(5));
+        target.remember_usage_option_refused();
+        assert!(renamed.is_same_server(&target) && renamed.name == "b");
+        assert_eq!((renamed.heard(), renamed.refuses_usage_option()), (Moment::from_micros(5), true));
+        let other_key = EndpointDefinition { api_key: Some("k".to_owned()), ..definition.clone() };
+        for moved in [other_key, EndpointDefinition::new("a", "http://other")] {
+            let moved = target.redefined(&moved);
+            assert!(!moved.is_same_server(&target) && !moved.refuses_usage_option());
+        }
     }
 }

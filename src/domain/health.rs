@@ -14,10 +14,11 @@ const MODELS_MAX_AGE: Duration = Duration::from_secs(300);
 /// What a probe found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProbeAnswer {
+    /// From sending the request to the end of the answer.
     pub latency: Duration,
     /// The models the server lists; `None` if it does not while it is loading.
     pub models: Option<Vec<String>>,
-    /// `None`: not asked for.
+    /// The kind, if the list of models gives it away.
     pub kind: Option<EndpointKind>,
     /// The server says that it is still loading its model.
     pub is_loading: bool,
@@ -26,25 +27,30 @@ pub struct ProbeAnswer {
 /// Why a probe failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProbeFailure {
-    /// No answer.
+    /// The endpoint gave no answer.
     Unreachable(String),
-    /// An answer that no inference server gives.
+    /// The endpoint gave an answer that no inference server gives.
     Wrong(String),
+    /// Leaseway could not send the probe, because it has no file descriptor left. This says nothing about the endpoint.
+    NotSent(String),
 }
 
 /// The health of one endpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Health {
+    /// Whether the endpoint can be used; never `Draining`, which is the operator's wish.
     pub status: EndpointStatus,
-    /// Of the last good probe, in milliseconds; `None` while there was none.
+    /// The latency of the last good probe, in milliseconds; `None` while there was none.
     pub latency_ms: Option<f64>,
-    /// When it last answered well.
+    /// When the endpoint last answered a probe well; `None` for never.
     pub last_seen: Option<DateTime<Utc>>,
-    /// Why the last probe failed; `None` once one is good again.
+    /// Why the last probe failed; `None` once a probe succeeds.
     probe_error: Option<String>,
-    /// Why the last request failed; `None` once one succeeds, or the endpoint has recovered.
+    /// Why the last request failed; `None` once a request succeeds, or the endpoint has recovered.
     request_error: Option<String>,
     failures_in_a_row: u32,
+    /// When the newest probe that counted was sent; older ones that end later count for nothing.
+    decided: Option<Moment>,
     /// When the last good probe was sent; `None` while there was none in this process.
     probed: Option<Moment>,
 }
@@ -59,33 +65,32 @@ impl Health {
             probe_error: None,
             request_error: None,
             failures_in_a_row: 0,
+            decided: None,
             probed: None,
         }
     }
 
     /// Tells whether it is time to probe, at every `interval`.
     ///
-    /// Real answers are better news than a probe, which some servers even break a running answer off for; an endpoint that
-    /// was heard from within the interval is probed only for its models.
+    /// A good answer to a request tells more than a probe, and some servers even break a running answer off for a probe. So an
+    /// endpoint that was `heard` from within the interval, and whose last request did not fail, is probed only for its models.
     pub fn probe_due(&self, now: Moment, heard: Moment, interval: Duration) -> bool {
         let fresh = self.probed.is_some_and(|probed| now.since(probed) < MODELS_MAX_AGE);
         let alive = self.status == EndpointStatus::Online && now.since(heard) < interval;
-        !(alive && fresh)
+        !(alive && fresh) || self.last_error().is_some()
     }
 
-    /// Tells whether the next probe cannot wait for its time: requests may be waiting for a loading endpoint, and an online
-    /// one whose last probe failed may be gone.
+    /// Tells whether the next probe cannot wait for its time: requests may be waiting for a pending or a loading endpoint, and
+    /// an online one whose last probe failed may be gone.
     pub fn is_unsettled(&self) -> bool {
         match self.status {
-            EndpointStatus::Loading => true,
+            EndpointStatus::Pending | EndpointStatus::Loading => true,
             EndpointStatus::Online => self.failures_in_a_row > 0,
-            EndpointStatus::Pending | EndpointStatus::Draining | EndpointStatus::Offline | EndpointStatus::Error => {
-                false
-            }
+            EndpointStatus::Draining | EndpointStatus::Offline | EndpointStatus::Error => false,
         }
     }
 
-    /// Returns what is wrong with it, `None` if nothing is.
+    /// Returns what is wrong with the endpoint, `None` if nothing is.
     pub fn last_error(&self) -> Option<&str> {
         self.probe_error.as_deref().or(self.request_error.as_deref())
     }
@@ -99,32 +104,42 @@ impl Health {
         }
     }
 
-    /// Learns of a good probe sent at `sent`.
-    pub fn answered(&mut self, sent: Moment, wall: DateTime<Utc>, answer: &ProbeAnswer) {
+    /// Learns of a good probe sent at `sent`. Returns whether it counts: not if a probe that was sent later has ended before.
+    pub fn answered(&mut self, sent: Moment, wall: DateTime<Utc>, answer: &ProbeAnswer) -> bool {
+        if self.decided.is_some_and(|decided| sent < decided) {
+            return false;
+        }
         if self.status != EndpointStatus::Online {
             self.request_error = None;
         }
+        self.decided = Some(sent);
         self.probed = Some(sent);
         self.status = if answer.is_loading { EndpointStatus::Loading } else { EndpointStatus::Online };
         self.latency_ms = Some(answer.latency.as_secs_f64() * 1000.0);
         self.last_seen = Some(wall);
         self.probe_error = None;
         self.failures_in_a_row = 0;
+        true
     }
 
-    /// Learns of a failed probe sent at `sent`. An online endpoint stays online until `failures_to_offline` have failed in a
-    /// row; one that has been heard from since the probe was sent is busy, not gone.
+    /// Learns of a failed probe sent at `sent`. An endpoint that is online or loading stays so until `failures_to_offline` have
+    /// failed in a row; any other is what its probe says. A probe counts for nothing if one sent later has ended before, if
+    /// Leaseway could not send it, or if the endpoint, being online, was `heard` from since: it is busy, not gone.
     pub fn failed(&mut self, sent: Moment, heard: Moment, failure: ProbeFailure, failures_to_offline: u32) {
-        if self.status == EndpointStatus::Online && heard > sent {
-            return;
-        }
-        self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
         let (status, reason) = match failure {
             ProbeFailure::Unreachable(reason) => (EndpointStatus::Offline, reason),
             ProbeFailure::Wrong(reason) => (EndpointStatus::Error, reason),
+            ProbeFailure::NotSent(_) => return,
         };
+        let is_outdated = self.decided.is_some_and(|decided| sent < decided);
+        if is_outdated || (self.status == EndpointStatus::Online && heard > sent) {
+            return;
+        }
+        self.decided = Some(sent);
+        self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
         self.probe_error = Some(reason);
-        if self.status != EndpointStatus::Online || self.failures_in_a_row >= failures_to_offline {
+        let was_well = matches!(self.status, EndpointStatus::Online | EndpointStatus::Loading);
+        if !was_well || self.failures_in_a_row >= failures_to_offline {
             self.status = status;
         }
     }
@@ -153,9 +168,20 @@ mod tests {
         health
     }
 
-    /// Has a probe fail, nothing having been heard since long before.
+    /// Returns when the next probe is sent: after every other.
+    fn next(health: &Health) -> Moment {
+        health.decided.map_or(at(100), |decided| decided.after(Duration::from_secs(1)))
+    }
+
+    /// Lets the next probe fail, with nothing heard since long before.
     fn fail(health: &mut Health, failures_to_offline: u32) {
-        health.failed(at(100), at(10), ProbeFailure::Unreachable("refused".to_owned()), failures_to_offline);
+        let refused = ProbeFailure::Unreachable("refused".to_owned());
+        health.failed(next(health), at(5), refused, failures_to_offline);
+    }
+
+    /// Lets the next probe find this.
+    fn find(health: &mut Health, answer: &ProbeAnswer) {
+        assert!(health.answered(next(health), wall(), answer));
     }
 
     #[test]
@@ -173,13 +199,13 @@ mod tests {
         let mut health = online();
         fail(&mut health, 2);
         assert_eq!(health.status, EndpointStatus::Online);
-        health.answered(at(20), wall(), &answer(120));
+        find(&mut health, &answer(120));
         fail(&mut health, 2);
         assert_eq!(health.status, EndpointStatus::Online, "a good probe starts the count again");
         fail(&mut health, 2);
         assert_eq!((health.status, health.latency_ms), (EndpointStatus::Offline, Some(120.0)));
         assert_eq!(health.last_error(), Some("refused"));
-        health.answered(at(30), wall(), &answer(95));
+        find(&mut health, &answer(95));
         assert_eq!((health.status, health.latency_ms), (EndpointStatus::Online, Some(95.0)));
         assert_eq!(health.last_error(), None);
     }
@@ -188,9 +214,9 @@ mod tests {
     fn loading_is_not_failing() {
         let mut health = online();
         fail(&mut health, 2);
-        health.answered(at(20), wall(), &ProbeAnswer { is_loading: true, ..answer(5) });
+        find(&mut health, &ProbeAnswer { is_loading: true, ..answer(5) });
         assert_eq!((health.status, health.last_error()), (EndpointStatus::Loading, None));
-        health.answered(at(30), wall(), &answer(5));
+        find(&mut health, &answer(5));
         fail(&mut health, 2);
         assert_eq!(health.status, EndpointStatus::Online, "it has failed once since");
     }
@@ -200,7 +226,7 @@ mod tests {
         let failed = Outcome::Failed(Failure::Status(500));
         let mut health = online();
         health.request_ended(&failed);
-        health.answered(at(20), wall(), &answer(5));
+        find(&mut health, &answer(5));
         assert_eq!(health.last_error(), Some("answered 500"), "a probe proves nothing about requests");
         health.request_ended(&Outcome::Failed(Failure::Status(404)));
         health.request_ended(&Outcome::Abandoned);
@@ -210,7 +236,7 @@ mod tests {
         health.request_ended(&failed);
         fail(&mut health, 1);
         assert_eq!(health.last_error(), Some("refused"));
-        health.answered(at(30), wall(), &answer(5));
+        find(&mut health, &answer(5));
         assert_eq!(health.last_error(), None);
     }
 
@@ -222,8 +248,49 @@ mod tests {
         assert!(health.is_unsettled(), "it has failed once");
         fail(&mut health, 2);
         assert!(!health.is_unsettled(), "it is offline");
-        health.answered(at(30), wall(), &ProbeAnswer { is_loading: true, ..answer(5) });
+        find(&mut health, &ProbeAnswer { is_loading: true, ..answer(5) });
         assert!(health.is_unsettled(), "it is loading");
+    }
+
+    #[test]
+    fn a_loading_endpoint_takes_as_many_failures_to_go_as_one_that_is_online() {
+        let mut health = Health::pending(None, None);
+        health.answered(at(10), wall(), &ProbeAnswer { is_loading: true, ..answer(5) });
+        for expected in [EndpointStatus::Loading, EndpointStatus::Loading, EndpointStatus::Offline] {
+            fail(&mut health, 3);
+            assert_eq!(health.status, expected);
+        }
+    }
+
+    #[test]
+    fn the_probe_that_was_sent_last_decides_whichever_ends_last() {
+        let refused = || ProbeFailure::Unreachable("refused".to_owned());
+        let mut health = online();
+        health.failed(at(30), at(10), refused(), 1);
+        assert!(!health.answered(at(29), wall(), &answer(5)), "an older success counts for nothing");
+        assert_eq!((health.status, health.latency_ms), (EndpointStatus::Offline, Some(120.0)));
+        assert!(health.answered(at(31), wall(), &answer(5)));
+        health.failed(at(30), at(10), refused(), 1);
+        assert_eq!((health.status, health.last_error()), (EndpointStatus::Online, None), "nor does an older failure");
+    }
+
+    #[test]
+    fn a_probe_that_could_not_be_sent_says_nothing_about_the_endpoint() {
+        let ours = || ProbeFailure::NotSent("too many open files".to_owned());
+        for mut health in [online(), Health::pending(None, None)] {
+            let before = health.clone();
+            health.failed(at(100), at(10), ours(), 1);
+            assert_eq!(health, before);
+        }
+        assert!(Health::pending(None, None).is_unsettled(), "it is probed again soon");
+    }
+
+    #[test]
+    fn an_endpoint_whose_requests_fail_is_probed_however_much_it_sends() {
+        let mut health = online();
+        assert!(!health.probe_due(at(21), at(21), Duration::from_secs(30)));
+        health.request_ended(&Outcome::Failed(Failure::Status(504)));
+        assert!(health.probe_due(at(21), at(21), Duration::from_secs(30)));
     }
 
     #[test]
@@ -248,6 +315,6 @@ mod tests {
         check(&Health::pending(None, None), 50, 49, true);
         let mut offline = online();
         fail(&mut offline, 1);
-        check(&offline, 110, 109, true);
+        check(&offline, 20, 19, true);
     }
 }

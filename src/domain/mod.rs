@@ -23,4 +23,5 @@ pub mod stored_endpoint;
 pub mod time;
 pub mod timeline;
 pub mod tps;
+pub mod turns;
 pub mod write_behind;

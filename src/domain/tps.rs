@@ -27,15 +27,13 @@ pub struct Measured {
     pub is_estimated: bool,
 }
 
-/// Running measures of speed. A request without tokens or without time changes no mean and no sum.
+/// Running measures of speed. A request without tokens or without time changes nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Speed {
     tps: Mean,
     first_token_ms: Mean,
     decode_tps: Mean,
-    measured: u64,
-    /// Successful requests without tokens or without time.
-    unmeasured: u64,
+    request_count: u64,
     output_tokens: u64,
     duration: Duration,
     has_estimates: bool,
@@ -46,17 +44,16 @@ impl Speed {
     pub fn restored(request_count: u64, output_tokens: u64, duration: Duration) -> Option<Self> {
         let is_measured = output_tokens > 0 && !duration.is_zero();
         let tps = Mean(Some(output_tokens as f64 / duration.as_secs_f64()));
-        is_measured.then_some(Self { tps, measured: request_count, output_tokens, duration, ..Self::default() })
+        is_measured.then_some(Self { tps, request_count, output_tokens, duration, ..Self::default() })
     }
 
     /// Counts one successful request and returns the new mean, in tokens per second, if it moved.
     pub fn record(&mut self, alpha: f64, measured: Measured) -> Option<f64> {
         let Measured { output_tokens, duration, first_token, is_estimated } = measured;
         if output_tokens == 0 || duration.is_zero() {
-            self.unmeasured += 1;
             return None;
         }
-        self.measured += 1;
+        self.request_count += 1;
         self.output_tokens = self.output_tokens.saturating_add(output_tokens);
         self.duration += duration;
         self.has_estimates |= is_estimated;
@@ -86,12 +83,10 @@ impl Speed {
         self.decode_tps.0
     }
 
-    /// Returns how many requests were measured; while none was, how many succeeded without tokens, as embeddings do.
     pub fn request_count(&self) -> u64 {
-        if self.measured > 0 { self.measured } else { self.unmeasured }
+        self.request_count
     }
 
-    /// Returns the output tokens of all measured requests.
     pub fn output_tokens(&self) -> u64 {
         self.output_tokens
     }
@@ -103,7 +98,8 @@ impl Speed {
 
     /// Mean time per request in milliseconds; `None` while nothing was measured.
     pub fn average_duration_ms(&self) -> Option<f64> {
-        (self.measured > 0).then(|| self.duration.as_secs_f64() * 1000.0 / self.measured as f64)
+        let requests = self.request_count as f64;
+        (self.request_count > 0).then(|| self.duration.as_secs_f64() * 1000.0 / requests)
     }
 }
 
@@ -116,10 +112,9 @@ pub struct Aggregate {
 }
 
 impl Aggregate {
-    /// Adds the speed of one model and API.
     pub fn add(&mut self, speed: &Speed) {
-        self.weighted_tps += speed.tps().unwrap_or(0.0) * speed.measured as f64;
-        self.request_count += speed.measured;
+        self.weighted_tps += speed.tps().unwrap_or(0.0) * speed.request_count() as f64;
+        self.request_count += speed.request_count();
         self.output_tokens = self.output_tokens.saturating_add(speed.output_tokens());
     }
 
@@ -179,19 +174,6 @@ mod tests {
         assert_eq!(speed.output_tokens(), 350);
         assert_eq!(speed.average_duration_ms(), Some(5000.0 / 3.0));
         assert_eq!((speed.first_token_ms(), speed.decode_tps()), (None, None), "no stream was measured");
-    }
-
-    #[test]
-    fn a_model_that_was_used_and_never_measured_has_requests_and_no_speed() {
-        let mut speed = Speed::default();
-        let mut record = |output_tokens| {
-            let duration = Duration::from_secs(1);
-            speed.record(0.2, Measured { output_tokens, duration, first_token: None, is_estimated: false });
-            (speed.tps(), speed.request_count(), speed.average_duration_ms())
-        };
-        record(0);
-        assert_eq!(record(0), (None, 2, None));
-        assert_eq!(record(50), (Some(50.0), 1, Some(1000.0)), "from now on only what is measured counts");
     }
 
     #[test]

@@ -71,8 +71,7 @@ impl EndpointBody {
             name: self.name,
             base_url: base_url.transpose()?,
             kind,
-            max_concurrency: within("max_concurrency", self.max_concurrency, MAX_CONCURRENCY)?
-                .map(|slots| slots.unwrap_or(*MAX_CONCURRENCY.start())),
+            max_concurrency: within("max_concurrency", self.max_concurrency, MAX_CONCURRENCY)?,
             capability_score: within("capability_score", self.capability_score, CAPABILITY_SCORE)?,
             api_key: self.api_key,
             allowed_models: self.models.map(Option::unwrap_or_default),
@@ -132,7 +131,7 @@ pub async fn register(services: web::Data<Services>, request: HttpRequest, paylo
         name: given.name.ok_or_else(|| missing("name"))?,
         base_url: given.base_url.ok_or_else(|| missing("base_url"))?,
         kind: given.kind.flatten(),
-        max_concurrency: given.max_concurrency.unwrap_or(1),
+        max_concurrency: given.max_concurrency.flatten(),
         capability_score: given.capability_score.flatten(),
         api_key: given.api_key.flatten(),
         allowed_models: given.allowed_models.unwrap_or_default(),

@@ -20,6 +20,7 @@ struct EndpointRow {
     kind: Option<String>,
     source: String,
     max_concurrency: i32,
+    max_concurrency_given: bool,
     capability_score: Option<i32>,
     api_key: Option<String>,
     allowed_models: String,
@@ -43,6 +44,7 @@ struct DefinitionRow<'a> {
     kind: Option<&'a str>,
     source: &'a str,
     max_concurrency: i32,
+    max_concurrency_given: bool,
     capability_score: Option<i32>,
     api_key: Option<&'a str>,
     allowed_models: String,
@@ -154,7 +156,8 @@ impl<'a> From<&'a StoredEndpoint> for DefinitionRow<'a> {
                 EndpointSource::File => "file",
                 EndpointSource::Api => "api",
             },
-            max_concurrency: i32::try_from(definition.max_concurrency).unwrap_or(i32::MAX),
+            max_concurrency: definition.max_concurrency.map_or(1, |slots| i32::try_from(slots).unwrap_or(i32::MAX)),
+            max_concurrency_given: definition.max_concurrency.is_some(),
             capability_score: definition.capability_score.and_then(|score| i32::try_from(score).ok()),
             // Read from the file, or the environment, at every start; no second copy of a secret.
             api_key: match endpoint.source {
@@ -195,7 +198,10 @@ impl EndpointRow {
             },
             definition: EndpointDefinition {
                 kind: self.kind.as_deref().and_then(EndpointKind::from_name),
-                max_concurrency: u32::try_from(self.max_concurrency).map_err(|_| wrong("max_concurrency"))?,
+                max_concurrency: match self.max_concurrency_given {
+                    true => Some(u32::try_from(self.max_concurrency).map_err(|_| wrong("max_concurrency"))?),
+                    false => None,
+                },
                 capability_score: self.capability_score.and_then(|score| u32::try_from(score).ok()),
                 allowed_models: serde_json::from_str(&self.allowed_models).map_err(|_| wrong("allowed_models"))?,
                 name: self.name,
@@ -221,7 +227,7 @@ mod tests {
                 name: name.to_owned(),
                 base_url: format!("http://{name}:8080"),
                 kind: Some(EndpointKind::Vllm),
-                max_concurrency: 4,
+                max_concurrency: Some(4),
                 capability_score: Some(10),
                 api_key: Some("secret".to_owned()),
                 allowed_models: vec!["m".to_owned()],
@@ -251,6 +257,7 @@ mod tests {
         drop(connection);
         saved.definition.name = "c".to_owned();
         saved.definition.capability_score = None;
+        saved.definition.max_concurrency = None;
         store.save_endpoints(std::slice::from_ref(&saved), &[]).expect("saved again");
         let loaded = store.load_endpoints().expect("loaded");
         let found = loaded.iter().find(|endpoint| endpoint.id == saved.id).expect("still there");

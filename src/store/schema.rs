@@ -17,6 +17,7 @@ diesel::table! {
         total_requests -> BigInt,
         successful_requests -> BigInt,
         failed_requests -> BigInt,
+        max_concurrency_given -> Bool,
     }
 }
 

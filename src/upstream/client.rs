@@ -112,7 +112,7 @@ impl Upstreams {
             return self.fresh_route(target);
         }
         if let Some(known) = clients.get_mut(&target.id)
-            && Arc::ptr_eq(&known.target, target)
+            && known.target.is_same_server(target)
         {
             known.used = used;
             return known.route.clone();

@@ -7,6 +7,8 @@ mod engine_load;
 pub mod forward;
 mod headers;
 mod json_meter;
+pub mod look;
+mod page;
 pub mod probe;
 pub mod request_body;
 mod socket;

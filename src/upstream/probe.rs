@@ -1,38 +1,31 @@
-//! Asks an endpoint how it is. Only `GET`s that cost no tokens.
+//! Asks an endpoint how it is and which models it has.
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use actix_http::error::ParseError;
-use actix_web::http::{StatusCode, header};
-use awc::error::SendRequestError;
-use awc::{Client, ClientResponse};
-use futures_util::StreamExt;
+use actix_web::http::StatusCode;
+use awc::Client;
 use serde::Deserialize;
-use serde_json::Value;
-use tokio::time::{Instant, timeout};
+use serde_json::value::RawValue;
+use tokio::time::Instant;
 
-use super::answer::is_framed;
 use super::client::build_client;
-use super::engine_load;
+use super::look::{self, Findings, Wanted};
+use super::page::{Asker, LIST_MAX, PAGE_MAX, wrong};
 use crate::config::UpstreamConfig;
-use crate::domain::endpoint::EndpointKind;
+use crate::domain::endpoint::{EndpointKind, MODEL_NAME_MAX, MODELS_MAX};
 use crate::domain::health::{ProbeAnswer, ProbeFailure};
-use crate::domain::load::LoadReport;
 
-/// The longest list of models that is read, in bytes.
-const BODY_MAX: usize = 4 * 1024 * 1024;
-
-/// What to ask of whom.
+/// Whom to ask.
 #[derive(Clone, Debug)]
 pub struct Probe {
+    /// The address below which the pages lie.
     pub root_url: String,
+    /// Sent as `Authorization: Bearer`; `None`: nothing is sent.
     pub api_key: Option<String>,
-    /// `None`: not known.
+    /// The kind of the server; `None` while not known.
     pub kind: Option<EndpointKind>,
-    /// Find out the kind too.
-    pub detect_kind: bool,
 }
 
 /// Sends probes.
@@ -45,34 +38,25 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// Creates a prober that waits `timeout` for each answer.
+    /// Creates a prober that waits `timeout` for each page.
     pub fn new(config: UpstreamConfig, timeout: Duration) -> Self {
         let http = build_client(&config, false);
         Self { config, timeout, http, https: OnceCell::new() }
     }
 
-    /// Asks an endpoint for its models and, if wanted, finds out its kind.
+    /// Asks an endpoint for its models. One of llama.cpp is asked, too, whether it is still loading: newer versions list their
+    /// model before they can serve it.
     ///
     /// The future fails if the endpoint does not answer, or not as an inference server does.
     pub fn probe(&self, probe: Probe) -> impl Future<Output = Result<ProbeAnswer, ProbeFailure>> + 'static {
-        ask(self.asker(probe))
+        let kind = probe.kind;
+        ask(self.asker(probe), kind)
     }
 
-    /// Asks an endpoint for its load; `None` if its kind has no page for that.
-    ///
-    /// The future gives `None` if there is no sensible answer.
-    pub fn load(&self, probe: Probe) -> Option<impl Future<Output = Option<LoadReport>> + 'static> {
-        let pages = probe.kind.map(engine_load::pages).filter(|pages| !pages.is_empty())?;
-        let asker = self.asker(probe);
-        Some(async move {
-            for (path, read) in pages {
-                let page = asker.get(path).await.ok().filter(|page| page.status.is_success());
-                if let Some(report) = page.and_then(|page| read(&page.body)) {
-                    return Some(report);
-                }
-            }
-            None
-        })
+    /// Asks an endpoint for what is `wanted` beside its models.
+    pub fn look(&self, probe: Probe, wanted: Wanted) -> impl Future<Output = Findings> + 'static {
+        let kind = probe.kind;
+        look::look(self.asker(probe), kind, wanted)
     }
 
     fn asker(&self, probe: Probe) -> Asker {
@@ -81,26 +65,46 @@ impl Prober {
         } else {
             self.http.clone()
         };
-        Asker { client, timeout: self.timeout, probe }
+        Asker { client, timeout: self.timeout, root_url: probe.root_url, api_key: probe.api_key }
     }
 }
 
-/// One probe on its way.
-struct Asker {
-    client: Client,
-    timeout: Duration,
-    probe: Probe,
+async fn ask(asker: Asker, kind: Option<EndpointKind>) -> Result<ProbeAnswer, ProbeFailure> {
+    let started = Instant::now();
+    let page = asker.get("/v1/models", LIST_MAX).await?;
+    let latency = started.elapsed();
+    if page.is_loading() {
+        return Ok(ProbeAnswer { latency, models: None, kind: None, is_loading: true });
+    }
+    let (models, told) = match page.status {
+        StatusCode::NOT_FOUND => (ollama_models(&asker).await?, None),
+        status if !status.is_success() => {
+            return Err(wrong(format!("GET /v1/models answered {}", status.as_u16())));
+        }
+        _ => {
+            let (models, owner) = read_models(&page.body)?;
+            (models, kind_by_server(page.server.as_deref()).or(owner))
+        }
+    };
+    let is_loading = match kind.or(told) {
+        Some(EndpointKind::Llamacpp) => asker.get("/health", PAGE_MAX).await.is_ok_and(|page| page.is_loading()),
+        _ => false,
+    };
+    Ok(ProbeAnswer { latency, models: Some(models), kind: told, is_loading })
 }
 
 #[derive(Deserialize)]
-struct ModelList {
-    data: Vec<Value>,
+struct ModelList<'a> {
+    #[serde(borrow)]
+    data: Vec<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
-struct Model {
-    id: String,
-    owned_by: Option<String>,
+struct Model<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    owned_by: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -113,142 +117,40 @@ struct OllamaModel {
     name: String,
 }
 
-struct Page {
-    status: StatusCode,
-    server: Option<String>,
-    body: Vec<u8>,
+/// Reads a list of models, and the kind that an owner gives away. An entry that makes no sense hides no other.
+fn read_models(body: &[u8]) -> Result<(Vec<String>, Option<EndpointKind>), ProbeFailure> {
+    let list: ModelList<'_> = serde_json::from_slice(body)
+        .map_err(|error| wrong(format!("GET /v1/models answered no list of models: {error}")))?;
+    let models = || list.data.iter().filter_map(|model| serde_json::from_str::<Model<'_>>(model.get()).ok());
+    let kind = models().find_map(|model| kind_by_owner(&model.owned_by?));
+    Ok((bounded(models().map(|model| model.id.into_owned())), kind))
 }
 
-async fn ask(asker: Asker) -> Result<ProbeAnswer, ProbeFailure> {
-    let started = Instant::now();
-    let page = asker.get("/v1/models").await?;
-    let latency = started.elapsed();
-    if page.is_loading() {
-        return Ok(ProbeAnswer { latency, models: None, kind: None, is_loading: true });
-    }
-    let (models, owners) = match page.status {
-        StatusCode::NOT_FOUND => (asker.ollama_models().await?, BTreeSet::new()),
-        status if !status.is_success() => {
-            return Err(ProbeFailure::Wrong(format!("GET /v1/models answered {}", status.as_u16())));
-        }
-        _ => read_models(&page.body)?,
-    };
-    let kind = match asker.probe.detect_kind {
-        true => Some(asker.detect(page.server.as_deref(), &owners).await),
-        false => None,
-    };
-    let is_loading = match kind.or(asker.probe.kind) {
-        // It lists its model before it can serve it.
-        Some(EndpointKind::Llamacpp) => asker.get("/health").await.is_ok_and(|page| page.is_loading()),
-        _ => false,
-    };
-    Ok(ProbeAnswer { latency, models: Some(models), kind, is_loading })
-}
-
-impl Page {
-    /// Tells whether this is how llama.cpp answers while it loads its model.
-    fn is_loading(&self) -> bool {
-        self.status == StatusCode::SERVICE_UNAVAILABLE
-            && memchr::memmem::find(&self.body.to_ascii_lowercase(), b"loading").is_some()
+/// Asks for Ollama's own list, which its oldest versions have alone.
+async fn ollama_models(asker: &Asker) -> Result<Vec<String>, ProbeFailure> {
+    let page = asker.get("/api/tags", LIST_MAX).await?;
+    let list: Result<OllamaList, _> = serde_json::from_slice(&page.body);
+    match list {
+        Ok(list) if page.status.is_success() => Ok(bounded(list.models.into_iter().map(|model| model.name))),
+        _ => Err(wrong("GET /v1/models answered 404")),
     }
 }
 
-fn read_models(body: &[u8]) -> Result<(Vec<String>, BTreeSet<String>), ProbeFailure> {
-    let list: ModelList = serde_json::from_slice(body)
-        .map_err(|error| ProbeFailure::Wrong(format!("GET /v1/models answered no list of models: {error}")))?;
-    // An entry that makes no sense hides no other.
-    let models: Vec<Model> = list.data.into_iter().filter_map(|model| serde_json::from_value(model).ok()).collect();
-    let owners = models.iter().filter_map(|model| model.owned_by.clone()).collect();
-    Ok((models.into_iter().map(|model| model.id).collect(), owners))
+/// Keeps of a list what one endpoint may have: [`MODELS_MAX`] names of up to [`MODEL_NAME_MAX`] bytes.
+fn bounded(names: impl Iterator<Item = String>) -> Vec<String> {
+    names.filter(|name| name.len() <= MODEL_NAME_MAX).take(MODELS_MAX).collect()
 }
 
-impl Asker {
-    /// Asks for Ollama's own list, which its oldest versions have alone.
-    async fn ollama_models(&self) -> Result<Vec<String>, ProbeFailure> {
-        let page = self.get("/api/tags").await?;
-        let list: Result<OllamaList, _> = serde_json::from_slice(&page.body);
-        match list {
-            Ok(list) if page.status.is_success() => Ok(list.models.into_iter().map(|model| model.name).collect()),
-            _ => Err(ProbeFailure::Wrong("GET /v1/models answered 404".to_owned())),
-        }
-    }
-
-    /// Finds out the kind: from what the list of models says, else from pages that only one kind of server has.
-    async fn detect(&self, server: Option<&str>, owners: &BTreeSet<String>) -> EndpointKind {
-        if let Some(kind) = kind_by_list(server, owners) {
-            return kind;
-        }
-        for (path, kind, mark) in PAGES {
-            if let Ok(page) = self.get(path).await
-                && page.status.is_success()
-                && serde_json::from_slice::<Value>(&page.body).is_ok_and(|value| value.is_object())
-                && memchr::memmem::find(&page.body, mark.as_bytes()).is_some()
-            {
-                return *kind;
-            }
-        }
-        EndpointKind::OpenaiCompatible
-    }
-
-    async fn get(&self, path: &str) -> Result<Page, ProbeFailure> {
-        // On a connection of its own: one that was kept could be stale, which says nothing about the endpoint.
-        let mut request = self.client.get(format!("{}{path}", self.probe.root_url)).force_close();
-        request.headers_mut().insert(header::ACCEPT_ENCODING, header::HeaderValue::from_static("identity"));
-        if let Some(key) = &self.probe.api_key {
-            request = request.bearer_auth(key);
-        }
-        let fetch = async {
-            let mut response = request.send().await.map_err(no_page)?;
-            let body = read(&mut response).await?;
-            let server = response.headers().get(header::SERVER).and_then(|value| value.to_str().ok());
-            Ok(Page { status: response.status(), server: server.map(str::to_owned), body })
-        };
-        match timeout(self.timeout, fetch).await {
-            Ok(page) => page,
-            Err(_) => Err(ProbeFailure::Unreachable(format!("no answer within {} s", self.timeout.as_secs()))),
-        }
+fn kind_by_server(server: Option<&str>) -> Option<EndpointKind> {
+    match server? {
+        "llama.cpp" => Some(EndpointKind::Llamacpp),
+        server if server.to_ascii_lowercase().contains("vllm") => Some(EndpointKind::Vllm),
+        _ => None,
     }
 }
 
-/// Reads a body, which ends with its connection if the head does not say where.
-async fn read(response: &mut ClientResponse) -> Result<Vec<u8>, ProbeFailure> {
-    let is_framed = is_framed(response.headers());
-    let mut body = Vec::new();
-    while let Some(read) = response.next().await {
-        match read {
-            Ok(bytes) => body.extend_from_slice(&bytes),
-            Err(_) if !is_framed => break,
-            Err(error) => return Err(ProbeFailure::Unreachable(error.to_string())),
-        }
-        if body.len() > BODY_MAX {
-            return Err(ProbeFailure::Wrong(format!("a page has more than {BODY_MAX} bytes")));
-        }
-    }
-    Ok(body)
-}
-
-/// Tells an answer that is not HTTP from none.
-fn no_page(error: SendRequestError) -> ProbeFailure {
-    match error {
-        SendRequestError::Response(ParseError::Io(error)) => ProbeFailure::Unreachable(error.to_string()),
-        SendRequestError::Response(error) => ProbeFailure::Wrong(format!("what came was not HTTP: {error}")),
-        error => ProbeFailure::Unreachable(error.to_string()),
-    }
-}
-
-/// Pages by which a server gives itself away: path, kind, and a field that its JSON object has.
-const PAGES: &[(&str, EndpointKind, &str)] = &[
-    ("/api/system", EndpointKind::Xllm, "\"xllm_version\""),
-    ("/api/tags", EndpointKind::Ollama, "\"models\""),
-    ("/props", EndpointKind::Llamacpp, "\"default_generation_settings\""),
-    ("/get_model_info", EndpointKind::Sglang, "\"model_path\""),
-    ("/api/v0/models", EndpointKind::LmStudio, "\"data\""),
-    ("/api/v1/models", EndpointKind::LmStudio, "\"publisher\""),
-    ("/version", EndpointKind::Vllm, "\"version\""),
-];
-
-fn kind_by_list(server: Option<&str>, owners: &BTreeSet<String>) -> Option<EndpointKind> {
-    let by_owner = |owner: &String| match owner.as_str() {
+fn kind_by_owner(owner: &str) -> Option<EndpointKind> {
+    match owner {
         "llamacpp" => Some(EndpointKind::Llamacpp),
         "vllm" => Some(EndpointKind::Vllm),
         "sglang" => Some(EndpointKind::Sglang),
@@ -256,10 +158,35 @@ fn kind_by_list(server: Option<&str>, owners: &BTreeSet<String>) -> Option<Endpo
         "organization_owner" | "organization-owner" => Some(EndpointKind::LmStudio),
         "xllm" => Some(EndpointKind::Xllm),
         _ => None,
-    };
-    match server {
-        Some("llama.cpp") => Some(EndpointKind::Llamacpp),
-        Some(server) if server.to_ascii_lowercase().contains("vllm") => Some(EndpointKind::Vllm),
-        _ => owners.iter().find_map(by_owner),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(names: impl Iterator<Item = String>) -> Vec<u8> {
+        let models: Vec<serde_json::Value> = names.map(|name| serde_json::json!({ "id": name })).collect();
+        serde_json::json!({ "data": models }).to_string().into_bytes()
+    }
+
+    #[test]
+    fn a_list_of_models_has_its_bounds() {
+        let long = (0..MODELS_MAX + 5).map(|number| number.to_string());
+        let (models, _) = read_models(&list(long)).expect("a list");
+        assert_eq!(models.len(), MODELS_MAX);
+        let names = [MODEL_NAME_MAX + 1, MODEL_NAME_MAX].map(|length| "x".repeat(length));
+        let (models, _) = read_models(&list(names.into_iter())).expect("a list");
+        assert_eq!(models, ["x".repeat(MODEL_NAME_MAX)]);
+    }
+
+    #[test]
+    fn an_entry_that_makes_no_sense_hides_no_other() {
+        let body = br#"{"data":[7,{"id":3},{"id":"a\u00e9","owned_by":null},{"id":"b","owned_by":"vllm","x":[{}]}]}"#;
+        let (models, kind) = read_models(body).expect("a list");
+        assert_eq!((models, kind), (vec!["a\u{e9}".to_owned(), "b".to_owned()], Some(EndpointKind::Vllm)));
+        for body in [&b""[..], b"7", b"{}", b"{\"data\":{}}", b"[\"data\"]"] {
+            assert!(matches!(read_models(body), Err(ProbeFailure::Wrong(_))), "{body:?}");
+        }
     }
 }

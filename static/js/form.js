@@ -10,7 +10,7 @@ const dialog = document.getElementById("form");
 const FIELDS = [
   ["name", "name", null, { required: true, maxlength: 100 }],
   ["base_url", "address", "addressHint", { required: true, inputmode: "url", spellcheck: "false" }],
-  ["max_concurrency", "slots", "slotsHint", { type: "number", min: 1, value: 1 }],
+  ["max_concurrency", "slots", "slotsHint", { type: "number", min: 1 }],
   ["api_key", "key", "keyHint", { type: "password", autocomplete: "off" }],
 ];
 

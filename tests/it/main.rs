@@ -11,6 +11,7 @@ mod endpoints;
 mod failover;
 mod fairness;
 mod faults;
+mod health;
 mod inference;
 mod leaving;
 mod line_view;

@@ -75,22 +75,6 @@ async fn a_400_that_is_the_clients_own_is_not_remembered() {
 }
 
 #[actix_web::test]
-async fn a_model_that_was_used_but_gives_no_tokens_is_listed_without_a_speed() {
-    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
-    let id = app.register("a", &endpoint, 1).await;
-    endpoint
-        .script(|_| json_answer(200, r#"{"object":"list","data":[],"usage":{"prompt_tokens":3,"total_tokens":3}}"#));
-    app.post("/v1/embeddings", &json!({"model":"m","input":"hi"})).await;
-    app.until_counted(&id, 1, 0).await;
-    let speeds = app.until(&format!("/api/endpoints/{id}/model-tps"), "it is listed", |list| list[0].is_object()).await;
-    let [model, tps, requests, tokens, time] =
-        ["model_id", "tps", "request_count", "total_output_tokens", "average_duration_ms"]
-            .map(|field| &speeds[0][field]);
-    assert_eq!(json!([model, tps, requests, tokens, time]), json!(["m", null, 1, 0, null]));
-    app.finish().await;
-}
-
-#[actix_web::test]
 async fn an_endpoint_without_measurements_has_none() {
     let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
     let id = app.register("a", &endpoint, 1).await;

@@ -51,7 +51,8 @@ pub struct EndpointChange {
     pub base_url: Option<String>,
     /// `Some(None)`: find out.
     pub kind: Option<Option<EndpointKind>>,
-    pub max_concurrency: Option<u32>,
+    /// `Some(None)`: as many as the engine tells.
+    pub max_concurrency: Option<Option<u32>>,
     pub capability_score: Option<Option<u32>>,
     pub api_key: Option<Option<String>>,
     pub allowed_models: Option<Vec<String>>,
@@ -93,15 +94,11 @@ impl Handler<UpdateEndpoint> for Registry {
         self.saved(change.map(|stored| (id, SaveEndpoints { saved: vec![stored], removed: Vec::new() })))
             .map(move |saved, registry, ctx| {
                 saved?;
-                let entry = registry.entries.get_mut(&id).ok_or(RegistryError::NotFound(id))?;
-                if let Some(definition) = definition {
-                    registry.directory.register(id, &definition);
-                    entry.redefine(definition, EndpointSource::Api);
-                }
-                let view = entry.view();
+                let definition = definition.ok_or(RegistryError::NotFound(id))?;
+                let view = registry.redefine(id, definition, EndpointSource::Api).ok_or(RegistryError::NotFound(id))?;
                 log::info!("endpoint changed endpoint={} base_url={}", view.name, view.base_url);
-                registry.tell_changed(vec![id], Vec::new());
                 registry.publish_catalog(&[id]);
+                registry.tell_changed(vec![id], Vec::new());
                 registry.publish(Event::changed(view.clone()));
                 registry.probe(id, ctx);
                 Ok(view)
@@ -123,13 +120,11 @@ impl Handler<RemoveEndpoint> for Registry {
         let change = definition.and_then(|definition| self.reserve(id, &definition));
         self.saved(change.map(|()| (id, SaveEndpoints { saved: Vec::new(), removed: vec![id] })))
             .map_ok(move |(), registry, _| {
-                if let Some(entry) = registry.entries.remove(&id) {
+                if let Some(entry) = registry.forget(id) {
                     log::info!("endpoint removed endpoint={}", entry.definition.name);
                 }
                 registry.directory.remove(id);
                 registry.tell_changed(Vec::new(), vec![id]);
-                registry.publish_catalog(&[id]);
-                registry.publish(Event::EndpointRemoved { endpoint_id: id });
             })
             .boxed_local()
     }
@@ -149,7 +144,37 @@ impl Registry {
         Ok(entry)
     }
 
-    /// Reserves the name and address of a definition until it is saved.
+    /// Changes an endpoint in memory and returns how it is shown; `None` if it is gone.
+    pub(super) fn redefine(
+        &mut self,
+        id: EndpointId,
+        definition: EndpointDefinition,
+        source: EndpointSource,
+    ) -> Option<EndpointView> {
+        let entry = self.entries.get_mut(&id)?;
+        if entry.redefine(definition, source) {
+            // What is on its way is about another server.
+            self.probes.forget(id);
+            self.looks.forget(id);
+        }
+        self.directory.register(id, &entry.definition);
+        Some(entry.view())
+    }
+
+    /// Removes an endpoint from memory; the dispatcher is not told.
+    pub(super) fn forget(&mut self, id: EndpointId) -> Option<Entry> {
+        let entry = self.entries.remove(&id);
+        self.directory.remove(id);
+        self.probes.forget(id);
+        self.looks.forget(id);
+        self.counted.remove(&id);
+        self.unsaved.remove(&id);
+        self.publish_catalog(&[id]);
+        self.publish(Event::EndpointRemoved { endpoint_id: id });
+        entry
+    }
+
+    /// Reserves the name and the address of a definition until the change is saved.
     fn reserve(&mut self, id: EndpointId, definition: &EndpointDefinition) -> Result<(), RegistryError> {
         self.directory.reserve(id, definition).map_err(|taken| match taken {
             Taken::Name => RegistryError::NameTaken(definition.name.clone()),

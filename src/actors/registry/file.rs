@@ -59,32 +59,26 @@ impl Registry {
         let mut updated: Vec<EndpointId> = Vec::new();
         for endpoint in known.endpoints {
             let id = endpoint.id;
-            let event = match self.entries.get_mut(&id) {
-                Some(entry) if entry.definition == endpoint.definition && entry.source == endpoint.source => continue,
-                Some(entry) => {
-                    self.directory.register(id, &endpoint.definition);
-                    entry.redefine(endpoint.definition, endpoint.source);
-                    Event::changed(entry.view())
-                }
+            let is_same = |entry: &Entry| entry.definition == endpoint.definition && entry.source == endpoint.source;
+            let event = match self.entries.get(&id) {
+                Some(entry) if is_same(entry) => continue,
+                Some(_) => self.redefine(id, endpoint.definition, endpoint.source).map(Event::changed),
                 None => {
                     let entry = Entry::new(endpoint);
                     let event = Event::registered(entry.view());
                     self.directory.register(id, &entry.definition);
                     self.entries.insert(id, entry);
-                    event
+                    Some(event)
                 }
             };
-            self.publish(event);
+            event.into_iter().for_each(|event| self.publish(event));
             updated.push(id);
         }
         for id in &known.removed {
-            self.entries.remove(id);
-            self.directory.remove(*id);
-            self.publish(Event::EndpointRemoved { endpoint_id: *id });
+            self.forget(*id);
         }
         let counts = (updated.len(), known.removed.len());
         self.publish_catalog(&updated);
-        self.publish_catalog(&known.removed);
         self.tell_changed(updated.clone(), known.removed);
         for id in updated {
             self.probe(id, ctx);

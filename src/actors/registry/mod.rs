@@ -1,13 +1,17 @@
 //! Registry: which endpoints exist, their health, models and counters.
 //!
 //! A definition is saved before its registration, change or removal is answered; until then its name and address are
-//! reserved. Probes run beside the mailbox, any number at a time, one per endpoint.
+//! reserved. Probes run beside the mailbox, one per endpoint and [`PROBES_MAX`] in all; what they do not tell, closer looks
+//! find out afterwards.
+//!
+//! No change of one endpoint looks at the others: with n endpoints it costs as much as with one.
 
 mod changes;
 mod draining;
 mod entry;
 mod file;
 mod load;
+mod looking;
 mod probing;
 mod saving;
 
@@ -38,17 +42,24 @@ use crate::domain::history::Counters;
 use crate::domain::ids::EndpointId;
 use crate::domain::request::Outcome;
 use crate::domain::stored_endpoint::StoredEndpoint;
+use crate::domain::time::Moment;
+use crate::domain::turns::Turns;
 use crate::store::StoreError;
 use crate::upstream::probe::Prober;
 
 /// How often an endpoint is probed that is loading its model, or may be gone.
 const UNSETTLED_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often viewers hear of counters at most.
+/// How often Registry looks for endpoints that may have been restarted. Their models are to be read again within a second.
+const RESTARTS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How often viewers are told counters at most.
 const TELL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The list of models, replaced by Registry, read by HTTP without asking anybody.
 pub type ModelCatalog = ArcSwap<ModelList>;
+/// How many probes, and how many closer looks, are on their way at once. Each takes one file descriptor.
+const PROBES_MAX: usize = 128;
 
 /// Where Registry tells its facts.
 pub struct Neighbours {
@@ -67,12 +78,16 @@ pub struct Registry {
     directory: Directory,
     catalog: Catalog,
     prober: Prober,
+    probes: Turns,
+    looks: Turns,
+    /// When the operator was last warned that there is no file descriptor for probes; `None` for never.
+    warned_of_descriptors: Option<Moment>,
     health: HealthConfig,
     /// How long a load report counts.
     reports_fresh: Duration,
-    /// Of these viewers are to be told the counters.
+    /// Endpoints whose counters have changed since viewers were last told.
     counted: BTreeSet<EndpointId>,
-    /// Of these something has been observed that is not saved.
+    /// Endpoints of which something was found out that is not saved.
     unsaved: BTreeSet<EndpointId>,
     /// Observations are on their way to be saved.
     saving: bool,
@@ -128,6 +143,9 @@ impl Registry {
             directory,
             catalog: Catalog::default(),
             prober,
+            probes: Turns::new(PROBES_MAX),
+            looks: Turns::new(PROBES_MAX),
+            warned_of_descriptors: None,
             health,
             reports_fresh,
             counted: BTreeSet::new(),
@@ -190,6 +208,7 @@ impl Actor for Registry {
         ctx.run_interval(self.health.interval, Self::probe_due);
         ctx.run_interval(TELL_INTERVAL, Self::tell_counted);
         ctx.run_interval(UNSETTLED_INTERVAL, Self::unsettled_due);
+        ctx.run_interval(RESTARTS_INTERVAL, Self::restarts_due);
     }
 }
 

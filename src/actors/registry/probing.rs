@@ -1,6 +1,6 @@
 //! Probes: when they are sent and what they change.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, WrapFuture};
 
@@ -8,11 +8,14 @@ use super::entry::Entry;
 use super::{Registry, RegistryError};
 use crate::actors::event_hub::Publish;
 use crate::clock;
-use crate::domain::endpoint::{EndpointStatus, EndpointView, Target};
+use crate::domain::endpoint::{EndpointStatus, EndpointView, MODELS_MAX, Target};
 use crate::domain::event::Event;
 use crate::domain::health::{ProbeAnswer, ProbeFailure};
 use crate::domain::ids::EndpointId;
 use crate::domain::time::Moment;
+
+/// How often the operator is warned of the same trouble at most.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
 type Probed = Result<ProbeAnswer, ProbeFailure>;
 
@@ -37,6 +40,7 @@ impl Handler<SyncEndpoint> for Registry {
                     target.trust_again();
                 }
                 registry.probed(&target, sent, probed, ctx);
+                registry.look(id, ctx);
                 registry.entries.get(&id).map(Entry::view).ok_or(RegistryError::NotFound(id))
             })
             .boxed_local()
@@ -44,46 +48,55 @@ impl Handler<SyncEndpoint> for Registry {
 }
 
 impl Registry {
-    /// Probes every endpoint for which it is time, and asks the others for their load at least.
+    /// Probes every endpoint for which it is time, and looks closer at the others.
     pub(super) fn probe_due(&mut self, ctx: &mut Context<Self>) {
         self.save_observed(ctx);
         let (now, interval) = (clock::now(), self.health.interval);
         let due = |entry: &Entry| entry.health.probe_due(now, entry.target.heard(), interval);
-        let due: Vec<(EndpointId, bool)> = self.entries.iter().map(|(id, entry)| (*id, due(entry))).collect();
-        for (id, is_due) in due {
-            if is_due {
-                self.probe(id, ctx);
-            } else {
-                self.ask_for_load(id, ctx);
-            }
-        }
+        let (due, others): (Vec<&Entry>, Vec<&Entry>) = self.entries.values().partition(|entry| due(entry));
+        let others: Vec<EndpointId> = others.into_iter().map(|entry| entry.target.id).collect();
+        due.into_iter().for_each(|entry| self.probes.due(entry.target.id));
+        self.begin_probes(ctx);
+        others.into_iter().for_each(|id| self.look(id, ctx));
     }
 
     /// Probes the endpoints that are loading or may be gone.
     pub(super) fn unsettled_due(&mut self, ctx: &mut Context<Self>) {
         let unsettled = self.entries.values().filter(|entry| entry.health.is_unsettled());
-        let ids: Vec<EndpointId> = unsettled.map(|entry| entry.target.id).collect();
-        for id in ids {
-            self.probe(id, ctx);
-        }
+        unsettled.for_each(|entry| self.probes.due(entry.target.id));
+        self.begin_probes(ctx);
     }
 
-    /// Probes an endpoint, unless a probe of it is on its way.
+    /// Reads the models of the endpoints again that may have been restarted.
+    pub(super) fn restarts_due(&mut self, ctx: &mut Context<Self>) {
+        let restarted = self.entries.values().filter(|entry| entry.target.take_restart_suspicion());
+        restarted.for_each(|entry| self.probes.want(entry.target.id));
+        self.begin_probes(ctx);
+    }
+
+    /// Probes an endpoint as soon as may be. A probe that is on its way was sent too early to count.
     pub(super) fn probe(&mut self, id: EndpointId, ctx: &mut Context<Self>) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
-        if entry.probing {
-            return;
+        self.probes.want(id);
+        self.begin_probes(ctx);
+    }
+
+    fn begin_probes(&mut self, ctx: &mut Context<Self>) {
+        while let Some(id) = self.probes.begin() {
+            let Some(entry) = self.entries.get(&id) else {
+                self.probes.ended(id);
+                continue;
+            };
+            let (target, sent) = (entry.target.clone(), clock::now());
+            let probe = self.prober.probe(entry.probe());
+            ctx.spawn(probe.into_actor(self).map(move |probed, registry, ctx| {
+                if registry.entries.get(&id).is_some_and(|entry| entry.target.is_same_server(&target)) {
+                    registry.probes.ended(id);
+                    registry.probed(&target, sent, probed, ctx);
+                    registry.look(id, ctx);
+                }
+                registry.begin_probes(ctx);
+            }));
         }
-        entry.probing = true;
-        let (target, sent) = (entry.target.clone(), clock::now());
-        let probe = self.prober.probe(entry.probe());
-        ctx.spawn(probe.into_actor(self).map(move |probed, registry, ctx| {
-            if let Some(entry) = registry.entries.get_mut(&id).filter(|entry| Arc::ptr_eq(&entry.target, &target)) {
-                entry.probing = false;
-            }
-            registry.probed(&target, sent, probed, ctx);
-            registry.ask_for_load(id, ctx);
-        }));
     }
 
     /// Tells everybody of an endpoint that has changed, and whose status was `before`.
@@ -95,33 +108,38 @@ impl Registry {
             self.publish(Event::EndpointStatusChanged { endpoint_id: id, old_status, new_status });
         }
         self.publish(Event::changed(entry.view()));
-        // The catalogue first: who has been granted a lease may ask for the model list next.
+        // The catalogue first: a client that was granted a lease may ask for the list of models next.
         self.publish_catalog(&[id]);
         self.tell_changed(vec![id], Vec::new());
     }
 
-    /// Takes over what a probe found; one of a definition that has changed since counts for nothing.
-    fn probed(&mut self, target: &Arc<Target>, sent: Moment, probed: Probed, ctx: &mut Context<Self>) {
+    /// Takes over what a probe has found, unless the endpoint is another server by now, or a later probe has ended before.
+    fn probed(&mut self, target: &Target, sent: Moment, probed: Probed, ctx: &mut Context<Self>) {
         let id = target.id;
-        let Some(entry) = self.entries.get_mut(&id).filter(|entry| Arc::ptr_eq(&entry.target, target)) else { return };
+        let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.target.is_same_server(target)) else { return };
         let status_before = entry.status();
-        let seen_before = (entry.models.clone(), entry.detected_kind);
+        let seen_before = (entry.models.clone(), entry.detected_kind, entry.is_list_current);
         let mut is_cleared = false;
         match probed {
-            Ok(answer) => {
+            Ok(answer) if entry.health.answered(sent, clock::wall(), &answer) => {
                 is_cleared = std::mem::take(&mut entry.is_suspect);
-                entry.health.answered(sent, clock::wall(), &answer);
-                if let Some(models) = answer.models {
-                    entry.models = models;
-                }
-                entry.detected_kind = answer.kind.or(entry.detected_kind);
+                entry.observe(answer);
             }
+            Ok(_) => return,
+            Err(ProbeFailure::NotSent(reason)) => return self.warn_of_descriptors(&reason),
             Err(failure) => entry.health.failed(sent, target.heard(), failure, self.health.failures_to_offline),
+        }
+        if entry.health.status != EndpointStatus::Online {
+            // A server that comes back may be another kind.
+            entry.seeks_kind = true;
         }
         self.unsaved.insert(id);
         self.neighbours.events.do_send(Publish(Event::HealthChanged(entry.health_changed())));
-        let status = entry.status();
-        let changed = status != status_before || seen_before != (entry.models.clone(), entry.detected_kind);
+        if entry.models != seen_before.0 && entry.models.len() == MODELS_MAX {
+            log::warn!("list of models may be cut endpoint={} models_max={MODELS_MAX}", entry.definition.name);
+        }
+        let seen = (&entry.models, entry.detected_kind, entry.is_list_current);
+        let changed = entry.status() != status_before || seen != (&seen_before.0, seen_before.1, seen_before.2);
         if !changed {
             if is_cleared {
                 self.tell_changed(vec![id], Vec::new());
@@ -130,6 +148,15 @@ impl Registry {
         }
         self.tell_change(id, status_before);
         self.save_observed(ctx);
+    }
+
+    /// Warns that probes cannot be sent, every [`WARN_INTERVAL`] at most.
+    fn warn_of_descriptors(&mut self, reason: &str) {
+        let now = clock::now();
+        if self.warned_of_descriptors.is_none_or(|warned| now.since(warned) >= WARN_INTERVAL) {
+            self.warned_of_descriptors = Some(now);
+            log::warn!("probes cannot be sent, endpoints keep their status error=\"{reason}\"");
+        }
     }
 }
 

@@ -143,7 +143,7 @@ impl Fleet {
         let endpoint = match self.take_out(id) {
             Some(old) => {
                 // An endpoint that comes back, or is another server now, starts afresh.
-                let goes_on = old.key.is_some() && Arc::ptr_eq(&old.facts.target, &facts.target);
+                let goes_on = old.key.is_some() && old.facts.target.is_same_server(&facts.target);
                 if goes_on {
                     self.trials.clear_suspicion(id);
                 } else {
@@ -221,7 +221,7 @@ impl Fleet {
         let mut has_turned = false;
         self.change(target.id, |endpoint, trials| {
             endpoint.in_flight -= 1;
-            if Arc::ptr_eq(target, &endpoint.facts.target) {
+            if target.is_same_server(&endpoint.facts.target) {
                 has_turned = trials.ended(now, target.id, lease, outcome);
             }
         });

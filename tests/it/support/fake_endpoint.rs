@@ -1,5 +1,6 @@
 //! An inference server over raw sockets that does what the test tells it, step by step.
 
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -59,6 +60,10 @@ struct Shared {
     script: Mutex<Script>,
     /// Path, status and JSON of each answer to a `GET`.
     pages: Mutex<Vec<(String, u16, String)>>,
+    /// Paths whose pages are held back.
+    held_pages: watch::Sender<HashSet<String>>,
+    /// How often each page was asked for.
+    pages_asked: watch::Sender<HashMap<String, usize>>,
     /// The steps that every `GET` gets in place of its answer.
     in_place_of_pages: Mutex<Option<Vec<Step>>>,
     received: Mutex<Vec<Received>>,
@@ -90,6 +95,8 @@ impl FakeEndpoint {
         let shared = Arc::new(Shared {
             script: Mutex::new(Arc::new(polite)),
             pages: Mutex::new(vec![("/v1/models".to_owned(), 200, model_list(models))]),
+            held_pages: watch::Sender::default(),
+            pages_asked: watch::Sender::default(),
             in_place_of_pages: Mutex::default(),
             received: Mutex::default(),
             completed: Mutex::default(),
@@ -138,6 +145,32 @@ impl FakeEndpoint {
         pages.push((path.to_owned(), status, json.to_owned()));
     }
 
+    /// From now on holds back the answer to `GET path` until [`FakeEndpoint::let_page`].
+    pub fn hold_page(&self, path: &str) {
+        self.shared.held_pages.send_modify(|held| {
+            held.insert(path.to_owned());
+        });
+    }
+
+    /// Answers `GET path` again, and every such request that was held back.
+    pub fn let_page(&self, path: &str) {
+        self.shared.held_pages.send_modify(|held| {
+            held.remove(path);
+        });
+    }
+
+    /// Returns how often `GET path` was asked for.
+    pub fn page_asked(&self, path: &str) -> usize {
+        self.shared.pages_asked.borrow().get(path).copied().unwrap_or(0)
+    }
+
+    /// Waits until `GET path` was asked for `count` times.
+    pub async fn until_page_asked(&self, path: &str, count: usize) {
+        let mut asked = self.shared.pages_asked.subscribe();
+        let reached = asked.wait_for(|asked| asked.get(path).is_some_and(|asked| *asked >= count));
+        soon(&format!("GET {path} for the {count}th time"), reached).await.expect("the fake lives");
+    }
+
     /// From now on answers everything with these steps; probes wait at gates, too.
     pub fn do_always(&self, steps: &[Step]) {
         let steps = steps.to_vec();
@@ -164,7 +197,7 @@ impl FakeEndpoint {
         *self.shared.counts.borrow()
     }
 
-    /// Waits until `reached` holds for the counts.
+    /// Waits until `is_so` holds for the counts.
     pub async fn until(&self, what: &str, reached: impl Fn(&Counts) -> bool) {
         let mut counts = self.shared.counts.subscribe();
         soon(what, counts.wait_for(|counts| reached(counts))).await.expect("the fake lives");
@@ -310,6 +343,9 @@ async fn read_request(
 }
 
 async fn answer_page(received: &Received, shared: &Shared, writer: &mut OwnedWriteHalf) -> bool {
+    shared.pages_asked.send_modify(|asked| *asked.entry(received.path.clone()).or_default() += 1);
+    let mut held = shared.held_pages.subscribe();
+    held.wait_for(|held| !held.contains(&received.path)).await.expect("the fake lives");
     let in_place = shared.in_place_of_pages.lock().expect("no panic").clone();
     let pages = shared.pages.lock().expect("no panic").clone();
     let page = pages.iter().find(|(path, ..)| *path == received.path);

@@ -103,7 +103,7 @@ impl TestApp {
         id
     }
 
-    /// Reads an endpoint until `reached` holds for it.
+    /// Reads an endpoint until `is_so` holds for it.
     pub async fn until_endpoint(&self, id: &str, what: &str, reached: impl Fn(&Value) -> bool) -> Value {
         self.until(&format!("/api/endpoints/{id}"), what, reached).await
     }
@@ -116,7 +116,7 @@ impl TestApp {
         self.until_endpoint(id, &format!("{total} requests, {failed} failed"), reached).await
     }
 
-    /// Reads a path until `reached` holds for its JSON.
+    /// Reads a path until `is_so` holds for its JSON.
     pub async fn until(&self, path: &str, what: &str, reached: impl Fn(&Value) -> bool) -> Value {
         let asking = async {
             loop {
@@ -209,7 +209,7 @@ impl Viewer {
         }
     }
 
-    /// Waits for an event of this type for whose data `reached` holds.
+    /// Waits for an event of this type for whose data `is_so` holds.
     pub async fn until(&mut self, kind: &str, reached: impl Fn(&Value) -> bool) -> Value {
         loop {
             let event = self.next().await.unwrap_or_else(|| panic!("closed before {kind}"));

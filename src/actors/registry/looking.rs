@@ -1,0 +1,93 @@
+//! Closer looks: what is found out about an endpoint beside its probes, and nothing waits for.
+
+use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+
+use super::Registry;
+use super::entry::Entry;
+use crate::clock;
+use crate::domain::endpoint::EndpointKind;
+use crate::domain::ids::EndpointId;
+use crate::domain::reports::ReportSource;
+use crate::upstream::look::{Findings, Wanted};
+
+impl Registry {
+    /// Looks closer at an endpoint when its turn comes, if anything is to be found out.
+    pub(super) fn look(&mut self, id: EndpointId, ctx: &mut Context<Self>) {
+        if self.wanted(id).is_some() {
+            self.looks.due(id);
+            self.begin_looks(ctx);
+        }
+    }
+
+    /// Returns what is to be found out about an endpoint, `None` if nothing is. An endpoint that pushes reports is not asked
+    /// for its load.
+    fn wanted(&self, id: EndpointId) -> Option<Wanted> {
+        let entry = self.entries.get(&id).filter(|entry| entry.is_online())?;
+        let wanted = entry.wanted(!entry.reports.is_pushed(clock::now(), self.reports_fresh));
+        wanted.is_any(entry.kind()).then_some(wanted)
+    }
+
+    pub(super) fn begin_looks(&mut self, ctx: &mut Context<Self>) {
+        while let Some(id) = self.looks.begin() {
+            let Some((wanted, entry)) = self.wanted(id).zip(self.entries.get(&id)) else {
+                self.looks.ended(id);
+                continue;
+            };
+            let target = entry.target.clone();
+            let look = self.prober.look(entry.probe(), wanted);
+            ctx.spawn(look.into_actor(self).map(move |findings, registry, ctx| {
+                if registry.entries.get(&id).is_some_and(|entry| entry.target.is_same_server(&target)) {
+                    registry.looks.ended(id);
+                    registry.found(id, wanted, findings, ctx);
+                }
+                registry.begin_looks(ctx);
+            }));
+        }
+    }
+
+    fn found(&mut self, id: EndpointId, wanted: Wanted, findings: Findings, ctx: &mut Context<Self>) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let before = (entry.kind(), entry.slots());
+        if let Some(kind) = findings.kind {
+            entry.seeks_kind = false;
+            entry.detected_kind = Some(kind);
+        }
+        if wanted.slots && entry.definition.max_concurrency.is_none() {
+            let known = entry.engine_slots;
+            entry.engine_slots = findings.slots.or(known);
+            if !std::mem::replace(&mut entry.is_slots_logged, true) || entry.engine_slots != known {
+                log_slots(entry);
+            }
+        }
+        if let Some(load) = findings.load {
+            // The endpoint is there, so that this cannot fail.
+            let _ = self.take_up(id, load, ReportSource::Pulled);
+        }
+        let Some(entry) = self.entries.get(&id) else { return };
+        let (kind, slots) = (entry.kind(), entry.slots());
+        if (kind, slots) == before {
+            return;
+        }
+        let status = entry.status();
+        self.tell_change(id, status);
+        self.unsaved.insert(id);
+        self.save_observed(ctx);
+        if kind != before.0 && kind == Some(EndpointKind::Llamacpp) {
+            // It may be loading, and tells so on a page that other kinds do not have.
+            self.probe(id, ctx);
+        }
+    }
+}
+
+/// Tells the operator how many slots an endpoint has whose `max_concurrency` was left out.
+fn log_slots(entry: &Entry) {
+    let (endpoint, slots) = (&entry.definition.name, entry.slots());
+    match entry.engine_slots {
+        Some(_) => {
+            log::info!("max_concurrency is left out, the engine tells its slots endpoint={endpoint} slots={slots}")
+        }
+        None => {
+            log::info!("max_concurrency is left out and the engine tells no slots endpoint={endpoint} slots={slots}")
+        }
+    }
+}
