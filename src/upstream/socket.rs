@@ -68,8 +68,12 @@ impl AsyncRead for EndpointSocket {
         }
         let before = buf.filled().len();
         let wanted = buf.remaining() > 0;
-        ready!(Pin::new(&mut *wire.tcp.borrow_mut()).poll_read(cx, buf))?;
+        let result = ready!(Pin::new(&mut *wire.tcp.borrow_mut()).poll_read(cx, buf));
         let read = &buf.filled()[before..];
+        if result.is_err() || (read.is_empty() && wanted) {
+            wire.has_closed();
+        }
+        result?;
         if read.is_empty() && wanted {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed by the endpoint")));
         }

@@ -239,7 +239,18 @@ impl Wire {
     }
 
     fn unsent(&self, error: io::Error) -> io::Error {
-        if self.is_reused() { Unsent::Closed.error() } else { error }
+        if !self.is_reused() {
+            return error;
+        }
+        self.has_closed();
+        Unsent::Closed.error()
+    }
+
+    /// Takes note that the endpoint has closed a connection that was kept for it, as one does that is restarted.
+    pub(super) fn has_closed(&self) {
+        if let Some(target) = self.peer.target.as_ref().filter(|_| self.requests.get() > 0) {
+            target.suspect_restart();
+        }
     }
 
     /// Takes note of bytes that awc was handed.

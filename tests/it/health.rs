@@ -173,3 +173,21 @@ async fn slots_that_are_left_out_are_those_that_the_engine_tells() {
     app.until_endpoint(&id, "of five slots", slots(5)).await;
     app.finish().await;
 }
+
+#[actix_web::test]
+async fn an_engine_that_closed_its_connections_has_its_models_read_again() {
+    let (app, mut endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    let id = app.register("a", &endpoint, 1).await;
+    let asked = endpoint.page_asked(LIST);
+    endpoint.list_models(&["m", "new"]);
+    // Only after some hundred good answers does Leaseway keep each connection.
+    for _ in 0..300 {
+        assert_eq!(app.post(CHAT, &chat("m", false)).await.status, 200);
+    }
+    assert_eq!(endpoint.page_asked(LIST), asked, "nothing has happened so far");
+    endpoint.kill().await;
+    endpoint.revive();
+    assert_eq!(app.post(CHAT, &chat("m", false)).await.status, 200);
+    app.until_endpoint(&id, "read again", |endpoint| endpoint["models"] == json!(["m", "new"])).await;
+    app.finish().await;
+}
