@@ -117,6 +117,7 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
         dispatcher: load_manager.clone().recipient(),
         speeds: tps.clone().recipient(),
         loads: load_manager.clone().recipient(),
+        answers: load_manager.clone().recipient(),
         events: events.clone().recipient(),
         catalog: catalog.clone(),
     };

@@ -7,6 +7,7 @@ use actix::{Message, Recipient};
 
 use crate::domain::dispatch::{Grant, Queued};
 use crate::domain::endpoint::Target;
+use crate::domain::ids::LeaseId;
 use crate::domain::request::{Failure, LeaseEnd, Outcome};
 use crate::domain::time::Moment;
 
@@ -14,6 +15,20 @@ use crate::domain::time::Moment;
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct EndLease(pub LeaseEnd);
+
+/// Tells that a good answer to a trial request has begun; sent by the request's lease, at most once.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct AnswerBegan(pub LeaseId);
+
+/// Where leases report to.
+#[derive(Debug)]
+pub struct LeaseReports {
+    /// Hears of the end of every lease.
+    pub ends: Recipient<EndLease>,
+    /// Hears of the first byte of a good answer to a trial request.
+    pub trials: Recipient<AnswerBegan>,
+}
 
 /// The right to use one slot of one endpoint for one request.
 ///
@@ -27,12 +42,12 @@ pub struct Lease {
     /// What a drop reports.
     outcome: Outcome,
     /// `None` once the lease is handed in or dropped.
-    report: Option<Arc<Recipient<EndLease>>>,
+    report: Option<Arc<LeaseReports>>,
 }
 
 impl Lease {
     /// Wraps a grant; only LoadManager makes leases.
-    pub fn new(grant: Grant, report: Arc<Recipient<EndLease>>) -> Self {
+    pub fn new(grant: Grant, report: Arc<LeaseReports>) -> Self {
         Self { grant, first_token: None, outcome: Outcome::Abandoned, report: Some(report) }
     }
 
@@ -49,6 +64,14 @@ impl Lease {
     /// Takes note of the first token of the answer; later tokens change nothing.
     pub fn see_token(&mut self, now: Moment) {
         self.first_token.get_or_insert(now.since(self.grant.granted));
+    }
+
+    /// Takes note of the first byte of a good answer. Only the lease of a trial request reports it, for the endpoint's breaker
+    /// waits for it.
+    pub fn answer_begins(&self) {
+        if let Some(report) = self.report.as_ref().filter(|_| self.grant.is_trial) {
+            report.trials.do_send(AnswerBegan(self.grant.lease));
+        }
     }
 
     /// Ends the lease and frees its slot.
@@ -76,7 +99,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(report) = self.report.take() {
-            report.do_send(EndLease(self.make_end()));
+            report.ends.do_send(EndLease(self.make_end()));
         }
     }
 }

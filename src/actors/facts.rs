@@ -29,6 +29,16 @@ pub struct LoadReported {
     pub received: Moment,
 }
 
+/// An endpoint has answered a probe well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct EndpointAnswered {
+    /// The endpoint that answered.
+    pub endpoint: EndpointId,
+    /// When the probe was sent.
+    pub sent: Moment,
+}
+
 /// Endpoints are new, changed or gone.
 #[derive(Clone, Message)]
 #[rtype(result = "()")]

@@ -4,8 +4,8 @@
 //!
 //! ```text
 //! Registry ── EndpointsChanged, ─▶ LoadManager ── LeaseEnded ──────┬▶ Registry (counters)
-//!    │        LoadReported           │     │                       ├▶ TpsTracker ── Publish ─▶ EventHub
-//!    │                               │     └── RequestUnserved ─┐  │
+//!    │        EndpointAnswered,      │     │                       ├▶ TpsTracker ── Publish ─▶ EventHub
+//!    │        LoadReported           │     └── RequestUnserved ─┐  │
 //!    │                               └── Publish ─▶ EventHub    └──┴▶ HistoryRecorder ── WriteBatch, ─▶ Persistence
 //!    ├── EndpointsChanged ─▶ TpsTracker                                                  RemoveOld
 //!    ├── Publish ─▶ EventHub ── Broadcast ─▶ sessions

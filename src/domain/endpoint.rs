@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, Serializer};
 use url::Url;
 
+use super::dispatch::BreakerView;
 use super::ids::{EndpointId, ModelId};
 use super::time::Moment;
 
@@ -352,6 +353,9 @@ pub struct EndpointView {
     /// Slots taken; `None` where only Registry was asked, which does not know.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub in_flight: Option<u32>,
+    /// Whether requests are kept away after failures; `None` where only Registry was asked, which does not know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerView>,
     pub models: Vec<ModelId>,
     pub latency_ms: Option<f64>,
     pub last_seen: Option<DateTime<Utc>>,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use super::dispatch::BreakerView;
 use super::endpoint::{EndpointStatus, EndpointView};
 use super::ids::{EndpointId, ModelId};
 use super::request::ApiKind;
@@ -32,6 +33,11 @@ pub enum Event {
         endpoint: Box<EndpointView>,
     },
     HealthChanged(HealthChanged),
+    /// Requests are kept away from an endpoint after failures, or no longer, or it is tried with one.
+    BreakerChanged {
+        endpoint_id: EndpointId,
+        breaker: BreakerView,
+    },
     QueueDepth(QueueDepth),
     TpsUpdated(TpsUpdated),
     RequestsCounted(RequestsCounted),
@@ -124,6 +130,7 @@ pub enum EventKey {
     Endpoint(EndpointId),
     Tps(EndpointId, ModelId, ApiKind),
     Health(EndpointId),
+    Breaker(EndpointId),
     Requests(EndpointId),
     Minute(DateTime<Utc>),
 }
@@ -146,6 +153,7 @@ impl Event {
                 Some(EventKey::Tps(update.endpoint_id, update.model_id.clone(), update.api_kind))
             }
             Event::EndpointChanged { endpoint_id, .. } => Some(EventKey::Endpoint(*endpoint_id)),
+            Event::BreakerChanged { endpoint_id, .. } => Some(EventKey::Breaker(*endpoint_id)),
             Event::HealthChanged(health) => Some(EventKey::Health(health.endpoint_id)),
             Event::RequestsCounted(counted) => Some(EventKey::Requests(counted.endpoint_id)),
             Event::MinuteAdvanced(advanced) => Some(EventKey::Minute(advanced.minute)),

@@ -20,6 +20,7 @@ pub mod reports;
 pub mod request;
 pub mod retention;
 pub mod stored_endpoint;
+pub mod tally;
 pub mod time;
 pub mod timeline;
 pub mod tps;

@@ -9,12 +9,13 @@ use uuid::Uuid;
 
 use super::error::ApiError;
 use super::{Services, ask, body};
-use crate::actors::load_manager::ReadInFlight;
+use crate::actors::load_manager::ReadOccupancy;
 use crate::actors::registry::{
     EndpointChange, ListEndpoints, ReadEndpoint, RegisterEndpoint, RemoveEndpoint, SetDraining, SyncEndpoint,
     UpdateEndpoint,
 };
 use crate::actors::tps_tracker::ReadSpeeds;
+use crate::domain::dispatch::BreakerView;
 use crate::domain::endpoint::{
     CAPABILITY_SCORE, EndpointDefinition, EndpointKind, EndpointView, MAX_CONCURRENCY, check_api_key, check_base_url,
     check_name,
@@ -121,7 +122,7 @@ pub async fn list(services: web::Data<Services>) -> Answer {
 /// If an actor gives no answer.
 pub async fn views(services: &Services) -> Result<Vec<EndpointView>, ApiError> {
     let mut views = ask(&services.registry, ListEndpoints).await?;
-    fill_in_flight(services, &mut views).await?;
+    fill_occupancy(services, &mut views).await?;
     Ok(views)
 }
 
@@ -138,7 +139,7 @@ pub async fn register(services: web::Data<Services>, request: HttpRequest, paylo
     };
     let view = ask(&services.registry, RegisterEndpoint(definition)).await??;
     // Nobody can have been granted a slot of it yet.
-    Ok(HttpResponse::Created().json(EndpointView { in_flight: Some(0), ..view }))
+    Ok(HttpResponse::Created().json(EndpointView { in_flight: Some(0), breaker: Some(BreakerView::CLOSED), ..view }))
 }
 
 pub async fn read(services: web::Data<Services>, id: web::Path<String>) -> Answer {
@@ -203,15 +204,17 @@ pub async fn model_tps(services: web::Data<Services>, id: web::Path<String>) -> 
 
 async fn show(services: &Services, view: EndpointView) -> Answer {
     let mut views = [view];
-    fill_in_flight(services, &mut views).await?;
+    fill_occupancy(services, &mut views).await?;
     let [view] = views;
     Ok(HttpResponse::Ok().json(view))
 }
 
-async fn fill_in_flight(services: &Services, views: &mut [EndpointView]) -> Result<(), ApiError> {
-    let in_flight = ask(&services.load_manager, ReadInFlight).await?;
+async fn fill_occupancy(services: &Services, views: &mut [EndpointView]) -> Result<(), ApiError> {
+    let occupancy = ask(&services.load_manager, ReadOccupancy).await?;
     for view in views {
-        view.in_flight = Some(in_flight.get(&view.id).copied().unwrap_or(0));
+        let known = occupancy.get(&view.id);
+        view.in_flight = Some(known.map_or(0, |known| known.in_flight));
+        view.breaker = Some(known.map_or(BreakerView::CLOSED, |known| known.breaker));
     }
     Ok(())
 }

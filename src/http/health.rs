@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::error::ApiError;
 use super::{Services, ask};
-use crate::actors::load_manager::ReadInFlight;
+use crate::actors::load_manager::ReadOccupancy;
 use crate::actors::persistence::PingStore;
 use crate::actors::registry::ListEndpoints;
 use crate::store::StoreError;
@@ -27,7 +27,7 @@ pub async fn ready(services: web::Data<Services>) -> Result<HttpResponse, ApiErr
     if services.draining.load(Ordering::Relaxed) {
         return Err(ApiError::NotReady("Leaseway is stopping"));
     }
-    ask(&services.load_manager, ReadInFlight).await?;
+    ask(&services.load_manager, ReadOccupancy).await?;
     ask(&services.registry, ListEndpoints).await?;
     // It may be waiting for somebody else who has locked the database.
     let answered = timeout(DATABASE_TIMEOUT, ask(&services.persistence, PingStore)).await;

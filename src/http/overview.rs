@@ -106,6 +106,7 @@ mod tests {
             max_concurrency: 1,
             capability_score: None,
             in_flight: Some(0),
+            breaker: None,
             models: Vec::new(),
             latency_ms,
             last_seen: None,

@@ -251,6 +251,9 @@ impl Answer {
 
     fn relay(self, lease: Lease, dialect: Dialect) -> Relayed {
         let status = self.status();
+        if status.is_success() {
+            lease.answer_begins();
+        }
         let headers = headers::to_client(self.reader.response().headers());
         let body = if self.is_empty {
             LeasedBody::empty(lease, dialect, self.reader)

@@ -3,7 +3,7 @@
 import { element, number, row, table, write, writeCut } from "./dom.js";
 import { openPanel } from "./panel.js";
 import { speedOf } from "./store.js";
-import { currentLanguage, milliseconds, NONE, percent, speed, text, whole } from "./text.js";
+import { clock, currentLanguage, milliseconds, NONE, percent, speed, text, whole } from "./text.js";
 
 let drawnIn = null;
 
@@ -37,6 +37,7 @@ function columns() {
 function newRow({ id }) {
   const open = element("button", { type: "button", class: "name", "data-id": id, onclick: () => openPanel(id) });
   const cells = [element("span", { class: "status" }), open, "", ""].map((content) => element("td", {}, content));
+  cells[0].append(element("span", { class: "breaker" }));
   cells[3].className = "models";
   const drawn = row(...cells, ...Array.from({ length: 5 }, () => number("")));
   drawn.dataset.id = id;
@@ -48,6 +49,7 @@ function writeRow(drawn, endpoint) {
   drawn.dataset.endpoint = endpoint.name;
   status.firstChild.dataset.status = endpoint.status;
   write(status.firstChild, text(endpoint.status));
+  writeBreaker(status.lastChild, endpoint.breaker);
   writeCut(name.firstChild, endpoint.name);
   write(kind, endpoint.kind);
   writeCut(models, endpoint.models.join(", ") || NONE);
@@ -57,6 +59,13 @@ function writeRow(drawn, endpoint) {
     speed(speedOf(endpoint.id)?.aggregate_tps),
   ];
   figures.forEach((cell, index) => write(cell, values[index]));
+}
+
+// Says that requests are kept away after failures, and until when, or that one is tried; nothing while all is well.
+function writeBreaker(place, { state, until }) {
+  place.dataset.breaker = state;
+  place.hidden = state === "closed";
+  write(place, { closed: "", open: `${text("skippedUntil")} ${clock(until, { second: "2-digit" })}`, trial: text("onTrial") }[state]);
 }
 
 export function statusOf(endpoint) {

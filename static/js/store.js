@@ -72,6 +72,9 @@ const APPLY = {
     Object.assign(endpoint(endpoint_id) ?? {}, health);
     sumUp(overview);
   },
+  BreakerChanged({ endpoint_id, breaker }) {
+    Object.assign(endpoint(endpoint_id) ?? {}, { breaker });
+  },
   RequestsCounted({ endpoint_id, ...counters }) {
     Object.assign(endpoint(endpoint_id) ?? {}, counters);
   },
@@ -100,10 +103,10 @@ const APPLY = {
   },
 };
 
-// Takes over an endpoint as it is now; how many of its slots are taken, only the line knows.
+// Takes over an endpoint as it is now; its slots taken and its breaker are told apart.
 function put({ endpoint: read }, overview) {
   const others = overview.endpoints.filter((known) => known.id !== read.id);
-  const endpoints = [...others, { in_flight: 0, ...endpoint(read.id), ...read }];
+  const endpoints = [...others, { in_flight: 0, breaker: { state: "closed", until: null }, ...endpoint(read.id), ...read }];
   const order = (one, other) => Date.parse(one.registered_at) - Date.parse(other.registered_at) || (one.name < other.name ? -1 : 1);
   overview.endpoints = endpoints.sort(order);
   sumUp(overview);

@@ -2,6 +2,7 @@
 
 mod support;
 
+mod breakers;
 mod choosing;
 mod dashboard;
 mod dashboard_looks;

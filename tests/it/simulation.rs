@@ -214,7 +214,9 @@ fn run(seed: u64, steps: usize) {
             45..80 => world.end(&mut random),
             80..88 => world.cancel(&mut random),
             88..92 => world.pass_time(&mut random),
-            92..96 => world.report(&mut random),
+            92..94 => world.report(&mut random),
+            94..95 => world.answer_probe(&mut random),
+            95..96 => world.begin_answer(&mut random),
             _ => world.change_endpoint(&mut random),
         }
         world.check();

@@ -123,6 +123,7 @@ impl LoadManager {
         let now = clock::now();
         if let Some(refusal) = &refusal {
             self.last_hour.refused(now, refusal);
+            self.note_refusal(refusal);
         }
         self.unserved.do_send(RequestUnserved(UnservedRequest { request, refusal, waited: now.since(since) }));
     }

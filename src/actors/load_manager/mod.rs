@@ -8,6 +8,7 @@ mod depth;
 mod desk;
 mod draining;
 mod reads;
+mod troubles;
 mod watchers;
 
 use std::collections::HashMap;
@@ -20,7 +21,10 @@ use self::acquire::Waiter;
 pub use self::acquire::{AcquireLease, Ask, LeaseAnswer};
 pub use self::desk::LeaseDesk;
 pub use self::draining::Drain;
-pub use self::reads::{LineReport, Load, ReadInFlight, ReadLine, ReadLoad, ReadSelections, SelectionReport};
+pub use self::reads::{
+    LineReport, Load, Occupancy, ReadLine, ReadLoad, ReadOccupancy, ReadSelections, SelectionReport,
+};
+use self::troubles::Troubles;
 pub use self::watchers::QueueUpdates;
 use self::watchers::Watchers;
 use super::answer::Caller;
@@ -33,7 +37,7 @@ use crate::domain::ids::Ticket;
 use crate::domain::last_hour::LastHour;
 use crate::domain::request::EndedLease;
 use crate::domain::time::Moment;
-use crate::lease::{EndLease, Lease};
+use crate::lease::{EndLease, Lease, LeaseReports};
 
 /// Owns the dispatcher and those who wait for its answers.
 pub struct LoadManager {
@@ -49,7 +53,7 @@ pub struct LoadManager {
     unserved: Recipient<RequestUnserved>,
     events: Recipient<Publish>,
     /// Where leases report their end; set when the actor starts.
-    report: Option<Arc<Recipient<EndLease>>>,
+    report: Option<Arc<LeaseReports>>,
     timer: Option<(Moment, SpawnHandle)>,
     /// Time spent on granting leases, in all.
     selection_time: Duration,
@@ -60,6 +64,7 @@ pub struct LoadManager {
     /// Viewers have been told of `depth`.
     depth_told: bool,
     last_hour: LastHour,
+    troubles: Troubles,
 }
 
 impl LoadManager {
@@ -86,6 +91,7 @@ impl LoadManager {
             slots_moved: false,
             depth_told: true,
             last_hour: LastHour::default(),
+            troubles: Troubles::default(),
         }
     }
 
@@ -119,6 +125,7 @@ impl LoadManager {
             // Gives back what the longest line has taken.
             self.waiting = HashMap::new();
         }
+        self.tell_breakers();
         self.arm_timer(ctx);
         self.note_depth(ctx);
         self.note_updates(ctx);
@@ -144,6 +151,7 @@ impl LoadManager {
         self.last_hour.ended(clock::now(), &ended.outcome, ended.duration);
         self.slots_moved = true;
         log::debug!("lease ended {ended}");
+        self.note_failure(&ended);
         let ended = Arc::new(ended);
         for observer in &self.observers {
             observer.do_send(LeaseEnded(ended.clone()));
@@ -155,7 +163,9 @@ impl Actor for LoadManager {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        self.report = Some(Arc::new(ctx.address().recipient()));
+        let (ends, trials) = (ctx.address().recipient(), ctx.address().recipient());
+        self.report = Some(Arc::new(LeaseReports { ends, trials }));
+        self.tell_troubles_regularly(ctx);
         self.tell_depth_regularly(ctx);
     }
 }

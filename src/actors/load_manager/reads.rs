@@ -9,20 +9,32 @@ use super::LoadManager;
 use crate::clock;
 use crate::domain::dispatch::admission::Backpressure;
 use crate::domain::dispatch::choose::Mode;
-use crate::domain::dispatch::{ModelWait, RecentGrant, Running, Selections};
+use crate::domain::dispatch::{BreakerView, ModelWait, RecentGrant, Running, Selections};
 use crate::domain::ids::EndpointId;
 use crate::domain::last_hour::Sums;
 
-/// Asks how many slots of each endpoint are in flight.
+/// What LoadManager knows of an endpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Occupancy {
+    /// Slots taken.
+    pub in_flight: u32,
+    /// Whether requests are kept away after failures.
+    pub breaker: BreakerView,
+}
+
+/// Asks how many slots of each endpoint are in flight, and how its breaker is.
 #[derive(Message)]
-#[rtype(result = "HashMap<EndpointId, u32>")]
-pub struct ReadInFlight;
+#[rtype(result = "HashMap<EndpointId, Occupancy>")]
+pub struct ReadOccupancy;
 
-impl Handler<ReadInFlight> for LoadManager {
-    type Result = MessageResult<ReadInFlight>;
+impl Handler<ReadOccupancy> for LoadManager {
+    type Result = MessageResult<ReadOccupancy>;
 
-    fn handle(&mut self, _: ReadInFlight, _: &mut Context<Self>) -> Self::Result {
-        MessageResult(self.dispatcher.in_flight().collect())
+    fn handle(&mut self, _: ReadOccupancy, _: &mut Context<Self>) -> Self::Result {
+        let (now, wall) = (clock::now(), clock::wall());
+        let breaker = |id| self.dispatcher.breaker(id).view(now, wall);
+        let in_flight = self.dispatcher.in_flight();
+        MessageResult(in_flight.map(|(id, in_flight)| (id, Occupancy { in_flight, breaker: breaker(id) })).collect())
     }
 }
 

@@ -103,7 +103,7 @@ impl Scene {
     }
 
     async fn in_flight(&self) -> u32 {
-        self.manager.send(ReadInFlight).await.expect("alive").values().sum()
+        self.manager.send(ReadOccupancy).await.expect("alive").values().map(|occupancy| occupancy.in_flight).sum()
     }
 
     async fn outcomes(&self) -> Vec<Outcome> {

@@ -42,8 +42,6 @@ pub struct Entry {
     pub reports: Reports,
     /// The operator wants no new leases on it; until resumed, or the end of the process.
     pub is_draining: bool,
-    /// The dispatcher ranks it last, because it has failed a request since its last good probe.
-    pub is_suspect: bool,
 }
 
 impl Entry {
@@ -66,7 +64,6 @@ impl Entry {
             counters,
             reports: Reports::default(),
             is_draining: false,
-            is_suspect: false,
         }
     }
 
@@ -216,6 +213,7 @@ impl Entry {
             max_concurrency: self.slots(),
             capability_score: self.definition.capability_score,
             in_flight: None,
+            breaker: None,
             models: self.served_models().into_iter().collect(),
             latency_ms: self.health.latency_ms,
             last_seen: self.health.last_seen,

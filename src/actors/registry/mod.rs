@@ -31,7 +31,7 @@ pub use self::load::{ListReports, ReportLoad};
 pub use self::probing::SyncEndpoint;
 pub use self::saving::SaveObserved;
 use super::event_hub::Publish;
-use super::facts::{EndpointsChanged, LeaseEnded, LoadReported};
+use super::facts::{EndpointAnswered, EndpointsChanged, LeaseEnded, LoadReported};
 use super::persistence::Persistence;
 use crate::config::HealthConfig;
 use crate::domain::catalog::{Catalog, ModelList, Server};
@@ -67,6 +67,8 @@ pub struct Neighbours {
     pub dispatcher: Recipient<EndpointsChanged>,
     pub speeds: Recipient<EndpointsChanged>,
     pub loads: Recipient<LoadReported>,
+    /// Hears of every good probe.
+    pub answers: Recipient<EndpointAnswered>,
     pub events: Recipient<Publish>,
     pub catalog: Arc<ModelCatalog>,
 }
@@ -253,7 +255,6 @@ impl Handler<LeaseEnded> for Registry {
             self.neighbours.events.do_send(Publish(Event::HealthChanged(entry.health_changed())));
         }
         let Outcome::Failed(failure) = &ended.outcome else { return };
-        entry.is_suspect |= failure.ranks_last();
         if failure.blames_endpoint() {
             self.probe(ended.endpoint, ctx);
         }

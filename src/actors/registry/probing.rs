@@ -7,6 +7,7 @@ use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseAct
 use super::entry::Entry;
 use super::{Registry, RegistryError};
 use crate::actors::event_hub::Publish;
+use crate::actors::facts::EndpointAnswered;
 use crate::clock;
 use crate::domain::endpoint::{EndpointStatus, EndpointView, MODELS_MAX, Target};
 use crate::domain::event::Event;
@@ -119,10 +120,11 @@ impl Registry {
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.target.is_same_server(target)) else { return };
         let status_before = entry.status();
         let seen_before = (entry.models.clone(), entry.detected_kind, entry.is_list_current);
-        let mut is_cleared = false;
         match probed {
             Ok(answer) if entry.health.answered(sent, clock::wall(), &answer) => {
-                is_cleared = std::mem::take(&mut entry.is_suspect);
+                if !answer.is_loading {
+                    self.neighbours.answers.do_send(EndpointAnswered { endpoint: id, sent });
+                }
                 entry.observe(answer);
             }
             Ok(_) => return,
@@ -141,9 +143,6 @@ impl Registry {
         let seen = (&entry.models, entry.detected_kind, entry.is_list_current);
         let changed = entry.status() != status_before || seen != (&seen_before.0, seen_before.1, seen_before.2);
         if !changed {
-            if is_cleared {
-                self.tell_changed(vec![id], Vec::new());
-            }
             return;
         }
         self.tell_change(id, status_before);

@@ -1,7 +1,14 @@
-//! The circuit breaker of one endpoint: after failures in a row it is skipped for a while, then tried with one request, and
-//! skipped for longer if that fails, too.
+//! The circuit breaker of one endpoint: after failures in a row the endpoint is skipped for a while, then tried with one
+//! request, and skipped for longer if that request fails, too.
+//!
+//! The first byte of a good answer to the trial request closes the breaker: the rest of a long answer may take minutes. A
+//! good probe ends the skipping, and the trial begins. The probe that follows a failure at once does not, for it says nothing
+//! about requests: an endpoint that fails every request and answers every probe would never be skipped.
 
 use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
 
 use crate::domain::ids::LeaseId;
 use crate::domain::request::Outcome;
@@ -10,21 +17,60 @@ use crate::domain::time::Moment;
 /// Failures in a row that open a breaker.
 const FAILURES_TO_OPEN: u32 = 3;
 
-/// How long it is open first; each further time twice as long.
+/// How long a breaker is open at first; each further time it is open for twice as long.
 const SKIP_MIN: Duration = Duration::from_secs(1);
 
-/// How long it is open at most.
+/// The longest time for which a breaker is open.
 const SKIP_MAX: Duration = Duration::from_secs(60);
 
 /// Whether an endpoint gets requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Breaker {
-    /// As ever. It has failed so often in a row.
-    Closed { failures: u32 },
-    /// None until then.
-    Open { until: Moment, skip: Duration },
-    /// One, after it was skipped for so long: whose lease this is, once it is granted.
-    Trial { skip: Duration, lease: Option<LeaseId> },
+    /// Requests pass.
+    Closed {
+        /// Requests that have failed in a row, at most two.
+        failures: u32,
+    },
+    /// No request is sent before `until`.
+    Open {
+        /// When the endpoint is tried.
+        until: Moment,
+        /// How long before `until` the breaker opened.
+        skip: Duration,
+    },
+    /// One trial request is allowed.
+    Trial {
+        /// How long the endpoint was to be skipped before.
+        skip: Duration,
+        /// The trial request's lease; `None` until it is granted.
+        lease: Option<LeaseId>,
+    },
+}
+
+/// What a breaker does, by its name in the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BreakerState {
+    /// Requests pass.
+    Closed,
+    /// No request is sent.
+    Open,
+    /// One trial request is allowed.
+    Trial,
+}
+
+/// A breaker as the API shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct BreakerView {
+    /// What the breaker does.
+    pub state: BreakerState,
+    /// When an open breaker's endpoint is tried; `None` for any other.
+    pub until: Option<DateTime<Utc>>,
+}
+
+impl BreakerView {
+    /// A breaker that lets requests pass.
+    pub const CLOSED: Self = Self { state: BreakerState::Closed, until: None };
 }
 
 impl Default for Breaker {
@@ -34,6 +80,27 @@ impl Default for Breaker {
 }
 
 impl Breaker {
+    /// Returns what the API shows, given the time of day at `now`.
+    pub fn view(self, now: Moment, wall: DateTime<Utc>) -> BreakerView {
+        match self {
+            Breaker::Closed { .. } => BreakerView::CLOSED,
+            Breaker::Open { until, .. } => {
+                BreakerView { state: BreakerState::Open, until: Some(wall + until.since(now)) }
+            }
+            Breaker::Trial { .. } => BreakerView { state: BreakerState::Trial, until: None },
+        }
+    }
+
+    /// Tells whether the API shows another breaker no differently.
+    pub fn shows_the_same_as(self, other: Breaker) -> bool {
+        match (self, other) {
+            (Breaker::Closed { .. }, Breaker::Closed { .. }) | (Breaker::Trial { .. }, Breaker::Trial { .. }) => true,
+            (Breaker::Open { until, .. }, Breaker::Open { until: other, .. }) => until == other,
+            (Breaker::Closed { .. } | Breaker::Open { .. } | Breaker::Trial { .. }, _) => false,
+        }
+    }
+
+    /// Tells whether requests pass.
     pub fn is_closed(self) -> bool {
         matches!(self, Breaker::Closed { .. })
     }
@@ -75,8 +142,31 @@ impl Breaker {
                 Breaker::Closed { failures: failures + 1 }
             }
             Breaker::Closed { .. } => open(SKIP_MIN),
-            // Those were on their way.
+            // The request was under way before the breaker opened.
             Breaker::Open { .. } | Breaker::Trial { .. } => self,
+        }
+    }
+
+    /// Tells whether this is the lease of the trial request.
+    pub fn is_tried_with(self, tried: LeaseId) -> bool {
+        matches!(self, Breaker::Trial { lease: Some(lease), .. } if lease == tried)
+    }
+
+    /// Learns of the first byte of a good answer. Trial -> closed, if the answer is the trial request's.
+    #[must_use]
+    pub fn answer_began(self, lease: LeaseId) -> Self {
+        if self.is_tried_with(lease) { Self::default() } else { self }
+    }
+
+    /// Learns that the endpoint has answered a probe sent at `sent`. Open -> trial, unless the probe was sent within a second
+    /// of the failure that opened the breaker.
+    #[must_use]
+    pub fn probe_answered(self, sent: Moment) -> Self {
+        match self {
+            Breaker::Open { until, skip } if sent.after(skip) >= until.after(SKIP_MIN) => {
+                Breaker::Trial { skip, lease: None }
+            }
+            Breaker::Closed { .. } | Breaker::Open { .. } | Breaker::Trial { .. } => self,
         }
     }
 
@@ -130,6 +220,45 @@ mod tests {
             assert_eq!(trial.ended(at(now), OTHER, &Outcome::Succeeded { tokens: None }), Breaker::default());
             breaker = failed(trial, now, TRIAL);
         }
+    }
+
+    #[test]
+    fn the_first_byte_of_the_trial_requests_answer_closes_it() {
+        let trial = Breaker::Trial { skip: SKIP_MAX, lease: Some(TRIAL) };
+        let ready = Breaker::Trial { skip: SKIP_MAX, lease: None };
+        let open = Breaker::Open { until: at(60), skip: SKIP_MAX };
+        assert_eq!(trial.answer_began(TRIAL), Breaker::default());
+        for (breaker, lease) in
+            [(trial, OTHER), (ready, TRIAL), (open, TRIAL), (Breaker::Closed { failures: 2 }, TRIAL)]
+        {
+            assert_eq!(breaker.answer_began(lease), breaker);
+        }
+    }
+
+    #[test]
+    fn a_probe_that_no_failure_brought_about_ends_the_skipping() {
+        // Opened at 40 s.
+        let open = Breaker::Open { until: at(72), skip: Duration::from_secs(32) };
+        let ready = Breaker::Trial { skip: Duration::from_secs(32), lease: None };
+        for (sent, expected) in [(0, open), (39, open), (40, open), (41, ready), (60, ready)] {
+            assert_eq!(open.probe_answered(at(sent)), expected, "sent at {sent} s");
+        }
+        let trial = Breaker::Trial { skip: SKIP_MAX, lease: Some(TRIAL) };
+        for breaker in [Breaker::Closed { failures: 2 }, ready, trial] {
+            assert_eq!(breaker.probe_answered(at(100)), breaker);
+        }
+    }
+
+    #[test]
+    fn the_api_shows_when_an_open_breaker_is_tried() {
+        let wall = DateTime::from_timestamp_millis(1_700_000_000_000).expect("a time");
+        let view = |breaker: Breaker| {
+            let BreakerView { state, until } = breaker.view(at(10), wall);
+            (state, until.map(|until| (until - wall).num_seconds()))
+        };
+        assert_eq!(view(Breaker::Closed { failures: 2 }), (BreakerState::Closed, None));
+        assert_eq!(view(Breaker::Open { until: at(14), skip: SKIP_MIN }), (BreakerState::Open, Some(4)));
+        assert_eq!(view(Breaker::Trial { skip: SKIP_MIN, lease: None }), (BreakerState::Trial, None));
     }
 
     #[test]

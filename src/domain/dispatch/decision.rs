@@ -20,6 +20,8 @@ pub struct Grant {
     pub waited: Duration,
     /// `None` for a request that did not wait.
     pub queued: Option<Queued>,
+    /// The endpoint was skipped after failures and is tried with this lease.
+    pub is_trial: bool,
 }
 
 /// Why a lease was granted on its endpoint and on no other.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 
+use super::breaker::Breaker;
 use super::choose::{Balancing, Candidate, Mode, Policy};
 use super::decision::GrantReason;
 use super::index::{Index, MemberKey, Position, Room};
@@ -84,7 +85,7 @@ impl Endpoint {
             in_flight: self.in_flight,
             slots: self.facts.max_concurrency,
             report: fresh.map(|reported| reported.report.as_ref()),
-            is_suspect: trial.is_suspect,
+            is_suspect: trial.is_suspect(),
         });
         let room = match self.has_free_slot() {
             false => Room::Full,
@@ -133,8 +134,8 @@ impl Fleet {
         }
     }
 
-    /// Adds an endpoint or replaces what is known of it, which ends any suspicion; its slots in flight stay taken, its report
-    /// counts on.
+    /// Adds an endpoint or replaces what is known of it; its slots in flight stay taken, its report counts on. What its failures
+    /// led to stands as long as it is the same server.
     pub fn update(&mut self, facts: EndpointFacts) {
         let id = facts.id();
         let mut models: Vec<ModelNumber> = facts.models.iter().map(|model| self.models.take(model)).collect();
@@ -142,11 +143,7 @@ impl Fleet {
         let (models, model_set) = (models.into(), OnceCell::new());
         let endpoint = match self.take_out(id) {
             Some(old) => {
-                // An endpoint that comes back, or is another server now, starts afresh.
-                let goes_on = old.key.is_some() && old.facts.target.is_same_server(&facts.target);
-                if goes_on {
-                    self.trials.clear_suspicion(id);
-                } else {
+                if !old.facts.target.is_same_server(&facts.target) {
                     self.trials.forget(id);
                 }
                 Endpoint { facts, models, model_set, key: None, ..old }
@@ -201,8 +198,9 @@ impl Fleet {
         self.policy.pick(&self.index.shortlist(model, &request.tried))
     }
 
-    /// Takes a slot of an endpoint that has one free.
-    pub fn take(&mut self, id: EndpointId, lease: LeaseId) -> &EndpointFacts {
+    /// Takes a slot of an endpoint that has one free. Returns where the request goes, and whether the lease is that of the
+    /// endpoint's trial request.
+    pub fn take(&mut self, id: EndpointId, lease: LeaseId) -> (&Arc<Target>, bool) {
         self.next_turn += 1;
         let turn = self.next_turn;
         self.change(id, |endpoint, trials| {
@@ -212,11 +210,11 @@ impl Fleet {
             endpoint.turn = turn;
             trials.granted(id, lease);
         });
-        &self.endpoints[&id].facts
+        (&self.endpoints[&id].facts.target, self.trials.of(id).breaker.is_tried_with(lease))
     }
 
-    /// Gives a slot back; without effect if the endpoint is gone. What came of a request that went by an older definition says
-    /// nothing about the endpoint. Returns whether its breaker has opened or closed.
+    /// Gives a slot back; without effect if the endpoint is gone. What came of a request to another server, which the
+    /// endpoint was before its definition changed, says nothing about the endpoint. Returns whether its breaker has opened or closed.
     pub fn release(&mut self, now: Moment, lease: LeaseId, target: &Arc<Target>, outcome: &Outcome) -> bool {
         let mut has_turned = false;
         self.change(target.id, |endpoint, trials| {
@@ -226,6 +224,30 @@ impl Fleet {
             }
         });
         has_turned
+    }
+
+    /// Learns that an endpoint has answered a probe sent at `sent`.
+    pub fn probe_answered(&mut self, id: EndpointId, sent: Moment) {
+        self.change(id, |_, trials| trials.probe_answered(id, sent));
+    }
+
+    /// Learns of the first byte of a good answer to a request that went to `target`. Returns whether the endpoint's breaker has
+    /// closed.
+    pub fn answer_began(&mut self, lease: LeaseId, target: &Arc<Target>) -> bool {
+        let mut has_closed = false;
+        self.change(target.id, |endpoint, trials| {
+            if target.is_same_server(&endpoint.facts.target) {
+                has_closed = trials.answer_began(target.id, lease);
+            }
+        });
+        has_closed
+    }
+
+    /// Returns the endpoints whose breaker shows something else than when this was last asked, with their breakers.
+    pub fn take_turned(&mut self) -> Vec<(Arc<Target>, Breaker)> {
+        let turned = self.trials.take_turned();
+        let known = turned.into_iter().filter_map(|id| Some((id, self.endpoints.get(&id)?.facts.target.clone())));
+        known.map(|(id, target)| (target, self.trials.of(id).breaker)).collect()
     }
 
     /// Returns a free slot of an online endpoint, `None` for any other. An endpoint that is skipped serves only models for
@@ -319,6 +341,16 @@ impl Fleet {
     /// Returns the slots in flight of every endpoint.
     pub fn in_flight(&self) -> impl Iterator<Item = (EndpointId, u32)> {
         self.endpoints.iter().map(|(id, endpoint)| (*id, endpoint.in_flight))
+    }
+
+    /// Returns the name of an endpoint; `None` if the endpoint is gone.
+    pub fn name(&self, id: EndpointId) -> Option<&str> {
+        self.endpoints.get(&id).map(|endpoint| endpoint.facts.target.name.as_str())
+    }
+
+    /// Returns an endpoint's breaker.
+    pub fn breaker(&self, id: EndpointId) -> Breaker {
+        self.trials.of(id).breaker
     }
 
     /// Checks that index and trials agree with the endpoints.

@@ -38,6 +38,7 @@ use std::time::Duration;
 use foldhash::{HashMap, HashMapExt};
 
 use self::admission::{Admission, Backpressure};
+pub use self::breaker::{Breaker, BreakerState, BreakerView};
 use self::choose::Balancing;
 pub use self::decision::{Decision, Grant, GrantReason, Queued, Retried, Submitted};
 use self::fleet::Fleet;
@@ -183,12 +184,38 @@ impl Dispatcher {
         let ids: Vec<EndpointId> = updated.iter().map(EndpointFacts::id).collect();
         updated.into_iter().for_each(|facts| self.fleet.update(facts));
         removed.into_iter().for_each(|id| self.fleet.remove(id));
+        self.fleet.begin_trials(now);
         self.review(now, decisions);
         for id in ids {
             self.serve_line(now, id, decisions);
         }
         self.serve_tripped(now, decisions);
         self.debug_assert_invariants();
+    }
+
+    /// Learns that an endpoint has answered a probe sent at `sent`: a suspicion older than that is cleared, and an endpoint that
+    /// is skipped may be tried.
+    pub fn endpoint_answered(&mut self, now: Moment, id: EndpointId, sent: Moment, decisions: &mut Vec<Decision>) {
+        self.expire(now, decisions);
+        self.fleet.probe_answered(id, sent);
+        self.serve_line(now, id, decisions);
+        self.debug_assert_invariants();
+    }
+
+    /// Learns of the first byte of a good answer, which closes the breaker of an endpoint that is tried with this lease.
+    pub fn answer_began(&mut self, now: Moment, lease: LeaseId, decisions: &mut Vec<Decision>) {
+        self.expire(now, decisions);
+        let Some(target) = self.leases.get(&lease).map(|held| held.target.clone()) else { return };
+        if self.fleet.answer_began(lease, &target) {
+            self.serve_line(now, target.id, decisions);
+            self.refuse_vain_retries(decisions);
+        }
+        self.debug_assert_invariants();
+    }
+
+    /// Returns the endpoints whose breaker shows something else than when this was last asked, with their breakers.
+    pub fn take_turned_breakers(&mut self) -> Vec<(Arc<Target>, Breaker)> {
+        self.fleet.take_turned()
     }
 
     /// Learns of an endpoint's load.
@@ -250,6 +277,16 @@ impl Dispatcher {
         self.fleet.in_flight()
     }
 
+    /// Returns the name of an endpoint; `None` if the endpoint is gone.
+    pub fn endpoint_name(&self, id: EndpointId) -> Option<&str> {
+        self.fleet.name(id)
+    }
+
+    /// Returns an endpoint's breaker.
+    pub fn breaker(&self, id: EndpointId) -> Breaker {
+        self.fleet.breaker(id)
+    }
+
     /// Checks the invariants listed at the top of this file.
     ///
     /// # Panics
@@ -293,14 +330,15 @@ impl Dispatcher {
     ) -> Grant {
         let lease = LeaseId(self.next_lease);
         self.next_lease += 1;
-        let target = self.fleet.take(endpoint, lease).target.clone();
+        let (target, is_trial) = self.fleet.take(endpoint, lease);
+        let target = target.clone();
         let (waited, queued) = waited.map_or((Duration::ZERO, None), |(waited, queued)| (waited, Some(queued)));
         let (model, granted) = (request.model.clone(), now);
         self.selections.total += 1;
         *self.selections.by_reason.entry(reason).or_default() += 1;
         self.recent_grants.add(RecentGrant { target: target.clone(), model, reason, granted, waited });
         self.leases.insert(lease, Held { target: target.clone(), request, model: number, granted, waited });
-        Grant { lease, target, granted, waited, queued }
+        Grant { lease, target, granted, waited, queued, is_trial }
     }
 
     /// Grants the free slots of one endpoint to those who wait for them. Nobody waits for a model that another endpoint has

@@ -27,6 +27,7 @@ struct Story {
     decisions: Vec<Decision>,
     told: String,
     leases: HashMap<u64, LeaseId>,
+    targets: HashMap<u128, Arc<Target>>,
 }
 
 impl Story {
@@ -46,6 +47,7 @@ impl Story {
             decisions: Vec::new(),
             told: String::new(),
             leases: HashMap::new(),
+            targets: HashMap::new(),
         }
     }
 
@@ -97,7 +99,8 @@ impl Story {
     }
 
     fn endpoint(mut self, id: u128, slots: u32, status: EndpointStatus, models: &[&str]) -> Self {
-        let facts = facts(id, slots, status, models);
+        let mut facts = facts(id, slots, status, models);
+        facts.target = self.targets.entry(id).or_insert(facts.target).clone();
         self.dispatcher.change_endpoints(self.now(), vec![facts], Vec::new(), &mut self.decisions);
         self.tell();
         self
@@ -105,6 +108,21 @@ impl Story {
 
     fn online(self, id: u128, slots: u32, models: &[&str]) -> Self {
         self.endpoint(id, slots, EndpointStatus::Online, models)
+    }
+
+    /// The endpoint answers a probe that was sent at this second.
+    fn answered(mut self, id: u128, sent: u64) -> Self {
+        let (id, sent) = (EndpointId(Uuid::from_u128(id)), Moment::from_micros(sent * 1_000_000));
+        self.dispatcher.endpoint_answered(self.now(), id, sent, &mut self.decisions);
+        self.tell();
+        self
+    }
+
+    /// The first byte of a good answer to the request of this ticket comes.
+    fn begins(mut self, ticket: u64) -> Self {
+        self.dispatcher.answer_began(self.now(), self.leases[&ticket], &mut self.decisions);
+        self.tell();
+        self
     }
 
     fn gone(mut self, id: u128) -> Self {
@@ -213,7 +231,9 @@ fn who_has_just_failed_comes_last_until_it_serves_or_is_heard_of() {
         story().submit(2, "m", 9).end(2).submit(3, "m", 9).end(3).check("1@1 2@2 3@2");
         let served = story().submit(2, "m", 9).submit(3, "m", 9).end(2).end_as(3, Outcome::Succeeded { tokens: None });
         served.submit(4, "m", 9).end(4).submit(5, "m", 9).check("1@1 2@2 3@1 4@2 5@1");
-        let heard = story().submit(2, "m", 9).end(2).online(1, 1, &["m"]);
+        let changed = story().submit(2, "m", 9).end(2).online(1, 1, &["m"]);
+        changed.submit(3, "m", 9).check("1@1 2@2 3@2");
+        let heard = story().submit(2, "m", 9).end(2).answered(1, 0);
         heard.submit(3, "m", 9).check("1@1 2@2 3@1");
         let busy = story().report(1, 90.0, 0.0, 0).report(2, 90.0, 0.0, 0);
         busy.submit(2, "m", 9).end(2).submit(3, "m", 9).check("1@1 2@2 3@2");
@@ -233,6 +253,43 @@ fn who_fails_again_and_again_is_skipped_for_a_while_then_tried_with_one_request(
     let story = story.fail(1).fail(3).fail(5).submit(6, "m", 9).end(2).submit(7, "m", 9).submit(8, "m", 9);
     let tried = story.wait(1).end_as(7, Outcome::Succeeded { tokens: None });
     tried.submit(9, "m", 9).check("1@1 2@2 3@1 4@2 5@1 6@2 7@1 8@1 9@1");
+}
+
+/// Endpoint 1 is skipped after three failures, from second 0 on, and the only slot of endpoint 2 is taken.
+fn skipped() -> Story {
+    let mut story = Story::new(9).online(1, 9, &["m"]).online(2, 1, &["m"]).submit(1, "m", 9).submit(2, "m", 9);
+    for ticket in 3..=4 {
+        story = story.submit(ticket, "m", 9);
+    }
+    let story = story.fail(1).fail(3).fail(4);
+    assert_eq!(story.told, "1@1 2@2 3@1 4@1 ");
+    Story { told: String::new(), ..story }
+}
+
+#[test]
+fn the_first_byte_of_the_trial_requests_answer_ends_the_trial() {
+    let story = skipped().submit(5, "m", 99).submit(6, "m", 99).submit(7, "m", 99).wait(1);
+    story.begins(5).submit(8, "m", 9).check("5@1 6@1 7@1 8@1");
+}
+
+#[test]
+fn a_probe_that_is_answered_ends_the_skipping_unless_the_failure_brought_it_about() {
+    let trial_failed = || skipped().submit(5, "m", 99).submit(6, "m", 99).wait(1).fail(5);
+    trial_failed().wait(1).answered(1, 1).check("5@1");
+    trial_failed().wait(1).answered(1, 2).check("5@1 6@1");
+    trial_failed().wait(1).online(1, 9, &["m"]).check("5@1");
+}
+
+#[test]
+fn failures_are_forgotten_only_when_the_server_is_another() {
+    let offline = || skipped().endpoint(1, 9, EndpointStatus::Offline, &["m"]).submit(5, "m", 9);
+    offline().online(1, 9, &["m"]).wait(1).check("5@1");
+    let mut story = offline();
+    let target = Arc::new(story.targets[&1].redefined(&EndpointDefinition::new("1", "http://elsewhere")));
+    let facts = EndpointFacts { target, ..facts(1, 9, EndpointStatus::Online, &["m"]) };
+    story.dispatcher.change_endpoints(story.now(), vec![facts], Vec::new(), &mut story.decisions);
+    story.tell();
+    story.check("5@1");
 }
 
 #[test]

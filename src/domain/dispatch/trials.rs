@@ -14,8 +14,15 @@ use crate::domain::time::Moment;
 pub struct Trial {
     /// Whether the endpoint gets requests.
     pub breaker: Breaker,
-    /// The endpoint has failed a request, and has neither served one nor answered a probe since.
-    pub is_suspect: bool,
+    /// When the endpoint last failed a request; `None` if it has served one, or answered a later probe, since.
+    suspect_since: Option<Moment>,
+}
+
+impl Trial {
+    /// Tells whether the endpoint is chosen last.
+    pub fn is_suspect(&self) -> bool {
+        self.suspect_since.is_some()
+    }
 }
 
 /// The breakers and suspicions of all endpoints. An endpoint without failures takes no room.
@@ -24,12 +31,14 @@ pub struct Trials {
     trials: HashMap<EndpointId, Trial>,
     /// Online endpoints whose breaker is not closed.
     tripped: BTreeSet<EndpointId>,
+    /// Endpoints whose breaker shows something else than when it was last asked for.
+    turned: BTreeSet<EndpointId>,
 }
 
 impl Trials {
     /// Creates the trials of a fleet without failures.
     pub fn new() -> Self {
-        Self { trials: HashMap::new(), tripped: BTreeSet::new() }
+        Self { trials: HashMap::new(), tripped: BTreeSet::new(), turned: BTreeSet::new() }
     }
 
     /// Returns what the failures of an endpoint have led to.
@@ -39,14 +48,29 @@ impl Trials {
 
     /// Forgets the failures of an endpoint.
     pub fn forget(&mut self, id: EndpointId) {
-        self.trials.remove(&id);
+        self.set(id, Trial::default());
         self.tripped.remove(&id);
     }
 
-    /// Clears the suspicion of an endpoint.
-    pub fn clear_suspicion(&mut self, id: EndpointId) {
-        let trial = self.of(id);
-        self.set(id, Trial { is_suspect: false, ..trial });
+    /// Learns that an endpoint has answered a probe sent at `sent`, which clears an older suspicion.
+    pub fn probe_answered(&mut self, id: EndpointId, sent: Moment) {
+        let Trial { breaker, suspect_since } = self.of(id);
+        let suspect_since = suspect_since.filter(|since| sent < *since);
+        self.set(id, Trial { breaker: breaker.probe_answered(sent), suspect_since });
+    }
+
+    /// Learns of the first byte of a good answer of an endpoint. Returns whether the endpoint's breaker has closed.
+    pub fn answer_began(&mut self, id: EndpointId, lease: LeaseId) -> bool {
+        let has_closed = self.of(id).breaker.is_tried_with(lease);
+        if has_closed {
+            self.set(id, Trial { breaker: self.of(id).breaker.answer_began(lease), suspect_since: None });
+        }
+        has_closed
+    }
+
+    /// Returns the endpoints whose breaker shows something else than when this was last asked.
+    pub fn take_turned(&mut self) -> BTreeSet<EndpointId> {
+        std::mem::take(&mut self.turned)
     }
 
     /// Keeps account of whether a tripped endpoint is online.
@@ -68,12 +92,12 @@ impl Trials {
     /// Learns how a lease on an endpoint ended. Returns whether its breaker has opened or closed.
     pub fn ended(&mut self, now: Moment, id: EndpointId, lease: LeaseId, outcome: &Outcome) -> bool {
         let before = self.of(id);
-        let is_suspect = match outcome {
-            Outcome::Succeeded { .. } => false,
-            Outcome::Failed(failure) => before.is_suspect || failure.ranks_last(),
-            Outcome::Abandoned => before.is_suspect,
+        let suspect_since = match outcome {
+            Outcome::Succeeded { .. } => None,
+            Outcome::Failed(failure) if failure.ranks_last() => Some(now),
+            Outcome::Failed(_) | Outcome::Abandoned => before.suspect_since,
         };
-        let after = Trial { breaker: before.breaker.ended(now, lease, outcome), is_suspect };
+        let after = Trial { breaker: before.breaker.ended(now, lease, outcome), suspect_since };
         if before != after {
             self.set(id, after);
         }
@@ -102,16 +126,52 @@ impl Trials {
 
     /// Begins the trial of an endpoint whose time has come.
     pub fn begin(&mut self, now: Moment, id: EndpointId) {
-        if let Some(trial) = self.trials.get_mut(&id) {
-            trial.breaker = trial.breaker.waited(now);
-        }
+        let trial = self.of(id);
+        self.set(id, Trial { breaker: trial.breaker.waited(now), ..trial });
     }
 
     fn set(&mut self, id: EndpointId, trial: Trial) {
-        if trial == Trial::default() {
-            self.trials.remove(&id);
-        } else {
-            self.trials.insert(id, trial);
+        let before = if trial == Trial::default() { self.trials.remove(&id) } else { self.trials.insert(id, trial) };
+        if !before.unwrap_or_default().breaker.shows_the_same_as(trial.breaker) {
+            self.turned.insert(id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::request::Failure;
+
+    #[test]
+    fn only_a_probe_sent_after_the_failure_clears_the_suspicion() {
+        let (id, at) = (EndpointId(Uuid::nil()), Moment::from_micros);
+        for (sent, is_suspect) in [(0, true), (9, true), (10, false), (11, false)] {
+            let mut trials = Trials::new();
+            trials.ended(at(5), id, LeaseId(1), &Outcome::Failed(Failure::Status(429)));
+            trials.ended(at(10), id, LeaseId(2), &Outcome::Failed(Failure::Status(429)));
+            trials.probe_answered(id, at(sent));
+            assert_eq!(trials.of(id).is_suspect(), is_suspect, "sent at {sent}, failed at 10");
+        }
+    }
+
+    #[test]
+    fn what_breakers_show_is_told_once() {
+        let (id, at) = (EndpointId(Uuid::nil()), Moment::from_micros);
+        let mut trials = Trials::new();
+        for lease in 0..3 {
+            assert!(trials.take_turned().is_empty());
+            trials.ended(at(0), id, LeaseId(lease), &Outcome::Failed(Failure::Status(500)));
+        }
+        assert_eq!(trials.take_turned().len(), 1);
+        trials.set_online(id, true);
+        trials.begin(at(2_000_000), id);
+        assert_eq!(trials.take_turned().len(), 1);
+        trials.granted(id, LeaseId(3));
+        assert!(trials.take_turned().is_empty(), "one request is allowed, and granted");
+        assert!(trials.answer_began(id, LeaseId(3)) && !trials.answer_began(id, LeaseId(3)));
+        assert_eq!((trials.take_turned().len(), trials.of(id)), (1, Trial::default()));
     }
 }

@@ -1,7 +1,7 @@
 //! Which endpoint is to be chosen, by the rules as they are written, over plain lists.
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use leaseway::domain::dispatch::choose::{Balancing, Mode};
@@ -16,7 +16,7 @@ pub struct Choices {
     pub rules: Balancing,
     pub reports: HashMap<EndpointId, (LoadReport, Moment)>,
     /// Those that have failed a request, and neither served one nor been heard of since.
-    pub suspects: HashSet<EndpointId>,
+    pub suspects: HashMap<EndpointId, Moment>,
     pub breakers: HashMap<EndpointId, Breaker>,
     turns: HashMap<EndpointId, u64>,
     grants: u64,
@@ -29,6 +29,8 @@ pub struct Breaker {
     failures: u32,
     /// How long it was skipped last, in seconds; 0 while it was not.
     skipped_secs: u64,
+    /// When that began.
+    opened: Moment,
     /// Until when it is skipped.
     until: Moment,
     /// The one lease it is tried with after that.
@@ -62,6 +64,7 @@ impl Breaker {
         } else {
             return;
         }
+        self.opened = now;
         self.until = now.after(Duration::from_secs(self.skipped_secs));
     }
 }
@@ -71,7 +74,7 @@ impl Choices {
         Self {
             rules,
             reports: HashMap::new(),
-            suspects: HashSet::new(),
+            suspects: HashMap::new(),
             breakers: HashMap::new(),
             turns: HashMap::new(),
             grants: 0,
@@ -89,7 +92,7 @@ impl Choices {
     }
 
     /// Takes note of how a request ended at an endpoint.
-    pub fn ended(&mut self, now: Moment, id: EndpointId, lease: LeaseId, outcome: &Outcome, is_online: bool) {
+    pub fn ended(&mut self, now: Moment, id: EndpointId, lease: LeaseId, outcome: &Outcome) {
         match outcome {
             Outcome::Succeeded { .. } => {
                 self.suspects.remove(&id);
@@ -97,17 +100,34 @@ impl Choices {
             }
             Outcome::Failed(Failure::Status(400..500)) | Outcome::Abandoned => {
                 if *outcome == Outcome::Failed(Failure::Status(429)) {
-                    self.suspects.insert(id);
+                    self.suspects.insert(id, now);
                 }
                 let tried = self.breakers.get_mut(&id).filter(|breaker| breaker.trial == Some(lease));
                 tried.into_iter().for_each(|breaker| breaker.trial = None);
             }
             Outcome::Failed(_) => {
-                self.suspects.insert(id);
-                if is_online {
-                    self.breakers.entry(id).or_default().failed(now, lease);
-                }
+                self.suspects.insert(id, now);
+                self.breakers.entry(id).or_default().failed(now, lease);
             }
+        }
+    }
+
+    /// Takes note that an endpoint answered a probe.
+    pub fn probe_answered(&mut self, now: Moment, id: EndpointId, sent: Moment) {
+        if self.suspects.get(&id).is_some_and(|failed| sent >= *failed) {
+            self.suspects.remove(&id);
+        }
+        let skipped = self.breakers.get_mut(&id).filter(|breaker| !breaker.is_closed() && now < breaker.until);
+        if let Some(breaker) = skipped.filter(|breaker| sent >= breaker.opened.after(Duration::from_secs(1))) {
+            breaker.until = now;
+        }
+    }
+
+    /// Takes note that a good answer of an endpoint has begun.
+    pub fn answer_began(&mut self, id: EndpointId, lease: LeaseId) {
+        if self.breakers.get(&id).is_some_and(|breaker| breaker.trial == Some(lease)) {
+            self.breakers.remove(&id);
+            self.suspects.remove(&id);
         }
     }
 
@@ -129,7 +149,7 @@ impl Choices {
             let (report, received) = self.reports.get(&id)?;
             (now.since(*received) < self.rules.fresh_for).then_some(report)
         };
-        let suspect = |facts: &EndpointFacts| self.suspects.contains(&facts.id());
+        let suspect = |facts: &EndpointFacts| self.suspects.contains_key(&facts.id());
         let in_turn = candidates.iter().min_by_key(|(facts, _)| (suspect(facts), turn(facts.id())));
         let in_turn = in_turn.map(|(facts, _)| facts.id());
         let over = |value: Option<f64>, limit: f64| value.unwrap_or(0.0) > limit;

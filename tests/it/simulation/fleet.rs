@@ -8,6 +8,7 @@ use leaseway::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStat
 use leaseway::domain::ids::{EndpointId, ModelId};
 use leaseway::domain::load::LoadReport;
 use leaseway::domain::request::Refusal;
+use leaseway::domain::time::Moment;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use uuid::Uuid;
@@ -28,16 +29,14 @@ impl World {
         } else {
             let mut facts = random_facts(id, random);
             let old = self.endpoints.get(&id);
-            if let Some(old) = old.filter(|_| random.random_bool(0.8)) {
-                facts.target = old.target.clone();
+            if let Some(old) = old {
+                facts.target = random_change(&old.target, random);
             }
-            let goes_on =
-                |old: &EndpointFacts| old.status == EndpointStatus::Online && Arc::ptr_eq(&old.target, &facts.target);
-            if !old.is_some_and(goes_on) {
+            if old.is_some_and(|old| !old.target.is_same_server(&facts.target)) {
                 self.choices.breakers.remove(&id);
+                self.choices.suspects.remove(&id);
             }
             self.endpoints.insert(id, facts.clone());
-            self.choices.suspects.remove(&id);
             self.dispatcher.change_endpoints(self.now, vec![facts], Vec::new(), &mut decisions);
         }
         let is_vain_retry =
@@ -72,6 +71,19 @@ impl World {
         assert!(refusals.is_empty(), "refused to those who do not wait: {refusals:?}");
     }
 
+    /// An endpoint, or one that is gone, answers a probe that was sent a while ago.
+    pub fn answer_probe(&mut self, random: &mut StdRng) {
+        let id = EndpointId(Uuid::from_u128(self.ids[random.random_range(0..self.ids.len())]));
+        let ago = random.random_range(0..2_000_000);
+        let sent = Moment::from_micros(self.now.as_micros().saturating_sub(ago));
+        if self.endpoints.contains_key(&id) {
+            self.choices.probe_answered(self.now, id, sent);
+        }
+        let mut decisions = Vec::new();
+        self.dispatcher.endpoint_answered(self.now, id, sent, &mut decisions);
+        self.follow(decisions);
+    }
+
     pub fn report(&mut self, random: &mut StdRng) {
         let id = EndpointId(Uuid::from_u128(self.ids[random.random_range(0..self.ids.len())]));
         let mut percent = || random.random_bool(0.7).then(|| f64::from(random.random_range(0..11) * 10));
@@ -84,6 +96,16 @@ impl World {
         }
         self.dispatcher.report_load(id, report, self.now);
     }
+}
+
+/// Returns the target as it is, or after its definition has changed: the same server, or another one.
+fn random_change(target: &Arc<Target>, random: &mut StdRng) -> Arc<Target> {
+    let root_url = match random.random_range(0..10) {
+        0 => format!("{}/moved", target.root_url),
+        1 => target.root_url.clone(),
+        _ => return target.clone(),
+    };
+    Arc::new(target.redefined(&EndpointDefinition::new(target.name.clone(), root_url)))
 }
 
 fn random_facts(id: EndpointId, random: &mut StdRng) -> EndpointFacts {

@@ -1,12 +1,10 @@
 //! What is done to requests: they come, are granted, fail, go on, end and leave.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use leaseway::domain::attempts::FailedAttempt;
 use leaseway::domain::dispatch::admission::AdmissionDecision;
 use leaseway::domain::dispatch::{Decision, Grant, Retried, Submitted};
-use leaseway::domain::endpoint::EndpointStatus;
 use leaseway::domain::ids::{ClientId, LeaseId, ModelId, Ticket};
 use leaseway::domain::request::{ApiKind, Failure, LeaseEnd, LeaseRequest, Outcome, Refusal};
 use leaseway::domain::time::Moment;
@@ -168,10 +166,8 @@ impl World {
             assert!(self.dispatcher.end(self.now, end, &mut decisions).is_none(), "only leases that are held can end");
             return self.follow(decisions);
         };
-        let current = self.endpoints.get(&held.endpoint);
-        if current.is_some_and(|facts| Arc::ptr_eq(&facts.target, &held.target)) {
-            let is_online = current.is_some_and(|facts| facts.status == EndpointStatus::Online);
-            self.choices.ended(self.now, held.endpoint, lease, &outcome, is_online);
+        if self.is_same_server(&held) {
+            self.choices.ended(self.now, held.endpoint, lease, &outcome);
         }
         if let Outcome::Failed(failure) = outcome
             && random.random_bool(0.8)
@@ -186,6 +182,29 @@ impl World {
         assert_eq!((ended.endpoint, ended.is_final), (held.endpoint, true));
         self.journeys.lease_ended(&ended);
         self.follow(decisions);
+    }
+
+    /// The first byte of the answer to a request that holds a lease comes, and the answer is good.
+    pub fn begin_answer(&mut self, random: &mut StdRng) {
+        let mut held: Vec<LeaseId> = self.leases.keys().copied().collect();
+        held.sort_unstable();
+        let Some(lease) = held.get(random.random_range(0..held.len() + 1)).copied() else { return };
+        let mut decisions = Vec::new();
+        self.dispatcher.answer_began(self.now, lease, &mut decisions);
+        let held = &self.leases[&lease];
+        if self.is_same_server(held) {
+            self.choices.answer_began(held.endpoint, lease);
+        }
+        let is_vain_retry = |decision: &Decision| matches!(decision, Decision::Refuse(..));
+        let (vain_retries, grants) = decisions.into_iter().partition(is_vain_retry);
+        self.follow(vain_retries);
+        self.follow(grants);
+    }
+
+    /// Tells whether the endpoint of a lease is still the server that the lease was granted on.
+    fn is_same_server(&self, held: &Held) -> bool {
+        let current = self.endpoints.get(&held.endpoint);
+        current.is_some_and(|facts| facts.target.is_same_server(&held.target))
     }
 }
 
