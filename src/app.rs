@@ -11,11 +11,9 @@ use std::time::Duration;
 use actix::dev::channel::{AddressReceiver, channel};
 use actix::{Actor, Addr, Context};
 use actix_web::dev::{Server, ServerHandle};
-use actix_web::http::KeepAlive;
+use actix_web::http::header::HeaderValue;
 use actix_web::middleware::from_fn;
-use actix_web::rt::net::TcpStream;
-use actix_web::{App, HttpServer, web};
-use socket2::{SockRef, TcpKeepalive};
+use actix_web::{App, web};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -26,10 +24,11 @@ use crate::actors::persistence::{Checkpoint, Persistence};
 use crate::actors::registry::{ApplyFile, ModelCatalog, Neighbours, Registry, SaveObserved, warn_of_taken_over};
 use crate::actors::tps_tracker::TpsTracker;
 use crate::clock;
-use crate::config::{Config, UpstreamConfig};
+use crate::config::Config;
 use crate::domain::reconcile::reconcile;
 use crate::http::doors::Doors;
-use crate::http::{RetryAfter, Services, middleware, routes};
+use crate::http::room::Room;
+use crate::http::{RetryAfter, Services, middleware, routes, server};
 use crate::store::{Store, StoreError};
 use crate::upstream::client::Upstreams;
 use crate::upstream::probe::Prober;
@@ -37,17 +36,8 @@ use crate::upstream::probe::Prober;
 /// What an actor's mailbox takes before senders register as waiting; not a bound. actix's own default.
 const MAILBOX_CAPACITY: usize = 16;
 
-/// How long an idle client connection is kept.
-const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(75);
-
-/// How long the head of the first request on a connection may take. A head that is slower than 1 KiB a second is cut then.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// How long the last writing may take, with a database that somebody else has locked.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// How long connections have to close once nothing is left to answer, in seconds.
-const CLOSE_SECS: u64 = 2;
 
 /// Why Leaseway did not start.
 #[derive(Debug)]
@@ -141,6 +131,9 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
         client_header: config.queue.client_header.as_deref().and_then(|name| name.parse().ok()),
         max_body_bytes: config.server.max_body_bytes,
         doors: Doors::new(&config.server),
+        room: Room::new(config.server.max_buffered_bytes),
+        allow_link_local_endpoints: config.server.allow_link_local_endpoints,
+        instance: HeaderValue::try_from(Uuid::new_v4().to_string()).expect("a UUID is a header value"),
         retry_after: RetryAfter {
             queue_full: config.queue.timeout.as_secs().clamp(1, 60),
             no_endpoint: config.health.interval.as_secs().clamp(1, 60),
@@ -188,47 +181,16 @@ fn serve(
     services: web::Data<Services>,
     beside_worker: impl Fn() + Send + Clone + 'static,
 ) -> Result<(SocketAddr, Server), StartError> {
-    let address = config.server.bind;
-    let failed = |reason| StartError::Bind { address, reason };
     let upstream = config.upstream.clone();
-    let guard = upstream.clone();
     let app = move || {
         beside_worker();
         App::new()
             .wrap(from_fn(middleware::frame))
             .app_data(services.clone())
-            .app_data(Upstreams::start(upstream.clone()))
+            .app_data(Upstreams::start(upstream.clone(), services.instance.clone()))
             .configure(routes)
     };
-    let server = HttpServer::new(app)
-        .workers(config.server.workers())
-        .keep_alive(KeepAlive::Timeout(CLIENT_KEEP_ALIVE))
-        .client_request_timeout(HEAD_TIMEOUT)
-        .h1_allow_half_closed(false)
-        .tcp_nodelay(true)
-        .on_connect(move |io, _| {
-            if let Some(stream) = io.downcast_ref::<TcpStream>() {
-                guard_against_silence(stream, &guard);
-            }
-        })
-        .disable_signals()
-        .shutdown_timeout(CLOSE_SECS)
-        .bind(address)
-        .map_err(failed)?;
-    let bound = server.addrs().first().copied().unwrap_or(address);
-    Ok((bound, server.run()))
-}
-
-/// Has the kernel cut a client that takes nothing for the idle time: a body is polled only while its client reads, so that
-/// no timer inside it could.
-fn guard_against_silence(stream: &TcpStream, config: &UpstreamConfig) {
-    let socket = SockRef::from(stream);
-    let keepalive = TcpKeepalive::new().with_time(config.tcp_keepalive).with_interval(config.tcp_keepalive);
-    let set =
-        socket.set_tcp_user_timeout(Some(config.idle_timeout)).and_then(|()| socket.set_tcp_keepalive(&keepalive));
-    if let Err(error) = set {
-        log::debug!("client socket options not set error={error}");
-    }
+    server::serve(config, app).map_err(|reason| StartError::Bind { address: config.server.bind, reason })
 }
 
 impl Leaseway {

@@ -47,6 +47,10 @@ pub struct ServerConfig {
     pub allowed_hosts: Vec<String>,
     /// Origins whose pages may use the inference API.
     pub cors_origins: Vec<String>,
+    /// Bytes of request bodies that are held at one time, those of waiting requests included.
+    pub max_buffered_bytes: usize,
+    /// Endpoints may have link-local addresses, where clouds keep secrets.
+    pub allow_link_local_endpoints: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -167,6 +171,7 @@ pub fn load(file: Option<&Path>, environment: &[(String, String)]) -> Result<(Co
     }
     settings.read_environment(environment);
     settings.refuse_open_access();
+    settings.refuse_link_local_endpoints();
     let (table, endpoints, warnings) = settings.finish()?;
     let mut config: Config = table.try_into().expect("checked values fit the settings they were checked for");
     config.endpoints = endpoints;

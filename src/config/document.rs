@@ -8,7 +8,7 @@ use toml::{Spanned, Table, Value};
 
 use super::ConfigError;
 use super::keys::{ENDPOINT, Key, MODES, SECTIONS, section};
-use crate::domain::endpoint::{EndpointDefinition, EndpointKind, check_api_key, check_base_url};
+use crate::domain::endpoint::{EndpointDefinition, EndpointKind, check_api_key, check_base_url, is_link_local};
 
 const PREFIX: &str = "LEASEWAY_";
 
@@ -21,6 +21,8 @@ pub struct Settings {
     warnings: Vec<String>,
     /// Where the address to listen on was set last.
     bind_place: String,
+    /// Places and addresses of endpoints that are link-local.
+    link_local: Vec<(String, String)>,
 }
 
 /// A text being read, to turn a position into `file:line`.
@@ -137,6 +139,21 @@ impl Settings {
         self.fail(self.bind_place.clone(), message);
     }
 
+    /// Refuses endpoints at link-local addresses, unless that is asked for.
+    pub fn refuse_link_local_endpoints(&mut self) {
+        let server = self.table.get("server");
+        if server.and_then(|server| server.get("allow_link_local_endpoints")?.as_bool()) == Some(true) {
+            return;
+        }
+        for (place, base_url) in std::mem::take(&mut self.link_local) {
+            let message = format!(
+                "endpoints.base_url = \"{base_url}\" is link-local, where clouds keep secrets; \
+                 use another address, or set server.allow_link_local_endpoints = true"
+            );
+            self.fail(place, message);
+        }
+    }
+
     fn read_section(&mut self, source: &Source<'_>, section_name: &str, values: &DeTable<'_>) {
         let keys = section(section_name).unwrap_or_default();
         for (key_name, value) in values {
@@ -195,7 +212,10 @@ impl Settings {
             };
             let value = to_value(value.get_ref());
             if !key.rule.allows(&value) {
-                self.fail(place, not_allowed(&format!("endpoints.{}", key.name), &value, key));
+                self.fail(place.clone(), not_allowed(&format!("endpoints.{}", key.name), &value, key));
+            }
+            if let Some(base_url) = value.as_str().filter(|url| key.name == "base_url" && is_link_local(url)) {
+                self.link_local.push((place, base_url.to_owned()));
             }
             given.insert(key.name.to_owned(), value);
         }

@@ -54,6 +54,8 @@ pub const SECTIONS: &[(&str, &[Key])] = &[
             key("insecure_open_access", Rule::Flag),
             key("allowed_hosts", Rule::HostNames),
             key("cors_origins", Rule::Origins),
+            key("max_buffered_bytes", Rule::Whole(1, 1 << 40)),
+            key("allow_link_local_endpoints", Rule::Flag),
         ],
     ),
     (

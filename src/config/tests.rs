@@ -147,3 +147,12 @@ fn headers_to_drop_are_names_in_a_list() {
     let errors = load_text("[upstream]\ndrop_headers = [\"not a name\"]\n", &[]).expect_err("a space");
     assert!(errors[0].contains("drop_headers") && errors[0].contains("names of HTTP headers"), "{errors:?}");
 }
+
+#[test]
+fn link_local_endpoints_must_be_asked_for() {
+    let text = "[[endpoints]]\nname = \"a\"\nbase_url = \"http://169.254.169.254\"\n";
+    let errors = load_text(text, &[]).expect_err("refused");
+    let start = "FILE:3: endpoints.base_url = \"http://169.254.169.254\" is link-local";
+    assert!(errors[0].starts_with(start) && errors[0].contains("server.allow_link_local_endpoints"), "{errors:?}");
+    assert!(load_text(text, &[("LEASEWAY_SERVER__ALLOW_LINK_LOCAL_ENDPOINTS", "true")]).is_ok());
+}

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, Serializer};
-use url::Url;
+use url::{Host, Url};
 
 use super::dispatch::BreakerView;
 use super::ids::{EndpointId, ModelId};
@@ -136,6 +136,25 @@ pub const MODELS_MAX: usize = 10_000;
 /// How long a model's name may be, in bytes. Longer names are left out of a list.
 pub const MODEL_NAME_MAX: usize = 512;
 
+/// Returns the address below which the paths of the API lie: `base_url` in its normal form, without a final `/v1`.
+pub fn root_url(base_url: &str) -> String {
+    let normal = Url::parse(base_url).map_or_else(|_| base_url.to_owned(), String::from);
+    let root = normal.trim_end_matches('/');
+    root.strip_suffix("/v1").unwrap_or(root).to_owned()
+}
+
+/// Tells whether a URL names a link-local address (RFC 3927, RFC 4291 section 2.5.6), where clouds keep secrets of their
+/// machines. A host name is not looked up.
+pub fn is_link_local(base_url: &str) -> bool {
+    match Url::parse(base_url).ok().as_ref().and_then(Url::host) {
+        Some(Host::Ipv4(address)) => address.is_link_local(),
+        Some(Host::Ipv6(address)) => {
+            address.is_unicast_link_local() || address.to_ipv4_mapped().is_some_and(|address| address.is_link_local())
+        }
+        Some(Host::Domain(_)) | None => false,
+    }
+}
+
 /// Checks an endpoint's name.
 ///
 /// # Errors
@@ -188,12 +207,9 @@ impl EndpointDefinition {
         }
     }
 
-    /// Returns the address below which the paths of the API lie: `base_url` in its normal form, without a final `/v1`.
-    /// Two endpoints with the same root are the same server.
+    /// Returns the address below which the paths of the API lie. Two endpoints with the same root are the same server.
     pub fn root_url(&self) -> String {
-        let normal = Url::parse(&self.base_url).map_or_else(|_| self.base_url.clone(), String::from);
-        let root = normal.trim_end_matches('/');
-        root.strip_suffix("/v1").unwrap_or(root).to_owned()
+        root_url(&self.base_url)
     }
 }
 
@@ -374,6 +390,23 @@ fn kind_or_auto<S: Serializer>(kind: &Option<EndpointKind>, serializer: S) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn link_local_addresses_are_told_from_others_however_they_are_written() {
+        let check = |url: &str, expected: bool| assert_eq!(is_link_local(url), expected, "{url}");
+        check("http://169.254.169.254", true);
+        check("http://169.254.0.1:8080/v1", true);
+        check("http://2852039166/latest", true);
+        check("http://0xa9fea9fe", true);
+        check("http://[fe80::1]:8000", true);
+        check("http://[febf::1]", true);
+        check("http://[::ffff:169.254.169.254]", true);
+        check("http://169.253.0.1", false);
+        check("http://127.0.0.1:8080", false);
+        check("http://[fec0::1]", false);
+        check("http://[::1]", false);
+        check("http://gpu-1", false);
+    }
 
     #[test]
     fn a_base_url_is_http_and_nothing_but_an_address() {

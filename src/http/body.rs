@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use actix_web::error::PayloadError;
 use actix_web::http::header;
 use actix_web::{HttpRequest, web};
 use bytes::{Bytes, BytesMut};
@@ -10,55 +9,74 @@ use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
+use super::Services;
 use super::error::ApiError;
+use crate::clock;
 
 /// The largest body that the management API takes, in bytes.
 const JSON_MAX: usize = 1024 * 1024;
 
-/// How long such a body may pause.
+/// The least speed of a body, in bytes a second, on average since its beginning. A pause of the idle time may be followed by
+/// another; without this a body in small pieces would take for ever.
+const RATE_MIN: f64 = 1024.0;
+
+/// The time after which a body must have had that speed.
+const RATE_AFTER: Duration = Duration::from_secs(10);
+
+/// How long a body of the management API may pause.
 const JSON_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Reads a body whole. One that came in a single piece is not copied.
+/// Reads a body whole. One that came in a single piece is not copied. Its bytes count against the room for bodies until the
+/// last slice of them is dropped.
 ///
 /// # Errors
-/// If it is longer than `limit` bytes, cut off, or pauses for longer than `patience`.
+/// If it is longer than `limit` bytes, does not fit into the room, is cut off, or comes too slowly: nothing for `patience`, or
+/// less than [`RATE_MIN`] on average after [`RATE_AFTER`].
 pub async fn read(
     request: &HttpRequest,
     mut payload: web::Payload,
     limit: usize,
     patience: Duration,
 ) -> Result<Bytes, ApiError> {
-    let too_large = || ApiError::RequestTooLarge { limit };
     let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let room = &request.app_data::<web::Data<Services>>().expect("set for every worker").room;
     if announced.is_some_and(|length: usize| length > limit) {
-        return Err(too_large());
+        return Err(ApiError::RequestTooLarge { limit });
     }
+    let started = clock::now();
+    let mut taken = room.take(announced.unwrap_or(0)).ok_or(ApiError::NoRoom)?;
     let mut first = Bytes::new();
     let mut joined = BytesMut::new();
-    while let Some(piece) = next_piece(&mut payload, patience).await? {
+    loop {
+        let received = first.len() + joined.len();
+        let wait = may_wait(received, clock::now().since(started), patience);
+        let Ok(next) = timeout(wait, payload.next()).await else { return Err(ApiError::TooSlow { received }) };
+        let Some(piece) = next else { break };
         let piece = piece.map_err(|error| ApiError::invalid(format!("the request body broke off: {error}")))?;
-        if first.len() + joined.len() + piece.len() > limit {
-            return Err(too_large());
+        let received = received + piece.len();
+        if received > limit {
+            return Err(ApiError::RequestTooLarge { limit });
+        }
+        if received > taken.bytes() && !taken.grow(received - taken.bytes()) {
+            return Err(ApiError::NoRoom);
         }
         if joined.is_empty() && first.is_empty() {
             first = piece;
             continue;
         }
         if joined.is_empty() {
-            joined.reserve(announced.unwrap_or(first.len() + piece.len()));
+            joined.reserve(announced.unwrap_or(received));
             joined.extend_from_slice(&std::mem::take(&mut first));
         }
         joined.extend_from_slice(&piece);
     }
-    Ok(if joined.is_empty() { first } else { joined.freeze() })
+    Ok(taken.hold(if joined.is_empty() { first } else { joined.freeze() }))
 }
 
-async fn next_piece(
-    payload: &mut web::Payload,
-    patience: Duration,
-) -> Result<Option<Result<Bytes, PayloadError>>, ApiError> {
-    let late = || ApiError::invalid(format!("the request body stopped coming for {} s", patience.as_secs()));
-    timeout(patience, payload.next()).await.map_err(|_| late())
+/// Returns how long the next piece of a body may take, of which so much has come in so much time.
+fn may_wait(received: usize, elapsed: Duration, patience: Duration) -> Duration {
+    let due = RATE_AFTER.max(Duration::from_secs_f64(received as f64 / RATE_MIN));
+    patience.min(due.saturating_sub(elapsed))
 }
 
 /// Reads a JSON body.
@@ -81,4 +99,27 @@ pub async fn read_json<T: DeserializeOwned>(request: &HttpRequest, payload: web:
             ApiError::InvalidRequest { message: format!("`{path}` is wrong: {reason}"), param: Some(path) }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_may_pause_but_not_trickle() {
+        let check = |received: usize, elapsed: u64, patience: u64, expected: u64| {
+            let allowed = may_wait(received, Duration::from_secs(elapsed), Duration::from_secs(patience));
+            assert_eq!(allowed.as_secs(), expected, "{received} bytes in {elapsed} s");
+        };
+        check(0, 0, 120, 10);
+        check(0, 4, 120, 6);
+        check(0, 0, 3, 3);
+        check(100, 9, 120, 1);
+        check(100, 10, 120, 0);
+        check(10 * 1024, 10, 120, 0);
+        check(11 * 1024, 10, 120, 1);
+        check(1024 * 1024, 100, 120, 120);
+        check(1024 * 1024, 1000, 120, 24);
+        check(1024 * 1024, 2000, 120, 0);
+    }
 }

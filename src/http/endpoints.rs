@@ -1,6 +1,7 @@
 //! Endpoints: list, register, change, remove, sync, and how fast they are.
 
 use std::ops::RangeInclusive;
+use std::rc::Rc;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Deserializer};
@@ -18,9 +19,11 @@ use crate::actors::tps_tracker::ReadSpeeds;
 use crate::domain::dispatch::BreakerView;
 use crate::domain::endpoint::{
     CAPABILITY_SCORE, EndpointDefinition, EndpointKind, EndpointView, MAX_CONCURRENCY, check_api_key, check_base_url,
-    check_name,
+    check_name, is_link_local, root_url,
 };
 use crate::domain::ids::EndpointId;
+use crate::upstream::client::Upstreams;
+use crate::upstream::via;
 
 type Answer = Result<HttpResponse, ApiError>;
 
@@ -137,9 +140,23 @@ pub async fn register(services: web::Data<Services>, request: HttpRequest, paylo
         api_key: given.api_key.flatten(),
         allowed_models: given.allowed_models.unwrap_or_default(),
     };
+    check_address(&services, &request, &definition.base_url).await?;
     let view = ask(&services.registry, RegisterEndpoint(definition)).await??;
     // Nobody can have been granted a slot of it yet.
     Ok(HttpResponse::Created().json(EndpointView { in_flight: Some(0), breaker: Some(BreakerView::CLOSED), ..view }))
+}
+
+/// Refuses an address at which no inference server can be meant.
+async fn check_address(services: &Services, request: &HttpRequest, base_url: &str) -> Result<(), ApiError> {
+    if !services.allow_link_local_endpoints && is_link_local(base_url) {
+        let allowed = "an address that is not link-local, unless server.allow_link_local_endpoints is set";
+        return Err(wrong("base_url", base_url, allowed));
+    }
+    let upstreams = request.app_data::<Rc<Upstreams>>().expect("set for every worker");
+    if via::is_leaseway(&upstreams.config, &root_url(base_url)).await {
+        return Err(ApiError::EndpointIsLeaseway { base_url: base_url.to_owned() });
+    }
+    Ok(())
 }
 
 pub async fn read(services: web::Data<Services>, id: web::Path<String>) -> Answer {
@@ -155,6 +172,9 @@ pub async fn update(
 ) -> Answer {
     let id = endpoint_id(&id)?;
     let change = body::read_json::<EndpointBody>(&request, payload).await?.check()?;
+    if let Some(base_url) = &change.base_url {
+        check_address(&services, &request, base_url).await?;
+    }
     let view = ask(&services.registry, UpdateEndpoint { id, change }).await??;
     show(&services, view).await
 }

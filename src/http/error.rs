@@ -57,6 +57,18 @@ pub enum ApiError {
     CrossSite {
         origin: String,
     },
+    /// The bodies of other requests leave no room for this one's.
+    NoRoom,
+    /// The body came too slowly; so many bytes had come.
+    TooSlow {
+        received: usize,
+    },
+    /// The request has passed through this Leaseway before.
+    Loop,
+    /// A Leaseway answers at the address of an endpoint that was to be registered.
+    EndpointIsLeaseway {
+        base_url: String,
+    },
     /// Why no answer can be given for now.
     NotReady(&'static str),
 }
@@ -72,6 +84,9 @@ pub struct RetryAfter {
 
 /// When to come again after Leaseway was found stopping, in seconds.
 const RETRY_AFTER_DRAINING: u64 = 5;
+
+/// When to come again after there was no room for a body, in seconds.
+const RETRY_AFTER_NO_ROOM: u64 = 5;
 
 /// One error whole: everything that a client sees of it.
 struct Row {
@@ -169,6 +184,23 @@ impl ApiError {
             }
             ApiError::CrossSite { origin } => {
                 Row::new(S::FORBIDDEN, "cross_site_request", format!("pages of {origin} may not do this"))
+            }
+            ApiError::NoRoom => {
+                let message = "the bodies of other requests take all of server.max_buffered_bytes";
+                Row::new(S::SERVICE_UNAVAILABLE, "overloaded", message).retry_after(RETRY_AFTER_NO_ROOM)
+            }
+            ApiError::TooSlow { received } => {
+                let message = format!("the request body came too slowly: {received} bytes had come");
+                Row { closes: true, ..Row::new(S::REQUEST_TIMEOUT, "request_timeout", message) }
+            }
+            ApiError::Loop => {
+                let message =
+                    "the request has passed through this Leaseway before: one of its endpoints leads back to it";
+                Row { is_final: true, ..Row::new(S::LOOP_DETECTED, "loop_detected", message) }
+            }
+            ApiError::EndpointIsLeaseway { base_url } => {
+                let message = format!("`base_url` {base_url} is a Leaseway, not an inference server");
+                Row::new(S::BAD_REQUEST, "endpoint_is_leaseway", message).param(Some("base_url"))
             }
             ApiError::NotReady(reason) => Row::new(S::SERVICE_UNAVAILABLE, "not_ready", *reason),
         }

@@ -13,13 +13,14 @@ use crate::actors::load_manager::ReadOccupancy;
 use crate::actors::persistence::PingStore;
 use crate::actors::registry::ListEndpoints;
 use crate::store::StoreError;
+use crate::upstream::via::INSTANCE;
 
 /// How long the database may take to answer.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// 200 while the process lives.
-pub async fn health() -> HttpResponse {
-    HttpResponse::Ok().json(json!({ "status": "ok" }))
+/// 200 while the process lives. Says in a header that this is a Leaseway, and which one.
+pub async fn health(services: web::Data<Services>) -> HttpResponse {
+    HttpResponse::Ok().insert_header((INSTANCE, services.instance.clone())).json(json!({ "status": "ok" }))
 }
 
 /// 200 once actors and database answer and as long as requests are taken.

@@ -10,6 +10,7 @@ use super::{Services, body, queue_updates};
 use crate::domain::request::ApiKind;
 use crate::upstream::client::Upstreams;
 use crate::upstream::request_body::RequestBody;
+use crate::upstream::via;
 
 type Answer = Result<HttpResponse, ApiError>;
 
@@ -34,6 +35,9 @@ pub async fn responses(request: HttpRequest, payload: web::Payload) -> Answer {
 async fn relay(api_kind: ApiKind, request: HttpRequest, payload: web::Payload) -> Answer {
     let services = request.app_data::<web::Data<Services>>().expect("set for every worker").clone();
     let upstreams = request.app_data::<Rc<Upstreams>>().expect("set for every worker").clone();
+    if via::has_passed(request.headers(), &services.instance) {
+        return Err(ApiError::Loop);
+    }
     let patience = upstreams.config.idle_timeout;
     let bytes = body::read(&request, payload, services.max_body_bytes, patience).await?;
     let body = RequestBody::parse(bytes, api_kind).map_err(ApiError::invalid)?;

@@ -3,6 +3,7 @@
 mod assets;
 mod body;
 mod client;
+mod client_stream;
 mod dashboard;
 pub mod doors;
 mod endpoints;
@@ -13,10 +14,13 @@ mod inference;
 pub mod middleware;
 mod models;
 mod overview;
+mod places;
 mod queue;
 mod queue_updates;
 mod reports;
+pub mod room;
 mod routes;
+pub mod server;
 mod serving;
 mod session;
 mod statistics;
@@ -27,12 +31,13 @@ use std::time::Duration;
 
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Handler, Message};
-use actix_web::http::header::HeaderName;
+use actix_web::http::header::{HeaderName, HeaderValue};
 use tokio::time::timeout;
 
 use self::doors::Doors;
 use self::error::ApiError;
 pub use self::error::RetryAfter;
+use self::room::Room;
 pub use self::routes::routes;
 use crate::actors::event_hub::EventHub;
 use crate::actors::history_recorder::HistoryRecorder;
@@ -58,6 +63,12 @@ pub struct Services {
     pub client_header: Option<HeaderName>,
     pub max_body_bytes: usize,
     pub doors: Doors,
+    /// The memory that request bodies may take together.
+    pub room: Arc<Room>,
+    /// Endpoints may have link-local addresses.
+    pub allow_link_local_endpoints: bool,
+    /// The id of this Leaseway, different after every start.
+    pub instance: HeaderValue,
     pub retry_after: RetryAfter,
     pub draining: Arc<AtomicBool>,
 }

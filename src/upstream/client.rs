@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use actix_web::http::header::HeaderValue;
 pub use awc::Client;
 use awc::Connector;
 use rustls::{ClientConfig, RootCertStore};
@@ -84,14 +85,16 @@ struct EndpointClient {
 pub struct Upstreams {
     /// The settings of section `upstream`.
     pub config: UpstreamConfig,
+    /// The id of this Leaseway, added to every request.
+    pub instance: HeaderValue,
     clients: RefCell<HashMap<EndpointId, EndpointClient>>,
 }
 
 impl Upstreams {
     /// Creates the clients of this thread and looks after them for as long as the thread serves.
-    pub fn start(config: UpstreamConfig) -> Rc<Self> {
+    pub fn start(config: UpstreamConfig, instance: HeaderValue) -> Rc<Self> {
         let interval = config.pool_idle_timeout.max(Duration::from_secs(1));
-        let upstreams = Rc::new(Self { config, clients: RefCell::default() });
+        let upstreams = Rc::new(Self { config, instance, clients: RefCell::default() });
         let weak = Rc::downgrade(&upstreams);
         actix_web::rt::spawn(async move {
             loop {

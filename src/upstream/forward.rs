@@ -19,8 +19,8 @@ use super::body::LeasedBody;
 use super::client::{Route, Upstreams};
 use super::headers;
 use super::request_body::RequestBody;
+use super::via::VIA;
 use super::wire::{Unsent, Wire};
-use crate::config::UpstreamConfig;
 use crate::dialect::Dialect;
 use crate::domain::endpoint::Target;
 use crate::domain::request::{ApiKind, Failure};
@@ -141,10 +141,10 @@ async fn send(
     ask_for_usage: bool,
     deadline: Instant,
 ) -> Result<Answer, Failure> {
-    let sent = match send_by(&upstreams.config, &upstreams.route(target), target, request, ask_for_usage).await {
+    let sent = match send_by(upstreams, &upstreams.route(target), target, request, ask_for_usage).await {
         Err(error) if matches!(unsent(&error), Some(Unsent::Closed | Unsent::Preceded)) => {
             log::debug!("request sent on a new connection endpoint={} error=\"{error}\"", target.name);
-            send_by(&upstreams.config, &upstreams.fresh_route(target), target, request, ask_for_usage).await
+            send_by(upstreams, &upstreams.fresh_route(target), target, request, ask_for_usage).await
         }
         sent => sent,
     };
@@ -182,7 +182,7 @@ async fn wait_for_body<T>(
 
 /// Sends the request over one route; returns the head of the answer and the connection it comes over.
 async fn send_by(
-    config: &UpstreamConfig,
+    upstreams: &Upstreams,
     route: &Route,
     target: &Target,
     request: &Forwarded<'_>,
@@ -191,7 +191,9 @@ async fn send_by(
     let mark = if request.query.is_empty() { "" } else { "?" };
     let uri = format!("{}{}{mark}{}", target.root_url, request.api_kind.path(), request.query);
     let mut sent = route.client.request(Method::POST, uri);
-    *sent.headers_mut() = headers::to_endpoint(request.headers, &config.drop_headers, target.api_key.as_deref());
+    *sent.headers_mut() =
+        headers::to_endpoint(request.headers, &upstreams.config.drop_headers, target.api_key.as_deref());
+    sent.headers_mut().append(VIA, upstreams.instance.clone());
     if route.is_fresh {
         sent = sent.force_close();
     }

@@ -14,4 +14,5 @@ pub mod request_body;
 mod socket;
 mod stream_meter;
 mod usage;
+pub mod via;
 mod wire;

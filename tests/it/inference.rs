@@ -338,7 +338,7 @@ async fn a_request_body_that_stops_coming_is_not_waited_for() {
     let app = TestApp::with(|config| config.upstream.idle_timeout = Duration::from_millis(300)).await;
     let half = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{\"model\":";
     let answer = RawClient::send(app.address, half).await.read_to_end().await;
-    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("stopped coming"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("\"request_timeout\""), "{answer}");
     app.finish().await;
 }
 

@@ -104,3 +104,30 @@ async fn a_client_that_stops_reading_is_cut() {
     drop(client);
     app.finish().await;
 }
+
+#[actix_web::test]
+async fn a_client_that_reads_slowly_is_served_and_cut_once_it_stops() {
+    let app = TestApp::with(|config| config.upstream.idle_timeout = Duration::from_secs(3)).await;
+    let endpoint = FakeEndpoint::start(&["m"]).await;
+    let id = app.register("a", &endpoint, 1).await;
+    endpoint.script(|_| {
+        let flood = (0..4000).map(|_| Step::Send(chunk(&content(&"x".repeat(8000)))));
+        [vec![Step::Send(STREAM_HEAD.to_owned())], flood.collect(), vec![Step::Gate]].concat()
+    });
+    let mut client = RawClient::post(app.address, CHAT, &chat("m", true)).await;
+    client.read_until("xxx").await;
+    // More than the kernels of both sides hold back before they let the server write again.
+    let mut pace = tokio::time::interval(Duration::from_millis(100));
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(8) {
+        pace.tick().await;
+        assert!(client.read_exactly(4096).await, "cut after {:?}", started.elapsed());
+    }
+    assert_eq!(endpoint.counts().left, 0);
+    let stopped = Instant::now();
+    endpoint.until("the endpoint's connection is closed", |counts| counts.left == 1).await;
+    assert!(stopped.elapsed() > Duration::from_secs(1), "it was cut while it still read");
+    app.until_endpoint(&id, "the lease is free", |endpoint| endpoint["in_flight"] == 0).await;
+    drop(client);
+    app.finish().await;
+}

@@ -8,7 +8,7 @@ use super::{Registry, RegistryError};
 use crate::actors::persistence::SaveEndpoints;
 use crate::clock;
 use crate::domain::directory::Taken;
-use crate::domain::endpoint::{EndpointDefinition, EndpointKind, EndpointSource, EndpointView};
+use crate::domain::endpoint::{EndpointDefinition, EndpointKind, EndpointSource, EndpointView, root_url};
 use crate::domain::event::Event;
 use crate::domain::ids::EndpointId;
 use crate::domain::stored_endpoint::StoredEndpoint;
@@ -59,14 +59,17 @@ pub struct EndpointChange {
 }
 
 impl EndpointChange {
+    /// Returns the definition changed. A new address forgets the key, which belongs to the old one, unless one is given with it.
     fn apply(self, to: &EndpointDefinition) -> EndpointDefinition {
+        let keeps_address = self.base_url.as_ref().is_none_or(|new| root_url(new) == to.root_url());
+        let kept_key = to.api_key.clone().filter(|_| keeps_address);
         EndpointDefinition {
             name: self.name.unwrap_or_else(|| to.name.clone()),
             base_url: self.base_url.unwrap_or_else(|| to.base_url.clone()),
             kind: self.kind.unwrap_or(to.kind),
             max_concurrency: self.max_concurrency.unwrap_or(to.max_concurrency),
             capability_score: self.capability_score.unwrap_or(to.capability_score),
-            api_key: self.api_key.unwrap_or_else(|| to.api_key.clone()),
+            api_key: self.api_key.unwrap_or(kept_key),
             allowed_models: self.allowed_models.unwrap_or_else(|| to.allowed_models.clone()),
         }
     }

@@ -55,5 +55,15 @@ fn every_error_has_its_status_code_type_wait_and_words() {
     let id = EndpointId(uuid::Uuid::nil());
     let none = format!("there is no endpoint with id {id}");
     check(ApiError::Registry(RegistryError::NotFound(id)), 404, "endpoint_not_found", invalid, None, &none);
+    let host = ApiError::HostNotAllowed { host: "evil.com".to_owned() };
+    let words = "the host name `evil.com` is not known here; server.allowed_hosts lists more names";
+    check(host, 421, "host_not_allowed", invalid, None, words);
+    let words = "the bodies of other requests take all of server.max_buffered_bytes";
+    check(ApiError::NoRoom, 503, "overloaded", server, Some(5), words);
+    let words = "the request body came too slowly: 7 bytes had come";
+    check(ApiError::TooSlow { received: 7 }, 408, "request_timeout", invalid, None, words);
+    let words = "the request has passed through this Leaseway before: one of its endpoints leads back to it";
+    check(ApiError::Loop, 508, "loop_detected", server, None, words);
+    assert!(ApiError::Loop.error_response().headers().get("x-should-retry").is_some_and(|value| value == "false"));
     check(ApiError::NotReady("not yet"), 503, "not_ready", server, None, "not yet");
 }

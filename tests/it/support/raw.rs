@@ -63,6 +63,17 @@ impl RawClient {
         String::from_utf8_lossy(&read).into_owned()
     }
 
+    /// Sends more.
+    pub async fn write(&mut self, bytes: &[u8]) {
+        soon("the bytes to be taken", self.0.write_all(bytes)).await.expect("a connection");
+    }
+
+    /// Reads so many bytes; false if the server closed before.
+    pub async fn read_exactly(&mut self, count: usize) -> bool {
+        let mut read = vec![0; count];
+        soon("bytes", self.0.read_exact(&mut read)).await.is_ok()
+    }
+
     /// Reads until the server closes, and returns what came, as text.
     pub async fn read_to_end(&mut self) -> String {
         String::from_utf8_lossy(&self.read_bytes_to_end().await).into_owned()

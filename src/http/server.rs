@@ -1,0 +1,99 @@
+//! Listens, and serves HTTP/1.1 on every connection.
+//!
+//! actix-web's own `HttpServer` would do, if it let the connection be wrapped; see [`super::client_stream`].
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_http::HttpService;
+use actix_http::error::DispatchError;
+use actix_server::{Server, ServerBuilder};
+use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt, fn_service, map_config};
+use actix_web::body::MessageBody;
+use actix_web::dev::AppConfig;
+use actix_web::http::KeepAlive;
+use actix_web::rt::net::TcpStream;
+use actix_web::{Error, HttpResponse};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::client_stream::ClientStream;
+use super::places::{Places, raise_open_files};
+use crate::config::Config;
+
+/// How long an idle client connection is kept.
+const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// How long the head of the first request on a connection may take. A head that is slower than 1 KiB a second is cut then.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long connections have to close once nothing is left to answer, in seconds.
+const CLOSE_SECS: u64 = 2;
+
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: i32 = 2048;
+
+/// Serves the application that `app` makes for each worker.
+///
+/// # Errors
+/// If the address cannot be listened on.
+pub fn serve<F, I, S, B>(config: &Config, app: F) -> io::Result<(SocketAddr, Server)>
+where
+    F: Fn() -> I + Send + Clone + 'static,
+    I: IntoServiceFactory<S, actix_http::Request>,
+    S: ServiceFactory<actix_http::Request, Config = AppConfig, Error = Error> + 'static,
+    S::InitError: fmt::Debug,
+    S::Response: Into<actix_http::Response<B>> + 'static,
+    S::Future: 'static,
+    <S::Service as actix_service::Service<actix_http::Request>>::Future: 'static,
+    B: MessageBody + 'static,
+{
+    let workers = config.server.workers();
+    let places = Places::new(raise_open_files(), workers);
+    let listener = listen(config.server.bind)?;
+    let address = listener.local_addr()?;
+    let builder = ServerBuilder::default();
+    let stopping = builder.graceful_shutdown_signal();
+    let (upstream, places_max) = (config.upstream.clone(), places.max());
+    let service = move || {
+        let stopping = stopping.clone();
+        let app = app().into_factory().map_err(|error: Error| HttpResponse::from_error(error));
+        let http = HttpService::build()
+            .graceful_shutdown_signal(move || {
+                let stopping = stopping.clone();
+                async move { stopping.notified().await }
+            })
+            .keep_alive(KeepAlive::Timeout(CLIENT_KEEP_ALIVE))
+            .client_request_timeout(HEAD_TIMEOUT)
+            .h1_allow_half_closed(false)
+            .local_addr(address)
+            .h1(map_config(app, |()| AppConfig::default()));
+        let (upstream, places): (_, Arc<Places>) = (upstream.clone(), places.clone());
+        let accept = move |tcp: TcpStream| {
+            let peer = tcp.peer_addr().ok();
+            let stream = ClientStream::new(tcp, &upstream, &places);
+            async move { Ok::<_, DispatchError>((stream, peer)) }
+        };
+        fn_service(accept).and_then(http)
+    };
+    let server = builder
+        .workers(workers)
+        .max_concurrent_connections(places_max / workers)
+        .disable_signals()
+        .shutdown_timeout(CLOSE_SECS)
+        .listen("leaseway", listener, service)?
+        .run();
+    Ok((address, server))
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A restart must not wait for the connections of the time before.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

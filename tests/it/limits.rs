@@ -1,0 +1,106 @@
+//! Room for everybody: memory for bodies, descriptors for connections.
+
+use std::process::Command;
+
+use futures_util::future::join_all;
+use serde_json::json;
+use tempfile::tempdir;
+
+use crate::support::process::Process;
+use crate::support::{FakeEndpoint, RawClient, TestApp, chat};
+
+const CHAT: &str = "/v1/chat/completions";
+
+/// Begins a request whose body is still to come.
+fn announced(length: usize) -> String {
+    format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n")
+}
+
+#[actix_web::test]
+async fn bodies_that_do_not_fit_beside_those_of_other_requests_are_refused_before_they_are_read() {
+    let (app, endpoint) =
+        (TestApp::with(|config| config.server.max_buffered_bytes = 10_000).await, FakeEndpoint::start(&["m"]).await);
+    app.register("a", &endpoint, 1).await;
+    endpoint.hold();
+    let mut question = chat("m", false);
+    question["padding"] = json!("x".repeat(5_000));
+    let mut running = RawClient::post(app.address, CHAT, &question).await;
+    endpoint.until("the first arrives", |counts| counts.in_flight == 1).await;
+    let check = |answer: String| {
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("\"overloaded\""), "{answer}");
+        assert!(answer.contains("retry-after: 5"), "{answer}");
+    };
+    // Nothing of its body is sent.
+    check(RawClient::send(app.address, &announced(6_000)).await.read_until("max_buffered_bytes").await);
+    let chunk = format!("7d0\r\n{}\r\n", "x".repeat(2_000));
+    let chunked = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n{}", chunk.repeat(3));
+    check(RawClient::send(app.address, &chunked).await.read_until("max_buffered_bytes").await);
+    let small = RawClient::post(app.address, CHAT, &chat("m", false)).await;
+    drop(small);
+    endpoint.release(1);
+    running.read_until("\"usage\"").await;
+    endpoint.release(10);
+    // What was taken has come back, more than once over.
+    for _ in 0..5 {
+        assert_eq!(app.post(CHAT, &question).await.status, 200);
+    }
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn one_who_leaves_while_its_body_is_read_gives_its_room_back() {
+    let (app, endpoint) =
+        (TestApp::with(|config| config.server.max_buffered_bytes = 10_000).await, FakeEndpoint::start(&["m"]).await);
+    app.register("a", &endpoint, 1).await;
+    let body = chat("m", false).to_string();
+    for _ in 0..3 {
+        let mut slow = RawClient::send(app.address, &announced(9_900)).await;
+        slow.write(b"{").await;
+        let refused = async {
+            while app.send(awc::http::Method::POST, CHAT, &[], &format!("{body}{}", " ".repeat(200))).await.status
+                != 503
+            {}
+        };
+        crate::support::soon("the room to be taken", refused).await;
+        drop(slow);
+        let served = async { while app.send(awc::http::Method::POST, CHAT, &[], &body).await.status != 200 {} };
+        crate::support::soon("the room to come back", served).await;
+    }
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn idle_connections_leave_descriptors_for_endpoints_and_probes() {
+    let folder = tempdir().expect("a folder");
+    let endpoint = FakeEndpoint::start(&["m"]).await;
+    let text = format!(
+        "[[endpoints]]\nname = \"a\"\nbase_url = \"{}\"\nmax_concurrency = 100\n[health]\ninterval_secs = 1\n",
+        endpoint.url()
+    );
+    std::fs::write(folder.path().join("leaseway.toml"), text).expect("written");
+    let mut command = Command::new("prlimit");
+    command.args(["--nofile=128:128", env!("CARGO_BIN_EXE_leaseway"), "--config", "leaseway.toml"]);
+    command.env_clear().env("PATH", "/usr/bin:/bin").current_dir(folder.path());
+    command.env("LEASEWAY_SERVER__BIND", "127.0.0.1:0");
+    let mut process = Process::start(command);
+    process.line("few files may be open open_files=128 clients=48").await;
+    let address = process.address().await;
+    process.line("endpoint is online").await;
+    let mut client = RawClient::post(address, CHAT, &chat("m", false)).await;
+    client.read_until("\"usage\"").await;
+    let idle = join_all((0..200).map(|_| RawClient::send(address, "GET /health HTTP/1.1\r\n"))).await;
+    process.line("as many clients are connected as may be").await;
+    // One that is connected already is served, over a connection to an endpoint; so are probes.
+    let body = chat("m", false).to_string();
+    client.write(format!("{}{body}", announced(body.len())).as_bytes()).await;
+    client.read_until("\"usage\"").await;
+    let probed = endpoint.counts().arrived;
+    assert_eq!(probed, 2);
+    assert!(process.open_files() <= 128);
+    drop(idle);
+    let answer = RawClient::post(address, CHAT, &chat("m", false)).await.read_until("\"usage\"").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    process.signal("TERM");
+    let said = process.rest().await;
+    assert!(!said.contains("offline") && said.matches("as many clients").count() == 1, "{said}");
+}

@@ -1,0 +1,121 @@
+//! Requests that would come round to where they were, and addresses that no endpoint has.
+
+use awc::http::Method;
+use leaseway::domain::endpoint::EndpointDefinition;
+use serde_json::json;
+
+use crate::support::{FakeEndpoint, TestApp, chat};
+
+const CHAT: &str = "/v1/chat/completions";
+
+/// A free port, which nobody takes in the meantime but by ill luck.
+fn free_address() -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address")
+}
+
+/// An endpoint of the config file that is tried first.
+fn first_choice(name: &str, address: std::net::SocketAddr) -> EndpointDefinition {
+    let definition = EndpointDefinition::new(name, format!("http://{address}"));
+    EndpointDefinition { capability_score: Some(10), max_concurrency: Some(100), ..definition }
+}
+
+#[actix_web::test]
+async fn a_leaseway_is_not_registered_as_an_endpoint() {
+    let (app, other, endpoint) = (TestApp::start().await, TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    let id = app.register("a", &endpoint, 1).await;
+    for address in [app.address, other.address] {
+        for base_url in [format!("http://{address}"), format!("http://localhost:{}/v1/", address.port())] {
+            let body = json!({ "name": "b", "base_url": base_url });
+            let refused = (400, "endpoint_is_leaseway".to_owned());
+            assert_eq!(app.post("/api/endpoints", &body).await.error(), refused, "{base_url}");
+            let change = json!({ "base_url": base_url }).to_string();
+            let answer = app.send(Method::PUT, &format!("/api/endpoints/{id}"), &[], &change).await;
+            assert_eq!(answer.error(), refused, "{base_url}");
+        }
+    }
+    assert_eq!(app.get("/api/endpoints").await.json().as_array().map(Vec::len), Some(1));
+    other.finish().await;
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn a_request_that_comes_back_is_cut_at_once() {
+    let address = free_address();
+    let own = |config: &mut leaseway::config::Config| {
+        config.server.bind = address;
+        config.endpoints = vec![first_choice("own", address)];
+    };
+    let (app, endpoint) = (TestApp::with(own).await, FakeEndpoint::start(&["m"]).await);
+    app.register("a", &endpoint, 1).await;
+    let own = app.get("/api/endpoints").await.json()[0]["id"].as_str().expect("an id").to_owned();
+    app.send(Method::POST, &format!("/api/endpoints/{own}/sync"), &[], "").await;
+    app.until_endpoint(&own, "it lists what it serves", |view| view["models"] == json!(["m"])).await;
+    let answer = app.post(CHAT, &chat("m", false)).await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-leaseway-endpoint")), (200, Some("a")));
+    app.until_counted(&own, 1, 1).await;
+    assert_eq!(endpoint.counts().arrived, 1);
+    let instance = app.get("/health").await.header("x-leaseway-instance").expect("an id").to_owned();
+    assert_eq!(endpoint.received()[0].header("x-leaseway-via"), Some(instance.as_str()));
+    let headers = [("x-leaseway-via", instance.as_str())];
+    let answer = app.send(Method::POST, CHAT, &headers, &chat("m", false).to_string()).await;
+    assert_eq!((answer.error(), answer.header("x-should-retry")), ((508, "loop_detected".to_owned()), Some("false")));
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn a_ring_of_two_is_cut_where_it_closes() {
+    let (a, b) = (free_address(), free_address());
+    let first = TestApp::with(|config| {
+        config.server.bind = a;
+        config.endpoints = vec![first_choice("second", b)];
+    });
+    let first = first.await;
+    let second = TestApp::with(|config| {
+        config.server.bind = b;
+        config.endpoints = vec![first_choice("first", a)];
+    });
+    let (second, endpoint) = (second.await, FakeEndpoint::start(&["m"]).await);
+    second.register("a", &endpoint, 1).await;
+    for app in [&first, &second] {
+        let id = app.get("/api/endpoints").await.json()[0]["id"].as_str().expect("an id").to_owned();
+        app.send(Method::POST, &format!("/api/endpoints/{id}/sync"), &[], "").await;
+        app.until_endpoint(&id, "it lists what it serves", |view| view["models"] == json!(["m"])).await;
+    }
+    let answer = first.post(CHAT, &chat("m", false)).await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-leaseway-endpoint")), (200, Some("second")));
+    assert_eq!(endpoint.counts().arrived, 1);
+    second.finish().await;
+    first.finish().await;
+}
+
+#[actix_web::test]
+async fn a_new_address_forgets_the_key_and_link_local_ones_are_refused() {
+    let (app, old, new) =
+        (TestApp::start().await, FakeEndpoint::start(&["m"]).await, FakeEndpoint::start(&["m"]).await);
+    let body = json!({ "name": "a", "base_url": old.url(), "api_key": "secret" });
+    let id = app.post("/api/endpoints", &body).await.json()["id"].as_str().expect("an id").to_owned();
+    app.until_endpoint(&id, "online", |view| view["status"] == "online").await;
+    let change = async |change: serde_json::Value| {
+        app.send(Method::PUT, &format!("/api/endpoints/{id}"), &[], &change.to_string()).await
+    };
+    let key_at = async |endpoint: &FakeEndpoint| {
+        app.until_endpoint(&id, "online", |view| view["status"] == "online").await;
+        assert_eq!(app.post(CHAT, &chat("m", false)).await.status, 200);
+        endpoint.received().last().and_then(|received| received.header("authorization").map(str::to_owned))
+    };
+    assert_eq!(key_at(&old).await.as_deref(), Some("Bearer secret"));
+    // The same address, written otherwise.
+    assert_eq!(change(json!({ "base_url": format!("{}/v1/", old.url()) })).await.status, 200);
+    assert_eq!(key_at(&old).await.as_deref(), Some("Bearer secret"));
+    assert_eq!(change(json!({ "base_url": new.url() })).await.status, 200);
+    assert_eq!(key_at(&new).await, None);
+    assert_eq!(change(json!({ "base_url": old.url(), "api_key": "another" })).await.status, 200);
+    assert_eq!(key_at(&old).await.as_deref(), Some("Bearer another"));
+    for base_url in ["http://169.254.169.254", "http://[fe80::1]:8000/v1", "http://2852039166"] {
+        let body = json!({ "name": "b", "base_url": base_url });
+        assert_eq!(app.post("/api/endpoints", &body).await.error(), (400, "invalid_request".to_owned()));
+        assert_eq!(change(json!({ "base_url": base_url })).await.error(), (400, "invalid_request".to_owned()));
+    }
+    app.finish().await;
+}
