@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::actors::event_hub::{CloseViewers, EventHub};
 use crate::actors::history_recorder::{Flush, HistoryRecorder, Upkeep, Writer};
 use crate::actors::load_manager::{Drain, LeaseDesk, LoadManager, Observe};
-use crate::actors::persistence::{Checkpoint, Persistence};
+use crate::actors::persistence::{Checkpoint, Persistence, StoreDesk};
 use crate::actors::registry::{ApplyFile, ModelCatalog, Neighbours, Registry, SaveObserved, warn_of_taken_over};
 use crate::actors::tps_tracker::TpsTracker;
 use crate::clock;
@@ -91,6 +91,7 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     let (past, speeds) = restore::restore(&mut store, &known.endpoints, wall);
 
     let persistence = Persistence::start(store);
+    let store_desk = StoreDesk::new(persistence.clone());
     let events = EventHub::default().start();
     let tps = TpsTracker::new(config.tps.ema_alpha, speeds, events.clone().recipient()).start();
     let upkeep = Upkeep {
@@ -104,6 +105,7 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     let catalog = Arc::new(ModelCatalog::default());
     let neighbours = Neighbours {
         persistence: persistence.clone(),
+        store: store_desk.clone(),
         dispatcher: load_manager.clone().recipient(),
         speeds: tps.clone().recipient(),
         loads: load_manager.clone().recipient(),
@@ -125,7 +127,7 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
         registry: registry.clone(),
         tps,
         history: history.clone(),
-        persistence: persistence.clone(),
+        store: store_desk,
         events: events.clone(),
         catalog,
         client_header: config.queue.client_header.as_deref().and_then(|name| name.parse().ok()),

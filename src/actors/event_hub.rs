@@ -1,7 +1,7 @@
 //! EventHub: who listens.
 //!
-//! Events are gathered for a moment, so that a viewer gets at most ten a second of one key and each is written once for
-//! all viewers. A viewer that does not keep up gets nothing more until it has room again, and then starts afresh.
+//! Events are gathered for a moment, so that a viewer gets at most ten a second of one key and each event is written once
+//! for all viewers. A viewer that does not keep up gets nothing more until its mailbox has room, and then starts afresh.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,22 +12,30 @@ use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient};
 
 use crate::domain::event::{Event, EventKey};
 
+/// How long events are gathered before they are sent.
 const GATHER: Duration = Duration::from_millis(100);
+
+/// The most events that are gathered. Beyond it those that were replaced make room; if that is not enough, every viewer
+/// starts afresh.
+const GATHERED_MAX: usize = 10_000;
 
 /// Owns the list of viewers.
 #[derive(Default)]
 pub struct EventHub {
+    /// One for each WebSocket, so the connections that the server takes are its bound; one that has gone is taken out with the
+    /// next event or the next viewer.
     viewers: Vec<Viewer>,
-    /// In the order of the newest of each key; `None` where an event was replaced.
+    /// In the order of the newest of each key; `None` where an event was replaced. At most [`GATHERED_MAX`].
     gathered: Vec<Option<Event>>,
+    /// Where the newest event of each key is gathered.
     places: HashMap<EventKey, usize>,
-    /// The end of the gathering is due.
+    /// A [`GatherDue`] is on its way.
     is_due: bool,
 }
 
 struct Viewer {
     mailbox: Recipient<Broadcast>,
-    /// It has missed something.
+    /// The viewer has missed something.
     is_behind: bool,
 }
 
@@ -41,7 +49,7 @@ impl Actor for EventHub {
 pub enum Broadcast {
     /// Events as JSON, in their order.
     Events(Arc<[String]>),
-    /// It has missed events, and must read everything anew.
+    /// The viewer has missed events, and must read everything anew.
     StartAfresh,
     /// Leaseway is stopping.
     Close,
@@ -56,6 +64,7 @@ impl Handler<Subscribe> for EventHub {
     type Result = ();
 
     fn handle(&mut self, Subscribe(mailbox): Subscribe, _: &mut Context<Self>) {
+        self.viewers.retain(|viewer| viewer.mailbox.connected());
         self.viewers.push(Viewer { mailbox, is_behind: false });
     }
 }
@@ -73,6 +82,9 @@ impl Handler<Publish> for EventHub {
             return;
         }
         self.arm(ctx);
+        if self.gathered.len() >= GATHERED_MAX {
+            self.make_room();
+        }
         if let Some(key) = event.key()
             && let Some(place) = self.places.insert(key, self.gathered.len())
         {
@@ -121,6 +133,17 @@ impl EventHub {
         }
     }
 
+    /// Takes out what was replaced. If more than half of the room is still taken, nothing stays and every viewer starts afresh.
+    fn make_room(&mut self) {
+        self.gathered.retain(Option::is_some);
+        if self.gathered.len() > GATHERED_MAX / 2 {
+            self.gathered.clear();
+            self.viewers.iter_mut().for_each(|viewer| viewer.is_behind = true);
+        }
+        let keys = self.gathered.iter().map(|event| event.as_ref().and_then(Event::key));
+        self.places = keys.enumerate().filter_map(|(place, key)| Some((key?, place))).collect();
+    }
+
     fn send_gathered(&mut self) {
         self.places.clear();
         let write = |event: Event| serde_json::to_string(&event).expect("an event has text keys only");
@@ -130,7 +153,7 @@ impl EventHub {
 }
 
 impl Viewer {
-    /// Sends events; false if it has gone. A full mailbox is that of one that does not read.
+    /// Sends events; returns false if the viewer has gone. A viewer that does not read has a full mailbox.
     fn send(&mut self, events: &Arc<[String]>) -> bool {
         let message = match self.is_behind {
             true => Broadcast::StartAfresh,
@@ -148,8 +171,11 @@ impl Viewer {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
     use crate::domain::event::QueueDepth;
+    use crate::domain::ids::EndpointId;
 
     struct Listener(Vec<Broadcast>);
 
@@ -196,6 +222,33 @@ mod tests {
         assert_eq!(seen.len(), 2, "{seen:?}");
         assert!(seen[0].contains(r#""waiting":3"#), "{seen:?}");
         assert_eq!(seen[1], "close");
+    }
+
+    #[actix::test]
+    async fn what_is_gathered_is_bounded() {
+        tokio::time::pause();
+        let hub = EventHub::default().start();
+        let viewer = Listener(Vec::new()).start();
+        hub.send(Subscribe(viewer.clone().recipient())).await.expect("alive");
+        let publish = |event: Event| hub.send(Publish(event));
+        for waiting in 0..=GATHERED_MAX {
+            let depth = QueueDepth { waiting, ..QueueDepth::default() };
+            publish(Event::QueueDepth(depth)).await.expect("alive");
+        }
+        let sent = async || {
+            tokio::time::advance(GATHER * 2).await;
+            hub.send(Subscribe(Listener(Vec::new()).start().recipient())).await.expect("alive");
+            hub.send(Subscribe(Listener(Vec::new()).start().recipient())).await.expect("alive");
+            viewer.send(Seen).await.expect("alive")
+        };
+        let seen = sent().await;
+        assert_eq!(seen.len(), 1, "what was replaced takes no room: {seen:?}");
+        assert!(seen[0].contains(&format!(r#""waiting":{GATHERED_MAX},"#)), "{seen:?}");
+        for number in 0..=GATHERED_MAX as u128 {
+            let endpoint_id = EndpointId(Uuid::from_u128(number));
+            publish(Event::EndpointRemoved { endpoint_id }).await.expect("alive");
+        }
+        assert_eq!(sent().await[1..], ["afresh"]);
     }
 
     #[actix::test]

@@ -9,7 +9,8 @@
 //!    │                               └── Publish ─▶ EventHub    └──┴▶ HistoryRecorder ── WriteBatch, ─▶ Persistence
 //!    ├── EndpointsChanged ─▶ TpsTracker                                                  RemoveOld
 //!    ├── Publish ─▶ EventHub ── Broadcast ─▶ sessions
-//!    └── SaveEndpoints, SaveObservations ─▶ Persistence
+//!    ├── SaveEndpoints ─▶ StoreDesk ─▶ Persistence
+//!    └── SaveObservations ─▶ Persistence
 //! ```
 //!
 //! Persistence answers by telling: BatchDone, OldRemoved, ObservationsSaved.

@@ -1,13 +1,15 @@
 //! Persistence: executes, on a thread of its own, what others want stored. It decides nothing and owns nothing.
 
+mod desk;
+
 use std::sync::Mutex;
 
 use actix::{Actor, Addr, Handler, Message, Recipient, SyncArbiter, SyncContext};
-use chrono::NaiveDate;
 
-use crate::domain::history::{Batch, DailySums};
-use crate::domain::ids::{EndpointId, ModelId};
-use crate::domain::stored_endpoint::{Observation, StoredEndpoint};
+pub use self::desk::{PingStore, Question, ReadDays, ReadModelSums, SaveEndpoints, StoreDesk};
+use crate::domain::history::Batch;
+use crate::domain::ids::EndpointId;
+use crate::domain::stored_endpoint::Observation;
 use crate::store::retention::Kept;
 use crate::store::{Store, StoreError};
 
@@ -29,22 +31,6 @@ impl Persistence {
 
 impl Actor for Persistence {
     type Context = SyncContext<Self>;
-}
-
-/// Saves the definitions of endpoints and removes others.
-#[derive(Message)]
-#[rtype(result = "Result<(), StoreError>")]
-pub struct SaveEndpoints {
-    pub saved: Vec<StoredEndpoint>,
-    pub removed: Vec<EndpointId>,
-}
-
-impl Handler<SaveEndpoints> for Persistence {
-    type Result = Result<(), StoreError>;
-
-    fn handle(&mut self, message: SaveEndpoints, _: &mut SyncContext<Self>) -> Self::Result {
-        self.store.save_endpoints(&message.saved, &message.removed)
-    }
 }
 
 /// Saves what was observed of endpoints, and tells `done` how it went.
@@ -129,35 +115,6 @@ impl Handler<RemoveOld> for Persistence {
     }
 }
 
-/// Asks for the sums of all days by model, of one endpoint or of all there ever were.
-#[derive(Message)]
-#[rtype(result = "Result<Vec<(ModelId, DailySums)>, StoreError>")]
-pub struct ReadModelSums(pub Option<EndpointId>);
-
-impl Handler<ReadModelSums> for Persistence {
-    type Result = Result<Vec<(ModelId, DailySums)>, StoreError>;
-
-    fn handle(&mut self, ReadModelSums(endpoint): ReadModelSums, _: &mut SyncContext<Self>) -> Self::Result {
-        self.store.load_model_sums(endpoint)
-    }
-}
-
-/// Asks for the sums of an endpoint's days from `first` on, oldest first.
-#[derive(Message)]
-#[rtype(result = "Result<Vec<(NaiveDate, DailySums)>, StoreError>")]
-pub struct ReadDays {
-    pub endpoint: EndpointId,
-    pub first: NaiveDate,
-}
-
-impl Handler<ReadDays> for Persistence {
-    type Result = Result<Vec<(NaiveDate, DailySums)>, StoreError>;
-
-    fn handle(&mut self, ReadDays { endpoint, first }: ReadDays, _: &mut SyncContext<Self>) -> Self::Result {
-        self.store.load_days(endpoint, first)
-    }
-}
-
 /// Leaves the database file whole. Answered after everything sent before it was executed.
 #[derive(Message)]
 #[rtype(result = "Result<(), StoreError>")]
@@ -168,18 +125,5 @@ impl Handler<Checkpoint> for Persistence {
 
     fn handle(&mut self, _: Checkpoint, _: &mut SyncContext<Self>) -> Self::Result {
         self.store.checkpoint()
-    }
-}
-
-/// Asks whether the database answers. Answered after everything sent before it was executed.
-#[derive(Message)]
-#[rtype(result = "Result<(), StoreError>")]
-pub struct PingStore;
-
-impl Handler<PingStore> for Persistence {
-    type Result = Result<(), StoreError>;
-
-    fn handle(&mut self, _: PingStore, _: &mut SyncContext<Self>) -> Self::Result {
-        self.store.ping()
     }
 }

@@ -11,6 +11,12 @@ use crate::domain::ids::{EndpointId, ModelId};
 use crate::domain::request::{ApiKind, EndedLease, Outcome};
 use crate::domain::tps::{Aggregate, Measured, Speed};
 
+/// The speeds that an endpoint keeps of models it no longer serves.
+///
+/// Requests are leased only for models that an endpoint serves, so clients cannot make up names; but an endpoint that lists
+/// other models with each sync would grow without this bound.
+const SPEEDS_MAX: usize = 1000;
+
 /// Speeds by model and API.
 pub type ModelSpeeds = BTreeMap<(ModelId, ApiKind), Speed>;
 
@@ -51,7 +57,10 @@ impl Handler<EndpointsChanged> for TpsTracker {
 
     fn handle(&mut self, changed: EndpointsChanged, _: &mut Context<Self>) {
         for facts in &changed.updated {
-            self.speeds.entry(facts.id()).or_default();
+            let speeds = self.speeds.entry(facts.id()).or_default();
+            if speeds.len() > SPEEDS_MAX && !facts.models.is_empty() {
+                speeds.retain(|(model, _), _| facts.models.contains(model));
+            }
         }
         for endpoint in &changed.removed {
             self.speeds.remove(endpoint);
@@ -119,34 +128,59 @@ mod tests {
 
     use super::*;
     use crate::actors::event_hub::EventHub;
+    use crate::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
     use crate::domain::ids::{ClientId, RequestId};
     use crate::domain::request::{LeaseRequest, TokenCount};
+
+    fn ended(endpoint: EndpointId, model: &str) -> LeaseEnded {
+        let (id, model) = (RequestId::from("r"), ModelId::from(model));
+        let request = LeaseRequest::new(id, model, ApiKind::ChatCompletions, ClientId::Named((*b"c").into()));
+        LeaseEnded(Arc::new(EndedLease {
+            request: Arc::new(request),
+            endpoint,
+            outcome: Outcome::Succeeded { tokens: Some(TokenCount { input: None, output: 50, estimated: false }) },
+            is_final: true,
+            duration: Duration::from_secs(1),
+            first_token: None,
+            waited: Duration::ZERO,
+        }))
+    }
+
+    #[actix::test]
+    async fn speeds_of_models_that_an_endpoint_no_longer_serves_are_bounded() {
+        let id = EndpointId(Uuid::from_u128(1));
+        let present = BTreeMap::from([(id, ModelSpeeds::default())]);
+        let tracker = TpsTracker::new(0.2, present, EventHub::default().start().recipient()).start();
+        let definition = EndpointDefinition::new("a".to_owned(), "http://a".to_owned());
+        let facts = EndpointFacts {
+            target: Arc::new(Target::new(id, &definition)),
+            max_concurrency: 1,
+            capability_score: None,
+            models: Arc::new([ModelId::from("7")].into()),
+            status: EndpointStatus::Online,
+        };
+        for (measured, kept) in [(SPEEDS_MAX, SPEEDS_MAX), (SPEEDS_MAX + 1, 1)] {
+            for model in 0..measured {
+                tracker.send(ended(id, &model.to_string())).await.expect("alive");
+            }
+            let changed = EndpointsChanged { updated: vec![facts.clone()], removed: Vec::new() };
+            tracker.send(changed).await.expect("alive");
+            assert_eq!(tracker.send(ReadSpeeds(id)).await.expect("alive").len(), kept);
+        }
+    }
 
     #[actix::test]
     async fn a_removed_endpoint_takes_its_speeds_along_and_what_ends_later_is_not_measured() {
         let (kept, removed) = (EndpointId(Uuid::from_u128(1)), EndpointId(Uuid::from_u128(2)));
         let present = [kept, removed].map(|id| (id, ModelSpeeds::default()));
         let tracker = TpsTracker::new(0.2, present.into(), EventHub::default().start().recipient()).start();
-        let ended = |endpoint| {
-            let (id, model) = (RequestId::from("r"), ModelId::from("m"));
-            let request = LeaseRequest::new(id, model, ApiKind::ChatCompletions, ClientId::Named((*b"c").into()));
-            LeaseEnded(Arc::new(EndedLease {
-                request: Arc::new(request),
-                endpoint,
-                outcome: Outcome::Succeeded { tokens: Some(TokenCount { input: None, output: 50, estimated: false }) },
-                is_final: true,
-                duration: Duration::from_secs(1),
-                first_token: None,
-                waited: Duration::ZERO,
-            }))
-        };
         for endpoint in [kept, removed] {
-            tracker.send(ended(endpoint)).await.expect("alive");
+            tracker.send(ended(endpoint, "m")).await.expect("alive");
             let speeds = tracker.send(ReadSpeeds(endpoint)).await.expect("alive");
             assert_eq!(speeds.values().map(Speed::tps).collect::<Vec<_>>(), [Some(50.0)]);
         }
         tracker.send(EndpointsChanged { updated: Vec::new(), removed: vec![removed] }).await.expect("alive");
-        tracker.send(ended(removed)).await.expect("alive");
+        tracker.send(ended(removed, "m")).await.expect("alive");
         let speeds = tracker.send(ReadEndpointSpeeds).await.expect("alive");
         assert_eq!(speeds.keys().collect::<Vec<_>>(), [&kept]);
     }

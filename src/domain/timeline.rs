@@ -26,7 +26,7 @@ pub struct Minute {
 /// Successes and errors of the last [`MINUTES`] minutes, each in its own minute whatever the clock does.
 #[derive(Debug, Default)]
 pub struct Timeline {
-    /// Minutes in which something finished.
+    /// Minutes in which something finished, at most 60 on each side of the newest.
     minutes: BTreeMap<i64, Minute>,
 }
 

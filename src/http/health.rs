@@ -31,10 +31,10 @@ pub async fn ready(services: web::Data<Services>) -> Result<HttpResponse, ApiErr
     ask(&services.load_manager, ReadOccupancy).await?;
     ask(&services.registry, ListEndpoints).await?;
     // It may be waiting for somebody else who has locked the database.
-    let answered = timeout(DATABASE_TIMEOUT, ask(&services.persistence, PingStore)).await;
+    let answered = timeout(DATABASE_TIMEOUT, services.store.ask(PingStore)).await;
     match answered {
-        Ok(Ok(Ok(()))) => {}
-        Ok(Ok(Err(StoreError::Away(_)))) => return Err(ApiError::NotReady("the database file is gone")),
+        Ok(Ok(())) => {}
+        Ok(Err(StoreError::Away(_))) => return Err(ApiError::NotReady("the database file is gone")),
         Ok(_) | Err(_) => return Err(ApiError::NotReady("the database gives no answer")),
     }
     Ok(HttpResponse::Ok().json(json!({ "status": "ready" })))

@@ -42,7 +42,7 @@ pub use self::routes::routes;
 use crate::actors::event_hub::EventHub;
 use crate::actors::history_recorder::HistoryRecorder;
 use crate::actors::load_manager::{LeaseDesk, LoadManager};
-use crate::actors::persistence::Persistence;
+use crate::actors::persistence::StoreDesk;
 use crate::actors::registry::{ModelCatalog, Registry};
 use crate::actors::tps_tracker::TpsTracker;
 
@@ -56,7 +56,7 @@ pub struct Services {
     pub registry: Addr<Registry>,
     pub tps: Addr<TpsTracker>,
     pub history: Addr<HistoryRecorder>,
-    pub persistence: Addr<Persistence>,
+    pub store: StoreDesk,
     pub events: Addr<EventHub>,
     pub catalog: Arc<ModelCatalog>,
     /// The header that names the client.

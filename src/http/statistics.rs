@@ -4,12 +4,13 @@ use actix_web::{HttpResponse, web};
 use chrono::Days;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::endpoints::endpoint_id;
 use super::error::ApiError;
-use super::{Services, ask};
+use super::{ANSWER_TIMEOUT, Services, ask};
 use crate::actors::history_recorder::Flush;
-use crate::actors::persistence::{ReadDays, ReadModelSums};
+use crate::actors::persistence::{Question, ReadDays, ReadModelSums};
 use crate::actors::registry::ReadEndpoint;
 use crate::clock;
 use crate::domain::history::DailySums;
@@ -57,7 +58,7 @@ pub async fn of_endpoint_by_day(
     let today = clock::local_day(clock::wall());
     let first = today.checked_sub_days(Days::new(days - 1)).unwrap_or(today);
     ask(&services.history, Flush).await?;
-    let sums = ask(&services.persistence, ReadDays { endpoint, first }).await?.map_err(|_| no_database())?;
+    let sums = read(&services, ReadDays { endpoint, first }).await?;
     let shown = sums.iter().map(|(date, sums)| {
         let mut day = show(sums);
         day["date"] = json!(date.to_string());
@@ -73,7 +74,7 @@ async fn known(services: &Services, id: &str) -> Result<EndpointId, ApiError> {
 
 async fn by_model(services: &Services, endpoint: Option<EndpointId>) -> Answer {
     ask(&services.history, Flush).await?;
-    let sums = ask(&services.persistence, ReadModelSums(endpoint)).await?.map_err(|_| no_database())?;
+    let sums = read(services, ReadModelSums(endpoint)).await?;
     let shown = sums.iter().map(|(model, sums): &(ModelId, DailySums)| {
         let mut shown = show(sums);
         shown["model_id"] = json!(model);
@@ -82,8 +83,12 @@ async fn by_model(services: &Services, endpoint: Option<EndpointId>) -> Answer {
     Ok(HttpResponse::Ok().json(shown.collect::<Vec<Value>>()))
 }
 
-fn no_database() -> ApiError {
-    ApiError::NotReady("the database gives no answer")
+/// Asks the database.
+async fn read<Q: Question>(services: &Services, question: Q) -> Result<Q::Answer, ApiError> {
+    match timeout(ANSWER_TIMEOUT, services.store.ask(question)).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) | Err(_) => Err(ApiError::NotReady("the database gives no answer")),
+    }
 }
 
 fn show(sums: &DailySums) -> Value {

@@ -12,7 +12,6 @@ use crate::domain::endpoint::{EndpointDefinition, EndpointKind, EndpointSource, 
 use crate::domain::event::Event;
 use crate::domain::ids::EndpointId;
 use crate::domain::stored_endpoint::StoredEndpoint;
-use crate::store::StoreError;
 
 type Reply<T> = ResponseActFuture<Registry, Result<T, RegistryError>>;
 
@@ -187,14 +186,11 @@ impl Registry {
 
     /// Saves a change that was reserved, and frees the reservation whatever comes of it.
     fn saved(&self, change: Result<(EndpointId, SaveEndpoints), RegistryError>) -> Reply<()> {
-        let persistence = self.neighbours.persistence.clone();
+        let store = self.neighbours.store.clone();
         let reserved = change.as_ref().ok().map(|(id, _)| *id);
         let save = async move {
             let (_, save) = change?;
-            match persistence.send(save).await {
-                Ok(saved) => saved.map_err(RegistryError::Store),
-                Err(_) => Err(RegistryError::Store(StoreError::Query("Leaseway is stopping".to_owned()))),
-            }
+            store.ask(save).await.map_err(RegistryError::Store)
         };
         let free = move |saved, registry: &mut Registry, _: &mut Context<Registry>| {
             reserved.into_iter().for_each(|id| registry.directory.release(id));

@@ -11,7 +11,6 @@ use crate::domain::endpoint::EndpointDefinition;
 use crate::domain::event::Event;
 use crate::domain::ids::EndpointId;
 use crate::domain::reconcile::{Reconciled, reconcile};
-use crate::store::StoreError;
 
 /// Applies the endpoints of the config file as at a start; answered once the change is saved, with how many were added or
 /// changed, and removed. If it cannot be saved, nothing changes.
@@ -32,12 +31,9 @@ impl Handler<ApplyFile> for Registry {
         // Nobody else changes an endpoint meanwhile.
         let all = known.endpoints.iter().map(|endpoint| (endpoint.id, &endpoint.definition));
         self.directory.reserve_all(all);
-        let persistence = self.neighbours.persistence.clone();
+        let store = self.neighbours.store.clone();
         let save = SaveEndpoints { saved: known.saved.clone(), removed: known.removed.clone() };
-        let save = async move {
-            let stopping = Err(StoreError::Query("Leaseway is stopping".to_owned()));
-            persistence.send(save).await.unwrap_or(stopping).map_err(RegistryError::Store)
-        };
+        let save = async move { store.ask(save).await.map_err(RegistryError::Store) };
         let apply = move |saved: Result<(), RegistryError>, registry: &mut Self, ctx: &mut Context<Self>| {
             registry.directory.release_all();
             saved.map(|()| registry.apply(known, ctx))

@@ -32,7 +32,7 @@ pub use self::probing::SyncEndpoint;
 pub use self::saving::SaveObserved;
 use super::event_hub::Publish;
 use super::facts::{EndpointAnswered, EndpointsChanged, LeaseEnded, LoadReported};
-use super::persistence::Persistence;
+use super::persistence::{Persistence, StoreDesk};
 use crate::config::HealthConfig;
 use crate::domain::catalog::{Catalog, ModelList, Server};
 use crate::domain::directory::Directory;
@@ -64,6 +64,8 @@ const PROBES_MAX: usize = 128;
 /// Where Registry tells its facts.
 pub struct Neighbours {
     pub persistence: Addr<Persistence>,
+    /// Where changes that a client has asked for are saved.
+    pub store: StoreDesk,
     pub dispatcher: Recipient<EndpointsChanged>,
     pub speeds: Recipient<EndpointsChanged>,
     pub loads: Recipient<LoadReported>,
