@@ -14,14 +14,17 @@ const SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 
 #[folder = "static/"]
 struct Files;
 
+/// Redirects to the dashboard.
 pub async fn to_dashboard() -> HttpResponse {
     HttpResponse::Found().insert_header((header::LOCATION, "/dashboard")).finish()
 }
 
+/// Returns the dashboard's page.
 pub async fn page(known: Option<web::Header<IfNoneMatch>>) -> Result<HttpResponse, ApiError> {
     answer("index.html", known)
 }
 
+/// Returns one of the dashboard's files.
 pub async fn file(path: web::Path<String>, known: Option<web::Header<IfNoneMatch>>) -> Result<HttpResponse, ApiError> {
     answer(&path, known)
 }

@@ -115,6 +115,7 @@ pub fn endpoint_id(text: &str) -> Result<EndpointId, ApiError> {
     Uuid::parse_str(text).map(EndpointId).map_err(|_| ApiError::UnknownEndpoint(text.to_owned()))
 }
 
+/// Returns every endpoint.
 pub async fn list(services: web::Data<Services>) -> Answer {
     Ok(HttpResponse::Ok().json(views(&services).await?))
 }
@@ -129,6 +130,7 @@ pub async fn views(services: &Services) -> Result<Vec<EndpointView>, ApiError> {
     Ok(views)
 }
 
+/// Registers an endpoint; answers once it is saved.
 pub async fn register(services: web::Data<Services>, request: HttpRequest, payload: web::Payload) -> Answer {
     let given = body::read_json::<EndpointBody>(&request, payload).await?.check()?;
     let definition = EndpointDefinition {
@@ -159,11 +161,13 @@ async fn check_address(services: &Services, request: &HttpRequest, base_url: &st
     Ok(())
 }
 
+/// Returns one endpoint.
 pub async fn read(services: web::Data<Services>, id: web::Path<String>) -> Answer {
     let view = ask(&services.registry, ReadEndpoint(endpoint_id(&id)?)).await??;
     show(&services, view).await
 }
 
+/// Changes an endpoint; answers once the change is saved.
 pub async fn update(
     services: web::Data<Services>,
     id: web::Path<String>,
@@ -179,20 +183,24 @@ pub async fn update(
     show(&services, view).await
 }
 
+/// Removes an endpoint; answers once it is gone from the database.
 pub async fn remove(services: web::Data<Services>, id: web::Path<String>) -> Answer {
     ask(&services.registry, RemoveEndpoint(endpoint_id(&id)?)).await??;
     Ok(HttpResponse::NoContent().finish())
 }
 
+/// Probes an endpoint and reads its models now.
 pub async fn sync(services: web::Data<Services>, id: web::Path<String>) -> Answer {
     let view = ask(&services.registry, SyncEndpoint(endpoint_id(&id)?)).await??;
     show(&services, view).await
 }
 
+/// Gives an endpoint no more leases.
 pub async fn drain(services: web::Data<Services>, id: web::Path<String>) -> Answer {
     set_draining(&services, &id, true).await
 }
 
+/// Gives a drained endpoint leases again.
 pub async fn resume(services: web::Data<Services>, id: web::Path<String>) -> Answer {
     set_draining(&services, &id, false).await
 }
@@ -203,6 +211,7 @@ async fn set_draining(services: &Services, id: &str, draining: bool) -> Answer {
     show(services, view).await
 }
 
+/// Returns how fast an endpoint is, by model and API.
 pub async fn model_tps(services: web::Data<Services>, id: web::Path<String>) -> Answer {
     let view = ask(&services.registry, ReadEndpoint(endpoint_id(&id)?)).await??;
     let speeds = ask(&services.tps, ReadSpeeds(view.id)).await?;

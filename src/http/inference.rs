@@ -14,18 +14,22 @@ use crate::upstream::via;
 
 type Answer = Result<HttpResponse, ApiError>;
 
+/// Relays a chat completion.
 pub async fn chat_completions(request: HttpRequest, payload: web::Payload) -> Answer {
     relay(ApiKind::ChatCompletions, request, payload).await
 }
 
+/// Relays a completion.
 pub async fn completions(request: HttpRequest, payload: web::Payload) -> Answer {
     relay(ApiKind::Completions, request, payload).await
 }
 
+/// Relays a request for embeddings.
 pub async fn embeddings(request: HttpRequest, payload: web::Payload) -> Answer {
     relay(ApiKind::Embeddings, request, payload).await
 }
 
+/// Relays a request for a response.
 pub async fn responses(request: HttpRequest, payload: web::Payload) -> Answer {
     relay(ApiKind::Responses, request, payload).await
 }

@@ -7,12 +7,14 @@ use super::Services;
 use super::error::ApiError;
 use crate::domain::ids::ModelId;
 
+/// Returns the models of the endpoints that are online.
 pub async fn list(services: web::Data<Services>) -> HttpResponse {
     let catalog = services.catalog.load();
     let data: Vec<Value> = catalog.iter().map(|(model, created)| show(model, *created)).collect();
     HttpResponse::Ok().json(json!({ "object": "list", "data": data }))
 }
 
+/// Returns one model.
 pub async fn read(services: web::Data<Services>, id: web::Path<String>) -> Result<HttpResponse, ApiError> {
     let catalog = services.catalog.load();
     match catalog.get_key_value(id.as_str()) {

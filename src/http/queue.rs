@@ -11,6 +11,7 @@ use crate::actors::load_manager::{ReadLine, ReadLoad, ReadSelections};
 use crate::clock;
 use crate::domain::dispatch::{ModelWait, RecentGrant, Running};
 
+/// Returns who waits and is served now, and the means of the last hour.
 pub async fn stats(services: web::Data<Services>) -> Result<HttpResponse, ApiError> {
     let load = ask(&services.load_manager, ReadLoad).await?;
     Ok(HttpResponse::Ok().json(json!({
@@ -23,6 +24,7 @@ pub async fn stats(services: web::Data<Services>) -> Result<HttpResponse, ApiErr
     })))
 }
 
+/// Returns how often each endpoint was chosen, and why.
 pub async fn selections(services: web::Data<Services>) -> Result<HttpResponse, ApiError> {
     let report = ask(&services.load_manager, ReadSelections).await?;
     let total = report.selections.total;
@@ -35,6 +37,7 @@ pub async fn selections(services: web::Data<Services>) -> Result<HttpResponse, A
     })))
 }
 
+/// Returns how filled the line is.
 pub async fn load_status(services: web::Data<Services>) -> Result<HttpResponse, ApiError> {
     let load = ask(&services.load_manager, ReadLoad).await?;
     Ok(HttpResponse::Ok().json(json!({
@@ -46,6 +49,7 @@ pub async fn load_status(services: web::Data<Services>) -> Result<HttpResponse, 
     })))
 }
 
+/// Returns who waits, what runs, and the latest grants.
 pub async fn waiting(services: web::Data<Services>) -> Result<HttpResponse, ApiError> {
     let line = ask(&services.load_manager, ReadLine).await?;
     let model = |wait: &ModelWait| {

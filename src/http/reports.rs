@@ -11,6 +11,7 @@ use crate::domain::load::{LoadReport, OutOfRange};
 
 type Answer = Result<HttpResponse, ApiError>;
 
+/// Takes a load report.
 pub async fn report(
     services: web::Data<Services>,
     id: web::Path<String>,

@@ -76,7 +76,11 @@ where
             let stream = ClientStream::new(tcp, &upstream, &places);
             async move { Ok::<_, DispatchError>((stream, peer)) }
         };
-        fn_service(accept).and_then(http)
+        // A request that cannot be parsed has been answered by then, 400 or 431, without a body: actix asks nobody for one.
+        fn_service(accept).and_then(http).map_err(|error| {
+            log::debug!("connection ended error=\"{error}\"");
+            error
+        })
     };
     let server = builder
         .workers(workers)
