@@ -73,6 +73,7 @@ fn ended(number: usize) -> LeaseEnded {
         is_final: true,
         duration: Duration::from_millis(2000),
         first_token: Some(Duration::from_millis(150)),
+        answered_model: None,
         waited: Duration::ZERO,
     }))
 }

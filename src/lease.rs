@@ -7,7 +7,7 @@ use actix::{Message, Recipient};
 
 use crate::domain::dispatch::{Grant, Queued};
 use crate::domain::endpoint::Target;
-use crate::domain::ids::LeaseId;
+use crate::domain::ids::{LeaseId, ModelId};
 use crate::domain::request::{Failure, LeaseEnd, Outcome};
 use crate::domain::time::Moment;
 
@@ -39,6 +39,7 @@ pub struct LeaseReports {
 pub struct Lease {
     grant: Grant,
     first_token: Option<Duration>,
+    answered_model: Option<ModelId>,
     /// What a drop reports.
     outcome: Outcome,
     /// `None` once the lease is handed in or dropped.
@@ -48,7 +49,7 @@ pub struct Lease {
 impl Lease {
     /// Wraps a grant; only LoadManager makes leases.
     pub fn new(grant: Grant, report: Arc<LeaseReports>) -> Self {
-        Self { grant, first_token: None, outcome: Outcome::Abandoned, report: Some(report) }
+        Self { grant, first_token: None, answered_model: None, outcome: Outcome::Abandoned, report: Some(report) }
     }
 
     /// Returns where the request goes.
@@ -74,6 +75,11 @@ impl Lease {
         }
     }
 
+    /// Takes note of the model that the answer names, if that is not the one asked for.
+    pub fn see_other_model(&mut self, answered_model: Option<ModelId>) {
+        self.answered_model = answered_model;
+    }
+
     /// Ends the lease and frees its slot.
     pub fn end(mut self, outcome: Outcome) {
         self.outcome = outcome;
@@ -92,7 +98,12 @@ impl Lease {
 
     fn make_end(&mut self) -> LeaseEnd {
         let outcome = std::mem::replace(&mut self.outcome, Outcome::Abandoned);
-        LeaseEnd { lease: self.grant.lease, outcome, first_token: self.first_token }
+        LeaseEnd {
+            lease: self.grant.lease,
+            outcome,
+            first_token: self.first_token,
+            answered_model: self.answered_model.take(),
+        }
     }
 }
 

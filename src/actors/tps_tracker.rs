@@ -142,6 +142,7 @@ mod tests {
             is_final: true,
             duration: Duration::from_secs(1),
             first_token: None,
+            answered_model: None,
             waited: Duration::ZERO,
         }))
     }

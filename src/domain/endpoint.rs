@@ -244,6 +244,8 @@ struct Learnt {
     refuses_usage_option: AtomicBool,
     /// A kept connection was found closed, and the models have not been read since: the server may have been restarted.
     may_be_restarted: AtomicBool,
+    /// Streams count their tokens unasked.
+    counts_unasked: AtomicBool,
     /// Until when each request gets a connection of its own, in microseconds as a [`Moment`] has them; 0 for never.
     caught_until_micros: AtomicU64,
     /// When the server last sent a byte of an answer, in microseconds as a [`Moment`] has them; 0 for never.
@@ -300,6 +302,16 @@ impl Target {
     pub fn take_restart_suspicion(&self) -> bool {
         let flag = &self.learnt.may_be_restarted;
         flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::Relaxed)
+    }
+
+    /// Remembers what follows from the endpoint's kind, once that is known.
+    pub fn learn_kind(&self, kind: Option<EndpointKind>) {
+        self.learnt.counts_unasked.store(kind == Some(EndpointKind::Llamacpp), Ordering::Relaxed);
+    }
+
+    /// Tells whether streams of the endpoint count their tokens without being asked, as those of llama.cpp do.
+    pub fn counts_unasked(&self) -> bool {
+        self.learnt.counts_unasked.load(Ordering::Relaxed)
     }
 
     /// Remembers that the endpoint sent an answer that no request asked for. Returns true unless that was known.

@@ -205,6 +205,7 @@ mod tests {
             is_final,
             duration: Duration::from_millis(2000),
             first_token: None,
+            answered_model: None,
             waited: Duration::ZERO,
         })))
     }

@@ -45,14 +45,6 @@ impl ApiKind {
             .into_iter()
             .find(|api_kind| api_kind.as_str() == name)
     }
-
-    /// Tells whether a stream of this API reports its usage only when asked by `stream_options.include_usage`.
-    pub fn has_usage_option(self) -> bool {
-        match self {
-            ApiKind::ChatCompletions | ApiKind::Completions => true,
-            ApiKind::Embeddings | ApiKind::Responses => false,
-        }
-    }
 }
 
 /// What a request asks of the dispatcher.
@@ -220,12 +212,14 @@ pub struct LeaseEnd {
     pub outcome: Outcome,
     /// From dispatch to the first content of a stream; `None` if none came.
     pub first_token: Option<Duration>,
+    /// The model that the answer names; `None` if that is the one asked for, or if it names none.
+    pub answered_model: Option<ModelId>,
 }
 
 impl LeaseEnd {
     /// Ends a lease without a token.
     pub fn new(lease: LeaseId, outcome: Outcome) -> Self {
-        Self { lease, outcome, first_token: None }
+        Self { lease, outcome, first_token: None, answered_model: None }
     }
 }
 
@@ -241,6 +235,8 @@ pub struct EndedLease {
     pub duration: Duration,
     /// From dispatch to the first content of a stream; `None` if none came.
     pub first_token: Option<Duration>,
+    /// The model that the answer names; `None` if that is the one asked for, or if it names none.
+    pub answered_model: Option<ModelId>,
     /// From asking for the lease to dispatch.
     pub waited: Duration,
 }

@@ -108,7 +108,7 @@ impl<'a> Row<'a> {
     }
 
     fn of_lease(row: &HistoryRow, ended: &'a EndedLease) -> Self {
-        let EndedLease { request, endpoint, outcome, is_final, duration, first_token, waited } = ended;
+        let EndedLease { request, endpoint, outcome, is_final, duration, first_token, waited, .. } = ended;
         let (status, tokens, error) = match outcome {
             Outcome::Succeeded { tokens } => ("succeeded", *tokens, None),
             Outcome::Failed(failure) => ("failed", None, Some(failure.to_string())),

@@ -18,6 +18,7 @@ use super::answer::{AnswerReader, End, Read};
 use super::json_meter::JsonMeter;
 use super::stream_meter::StreamMeter;
 use crate::dialect::{Dialect, ErrorParts};
+use crate::domain::ids::ModelId;
 use crate::domain::request::{Failure, Outcome};
 use crate::lease::Lease;
 
@@ -32,6 +33,8 @@ pub struct LeasedBody {
     /// `None` once ended.
     lease: Option<Lease>,
     dialect: Dialect,
+    /// The model that the client asked for.
+    asked: ModelId,
     status: StatusCode,
     answer: AnswerReader,
     meter: Meter,
@@ -73,23 +76,23 @@ impl std::error::Error for CutOff {}
 
 impl LeasedBody {
     /// Wraps an answer whose first bytes have come, and takes its usage event out if `hide_usage`.
-    pub fn new(lease: Lease, dialect: Dialect, answer: AnswerReader, hide_usage: bool) -> Self {
+    pub fn new(lease: Lease, dialect: Dialect, asked: ModelId, answer: AnswerReader, hide_usage: bool) -> Self {
         let headers = answer.response().headers();
         let content_type = headers.get(header::CONTENT_TYPE);
         let is_stream = content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
         let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         let (meter, size) = if is_stream {
-            (Meter::Stream(StreamMeter::new(hide_usage)), BodySize::Stream)
+            (Meter::Stream(StreamMeter::new(dialect, hide_usage)), BodySize::Stream)
         } else {
-            (Meter::Json(JsonMeter::default()), length.map_or(BodySize::Stream, BodySize::Sized))
+            (Meter::Json(JsonMeter::new(dialect)), length.map_or(BodySize::Stream, BodySize::Sized))
         };
         let status = answer.response().status();
-        Self { lease: Some(lease), dialect, status, answer, meter, size, received: 0, state: State::Relaying }
+        Self { lease: Some(lease), dialect, asked, status, answer, meter, size, received: 0, state: State::Relaying }
     }
 
     /// Wraps an answer without a body; its lease ends here, for an empty body is never polled.
-    pub fn empty(lease: Lease, dialect: Dialect, answer: AnswerReader) -> Self {
-        let mut body = Self::new(lease, dialect, answer, false);
+    pub fn empty(lease: Lease, dialect: Dialect, asked: ModelId, answer: AnswerReader) -> Self {
+        let mut body = Self::new(lease, dialect, asked, answer, false);
         body.succeed();
         body.size = match body.status {
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => BodySize::None,
@@ -101,14 +104,18 @@ impl LeasedBody {
 
     /// Ends the lease of an answer that came whole; an answer of 400 or above is a failed request all the same.
     fn succeed(&mut self) {
-        let Some(lease) = self.lease.take() else { return };
+        let Some(mut lease) = self.lease.take() else { return };
         if self.status.as_u16() >= 400 {
             return lease.end(Outcome::Failed(Failure::Status(self.status.as_u16())));
         }
-        let tokens = match &mut self.meter {
-            Meter::Stream(meter) => meter.tokens(),
-            Meter::Json(meter) => meter.tokens(),
+        let (tokens, other_model) = match &mut self.meter {
+            Meter::Stream(meter) => (meter.tokens(), meter.other_model(&self.asked)),
+            Meter::Json(meter) => {
+                let other_model = meter.other_model(&self.asked);
+                (meter.tokens(), other_model)
+            }
         };
+        lease.see_other_model(other_model);
         lease.end(Outcome::Succeeded { tokens });
     }
 

@@ -95,7 +95,7 @@ pub async fn forward(
         Ok((answer, held))
     };
     let (failure, answer) = match timeout_at(deadline, attempt).await {
-        Ok(Ok((answer, None))) => return Ok(answer.relay(lease, Dialect::of(request.api_kind))),
+        Ok(Ok((answer, None))) => return Ok(answer.relay(lease, &request)),
         Ok(Ok((_, Some(held)))) => (Failure::Status(held.status.as_u16()), Some(held)),
         Ok(Err(failure)) => (failure, None),
         Err(_) => (Failure::FirstByteTimeout, None),
@@ -119,14 +119,14 @@ async fn exchange(
     request: &Forwarded<'_>,
     deadline: Instant,
 ) -> Result<Answer, Failure> {
-    let ask = request.body.can_ask_for_usage() && !target.refuses_usage_option();
+    let ask = request.body.can_ask_for_usage() && !target.counts_unasked() && !target.refuses_usage_option();
     let answer = send(upstreams, target, request, ask, deadline).await?;
     if !ask || answer.status() != StatusCode::BAD_REQUEST {
         return Ok(answer);
     }
     drop(answer);
     let plain = send(upstreams, target, request, false, deadline).await?;
-    if plain.status() != StatusCode::BAD_REQUEST {
+    if plain.status().is_success() {
         target.remember_usage_option_refused();
     }
     Ok(plain)
@@ -251,16 +251,17 @@ impl Answer {
         Ok(body.map(|body| HeldAnswer { status, headers, body }))
     }
 
-    fn relay(self, lease: Lease, dialect: Dialect) -> Relayed {
+    fn relay(self, lease: Lease, request: &Forwarded<'_>) -> Relayed {
+        let (dialect, asked) = (Dialect::of(request.api_kind), request.body.model.clone());
         let status = self.status();
         if status.is_success() {
             lease.answer_begins();
         }
         let headers = headers::to_client(self.reader.response().headers());
         let body = if self.is_empty {
-            LeasedBody::empty(lease, dialect, self.reader)
+            LeasedBody::empty(lease, dialect, asked, self.reader)
         } else {
-            LeasedBody::new(lease, dialect, self.reader, self.usage_asked)
+            LeasedBody::new(lease, dialect, asked, self.reader, self.usage_asked)
         };
         Relayed { status, headers, body }
     }

@@ -4,22 +4,35 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::usage::Usage;
+use crate::dialect::Dialect;
+use crate::domain::ids::ModelId;
 use crate::domain::request::TokenCount;
 
 /// How much of an answer's end is searched for its usage, in bytes.
 const TAIL: usize = 32 * 1024;
 
+/// How much of an answer's beginning is searched for its model, in bytes.
+const HEAD: usize = 1024;
+
 /// Keeps the end of a JSON answer, where its usage stands, without copying it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct JsonMeter {
+    dialect: Dialect,
+    /// The beginning, at most [`HEAD`] bytes.
+    head: Option<Bytes>,
     tail: VecDeque<Bytes>,
     length: usize,
 }
 
 impl JsonMeter {
+    /// Creates a meter of an answer in this dialect.
+    pub fn new(dialect: Dialect) -> Self {
+        Self { dialect, head: None, tail: VecDeque::new(), length: 0 }
+    }
+
     /// Takes note of what was read.
     pub fn observe(&mut self, read: &Bytes) {
+        self.head.get_or_insert_with(|| read.slice(..read.len().min(HEAD)));
         self.tail.push_back(read.clone());
         self.length += read.len();
         while let Some(first) = self.tail.front()
@@ -38,12 +51,13 @@ impl JsonMeter {
             _ => Bytes::from(std::mem::take(&mut self.tail).into_iter().flatten().collect::<Vec<u8>>()),
         };
         let tail = &tail[tail.len().saturating_sub(TAIL)..];
-        // A `"usage"` with bare quotation marks cannot stand inside a JSON text.
-        memchr::memmem::rfind_iter(tail, b"\"usage\"").find_map(|at| {
-            let value = tail[at + b"\"usage\"".len()..].trim_ascii_start().strip_prefix(b":")?;
-            let mut values = serde_json::Deserializer::from_slice(value).into_iter::<Option<Usage>>();
-            values.next()?.ok()??.token_count()
-        })
+        self.dialect.tokens_of_answer(tail)
+    }
+
+    /// Returns the model that the answer names, if that is not `asked`. Must be called before [`JsonMeter::tokens`].
+    pub fn other_model(&self, asked: &ModelId) -> Option<ModelId> {
+        let mut parts = self.head.iter().chain(&self.tail);
+        parts.find_map(|part| self.dialect.model_of_answer(part)).filter(|model| model != asked)
     }
 }
 
@@ -55,7 +69,7 @@ mod tests {
     fn the_usage_of_a_json_answer_is_found_at_its_end() {
         let check = |text: &str, expected: Option<(Option<u64>, u64)>| {
             for size in [1, 7, 100_000] {
-                let mut meter = JsonMeter::default();
+                let mut meter = JsonMeter::new(Dialect::OpenAi);
                 for piece in text.as_bytes().chunks(size) {
                     meter.observe(&Bytes::copy_from_slice(piece));
                 }

@@ -13,6 +13,5 @@ pub mod probe;
 pub mod request_body;
 mod socket;
 mod stream_meter;
-mod usage;
 pub mod via;
 mod wire;

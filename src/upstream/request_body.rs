@@ -4,23 +4,15 @@
 //! is neither parsed into a tree nor copied.
 
 use std::convert::Infallible;
-use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use actix_web::body::{BodySize, MessageBody};
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 
+use crate::dialect::{Asked, Dialect, Splice};
 use crate::domain::ids::ModelId;
 use crate::domain::request::ApiKind;
-
-const OPTION: &str = r#""stream_options":{"include_usage":true}"#;
-
-/// The longest name of a model, in bytes.
-const MODEL_MAX: usize = 512;
 
 /// The largest piece that is handed to awc at once, in bytes: awc copies what it is handed into its write buffer.
 const PIECE_MAX: usize = 64 * 1024;
@@ -28,28 +20,13 @@ const PIECE_MAX: usize = 64 * 1024;
 /// A request body and what it asks for.
 #[derive(Debug)]
 pub struct RequestBody {
+    /// The model that is asked for.
     pub model: ModelId,
+    /// The client asks for a stream.
     pub stream: bool,
     bytes: Bytes,
     /// How to ask for usage; `None` if the client asked already or there is no way.
     usage_option: Option<Splice>,
-}
-
-/// A piece of text in place of a range of the body.
-#[derive(Debug, PartialEq, Eq)]
-struct Splice {
-    range: Range<usize>,
-    text: String,
-}
-
-#[derive(Deserialize)]
-struct Fields<'a> {
-    #[serde(borrow, default, deserialize_with = "present")]
-    model: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    stream: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    stream_options: Option<&'a RawValue>,
 }
 
 impl RequestBody {
@@ -58,24 +35,11 @@ impl RequestBody {
     /// # Errors
     /// What is wrong, in words for the client.
     pub fn parse(bytes: Bytes, api_kind: ApiKind) -> Result<Self, String> {
-        if !bytes.trim_ascii_start().starts_with(b"{") {
-            return Err("the request body is not a JSON object".to_owned());
-        }
-        let text = std::str::from_utf8(&bytes).map_err(|error| format!("the request body is not UTF-8: {error}"))?;
-        let fields: Fields<'_> =
-            serde_json::from_str(text).map_err(|error| format!("the request body is not valid JSON: {error}"))?;
-        let model = fields.model.ok_or("`model` is missing")?;
-        let model: String = serde_json::from_str(model.get()).map_err(|_| "`model` must be a string".to_owned())?;
-        if !(1..=MODEL_MAX).contains(&model.len()) {
-            return Err(format!("`model` must have 1 to {MODEL_MAX} bytes"));
-        }
-        let stream = fields.stream.is_some_and(|stream| stream.get() == "true");
-        let usage_option =
-            if stream && api_kind.has_usage_option() { usage_option(&bytes, fields.stream_options) } else { None };
-        Ok(Self { model: ModelId::from(model.as_str()), stream, bytes, usage_option })
+        let Asked { model, stream, usage_option } = Dialect::of(api_kind).read_request(&bytes, api_kind)?;
+        Ok(Self { model, stream, bytes, usage_option })
     }
 
-    /// Tells whether it takes more than one piece, so that an endpoint may refuse it before it has all of it.
+    /// Tells whether the body takes more than one piece, so that an endpoint may refuse it before it has all of it.
     pub fn is_long(&self) -> bool {
         self.bytes.len() > PIECE_MAX
     }
@@ -96,33 +60,6 @@ impl RequestBody {
             _ => Parts([self.bytes.clone(), Bytes::new(), Bytes::new()]),
         }
     }
-}
-
-fn usage_option(bytes: &Bytes, given: Option<&RawValue>) -> Option<Splice> {
-    let Some(given) = given else {
-        let start = memchr::memchr(b'{', bytes)? + 1;
-        return Some(Splice { range: start..start, text: format!("{OPTION},") });
-    };
-    let options: Option<Map<String, Value>> = serde_json::from_str(given.get()).ok()?;
-    let mut options = options.unwrap_or_default();
-    match options.insert("include_usage".to_owned(), Value::Bool(true)) {
-        None | Some(Value::Null | Value::Bool(false)) => {}
-        // Asked already, or so oddly that the endpoint must say what it thinks of it.
-        Some(_) => return None,
-    }
-    let text = serde_json::to_string(&options).ok()?;
-    Some(Splice { range: range_of(bytes, given), text })
-}
-
-/// Reads a field that is there, `null` included.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
-}
-
-/// Returns where in `bytes` a value borrowed from it stands.
-fn range_of(bytes: &Bytes, value: &RawValue) -> Range<usize> {
-    let start = value.get().as_ptr() as usize - bytes.as_ptr() as usize;
-    start..start + value.get().len()
 }
 
 /// A body in up to three parts, sent one after the other.

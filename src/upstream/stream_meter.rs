@@ -1,64 +1,20 @@
 //! Reads a stream of server-sent events as it goes by: usage, content chunks, the end. Pure.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
 
-use super::usage::Usage;
+use crate::dialect::{Added, Dialect, Event};
+use crate::domain::ids::ModelId;
 use crate::domain::request::TokenCount;
 
 /// The longest event that is held back to see whether it is to be hidden, in bytes.
 const EVENT_MAX: usize = 64 * 1024;
 
-#[derive(Deserialize)]
-struct Chunk<'a> {
-    #[serde(borrow)]
-    choices: Option<Vec<Choice<'a>>>,
-    usage: Option<Usage>,
-    #[serde(borrow, rename = "type")]
-    kind: Option<Cow<'a, str>>,
-    response: Option<Response>,
-}
-
-#[derive(Deserialize)]
-struct Choice<'a> {
-    finish_reason: Option<IgnoredAny>,
-    #[serde(borrow)]
-    delta: Option<Delta<'a>>,
-    #[serde(borrow)]
-    text: Option<Cow<'a, str>>,
-}
-
-#[derive(Deserialize)]
-struct Delta<'a> {
-    #[serde(borrow)]
-    content: Option<Cow<'a, str>>,
-    #[serde(borrow, alias = "reasoning")]
-    reasoning_content: Option<Cow<'a, str>>,
-    tool_calls: Option<IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-struct Response {
-    usage: Option<Usage>,
-}
-
-impl Choice<'_> {
-    fn has_content(&self) -> bool {
-        let filled = |text: &Option<Cow<'_, str>>| text.as_ref().is_some_and(|text| !text.is_empty());
-        let in_delta = |delta: &Delta<'_>| {
-            filled(&delta.content) || filled(&delta.reasoning_content) || delta.tool_calls.is_some()
-        };
-        filled(&self.text) || self.delta.as_ref().is_some_and(in_delta)
-    }
-}
-
 /// Watches a stream of server-sent events go by, and takes the usage event out where the client did not ask for it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct StreamMeter {
+    dialect: Dialect,
     hide_usage: bool,
     /// Bytes of an event whose end has not come.
     held: Bytes,
@@ -69,12 +25,30 @@ pub struct StreamMeter {
     /// The stream said that it is complete.
     complete: bool,
     done: bool,
+    /// The model that the stream named first.
+    model: Option<ModelId>,
 }
 
 impl StreamMeter {
-    /// Creates a meter; with `hide_usage` it takes out the event that carries nothing but usage.
-    pub fn new(hide_usage: bool) -> Self {
-        Self { hide_usage, ..Self::default() }
+    /// Creates a meter of a stream in this dialect; with `hide_usage` it takes out what is there only because Leaseway asked
+    /// for usage.
+    pub fn new(dialect: Dialect, hide_usage: bool) -> Self {
+        Self {
+            dialect,
+            hide_usage,
+            held: Bytes::new(),
+            passing_long_event: false,
+            usage: None,
+            content_chunks: 0,
+            complete: false,
+            done: false,
+            model: None,
+        }
+    }
+
+    /// Returns the model that the stream named first, if that is not `asked`.
+    pub fn other_model(&self, asked: &ModelId) -> Option<ModelId> {
+        self.model.clone().filter(|model| model != asked)
     }
 
     /// Takes what was read and returns what goes on to the client, which may be empty.
@@ -92,21 +66,17 @@ impl StreamMeter {
         if !self.hide_usage {
             return read;
         }
-        match hidden {
-            None => self.released(seen, complete),
-            Some(range) => {
-                let mut rest = BytesMut::from(&seen[..range.start]);
-                rest.extend_from_slice(&seen[range.end..seen.len() - self.held.len()]);
-                rest.freeze()
-            }
+        if hidden.is_empty() {
+            return self.released(seen, complete);
         }
+        without(&seen[..seen.len() - self.held.len()], &hidden)
     }
 
     /// Returns what is still held back when the stream has ended.
     pub fn finish(&mut self) -> Bytes {
         let held = std::mem::take(&mut self.held);
         let hidden = self.read_events(&held);
-        if self.hide_usage && hidden.is_none() { held } else { Bytes::new() }
+        if self.hide_usage { without(&held, &hidden) } else { Bytes::new() }
     }
 
     /// Tells whether any content has gone by.
@@ -143,9 +113,9 @@ impl StreamMeter {
         if self.passing_long_event && self.held.is_empty() { seen } else { seen.slice(..complete) }
     }
 
-    /// Reads whole events and returns the range of the one that carries nothing but usage.
-    fn read_events(&mut self, events: &[u8]) -> Option<Range<usize>> {
-        let mut hidden = None;
+    /// Reads whole events and returns the ranges that are there only because Leaseway asked for usage.
+    fn read_events(&mut self, events: &[u8]) -> Vec<Range<usize>> {
+        let mut hidden = Vec::new();
         let mut event_start = 0;
         let mut hide_event = false;
         let mut start = 0;
@@ -153,11 +123,17 @@ impl StreamMeter {
             let end = memchr::memchr(b'\n', &events[start..]).map_or(events.len(), |newline| start + newline + 1);
             let line = events[start..end].trim_ascii_end();
             if let Some(data) = line.strip_prefix(b"data:") {
-                hide_event |= self.read_data(data.trim_ascii_start());
+                let data = data.trim_ascii_start();
+                let data_start = start + line.len() - data.len();
+                match self.read_data(data) {
+                    Added::Nothing => {}
+                    Added::Event => hide_event = true,
+                    Added::Member(member) => hidden.push(data_start + member.start..data_start + member.end),
+                }
             }
             if line.is_empty() {
                 if hide_event {
-                    hidden = Some(event_start..end);
+                    hidden.push(event_start..end);
                 }
                 event_start = end;
                 hide_event = false;
@@ -166,32 +142,35 @@ impl StreamMeter {
             start = end;
         }
         if hide_event {
-            hidden = Some(event_start..events.len());
+            hidden.push(event_start..events.len());
         }
         hidden
     }
 
-    /// Reads the data of one event; true if it carries nothing but usage.
-    fn read_data(&mut self, data: &[u8]) -> bool {
-        if data == b"[DONE]" {
-            self.done = true;
-            return false;
+    /// Takes note of the data of one event; returns what of it is there only because Leaseway asked for usage.
+    fn read_data(&mut self, data: &[u8]) -> Added {
+        let Event { is_done, is_complete, has_content, tokens, model, added } = self.dialect.read_event(data);
+        self.done |= is_done;
+        self.complete |= is_complete;
+        self.content_chunks += u64::from(has_content);
+        self.usage = tokens.or(self.usage);
+        if self.model.is_none() {
+            self.model = model;
         }
-        let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(data) else { return false };
-        let usage = chunk.usage.or(chunk.response.and_then(|response| response.usage));
-        let tokens = usage.and_then(Usage::token_count);
-        if tokens.is_some() {
-            self.usage = tokens;
-        }
-        if let Some(kind) = &chunk.kind {
-            self.complete |= matches!(kind.as_ref(), "response.completed" | "response.failed" | "response.incomplete");
-            self.content_chunks += u64::from(kind.ends_with(".delta"));
-        }
-        let choices = chunk.choices.unwrap_or_default();
-        self.complete |= choices.iter().any(|choice| choice.finish_reason.is_some());
-        self.content_chunks += u64::from(choices.iter().any(Choice::has_content));
-        choices.is_empty() && chunk.kind.is_none() && tokens.is_some()
+        added
     }
+}
+
+/// Returns bytes without these ranges, which are in order.
+fn without(bytes: &[u8], ranges: &[Range<usize>]) -> Bytes {
+    let mut rest = BytesMut::with_capacity(bytes.len());
+    let mut start = 0;
+    for range in ranges {
+        rest.extend_from_slice(&bytes[start..range.start]);
+        start = range.end;
+    }
+    rest.extend_from_slice(&bytes[start..]);
+    rest.freeze()
 }
 
 /// Returns where the last whole event ends: after its blank line.
@@ -233,7 +212,7 @@ mod tests {
         let stream = [": hello\n\n", CONTENT, CONTENT, FINISH, USAGE, DONE].concat();
         let expected = stream.replace(USAGE, "");
         for size in 1..=stream.len() {
-            let mut meter = StreamMeter::new(true);
+            let mut meter = StreamMeter::new(Dialect::OpenAi, true);
             assert_eq!(through(&mut meter, &stream, size), expected, "in pieces of {size}");
             assert_eq!(meter.tokens(), Some(TokenCount { input: Some(3), output: 9, estimated: false }));
             assert!(meter.done());
@@ -244,7 +223,7 @@ mod tests {
     fn without_hiding_every_read_passes_as_it_came() {
         let stream = [CONTENT, FINISH, USAGE, DONE].concat().replace('\n', "\r\n");
         for size in 1..=stream.len() {
-            let mut meter = StreamMeter::new(false);
+            let mut meter = StreamMeter::new(Dialect::OpenAi, false);
             for piece in stream.as_bytes().chunks(size) {
                 assert_eq!(meter.pass(Bytes::copy_from_slice(piece)), piece);
             }
@@ -256,7 +235,7 @@ mod tests {
     #[test]
     fn usage_beside_content_is_read_and_shown() {
         let event = "data: {\"choices\":[{\"delta\":{\"content\":\"x\"},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2}}\n\n";
-        let mut meter = StreamMeter::new(true);
+        let mut meter = StreamMeter::new(Dialect::OpenAi, true);
         assert_eq!(through(&mut meter, event, event.len()), event);
         assert_eq!(meter.tokens().map(|tokens| tokens.output), Some(2));
         assert!(meter.complete() && !meter.done());
@@ -264,10 +243,10 @@ mod tests {
 
     #[test]
     fn without_usage_content_chunks_are_counted_as_an_estimate() {
-        let mut meter = StreamMeter::new(true);
+        let mut meter = StreamMeter::new(Dialect::OpenAi, true);
         through(&mut meter, &[CONTENT, CONTENT, FINISH, DONE].concat(), 1000);
         assert_eq!(meter.tokens(), Some(TokenCount { input: None, output: 2, estimated: true }));
-        let mut meter = StreamMeter::new(true);
+        let mut meter = StreamMeter::new(Dialect::OpenAi, true);
         through(&mut meter, DONE, 1000);
         assert_eq!(meter.tokens(), None);
     }
@@ -276,7 +255,7 @@ mod tests {
     fn the_stream_of_responses_reports_usage_in_its_last_event() {
         let stream = "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"Hi\"}\n\n\
                       event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"id\":\"r\",\"usage\":{\"input_tokens\":4,\"output_tokens\":6}}}\n\n";
-        let mut meter = StreamMeter::new(false);
+        let mut meter = StreamMeter::new(Dialect::OpenAi, false);
         assert_eq!(through(&mut meter, stream, 7), stream);
         assert_eq!(meter.tokens(), Some(TokenCount { input: Some(4), output: 6, estimated: false }));
         assert!(meter.complete());
@@ -287,7 +266,7 @@ mod tests {
         let long =
             format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{}\"}}}}]}}\n\n", "x".repeat(3 * EVENT_MAX));
         let stream = [&long, CONTENT, USAGE, DONE].concat();
-        let mut meter = StreamMeter::new(true);
+        let mut meter = StreamMeter::new(Dialect::OpenAi, true);
         assert_eq!(through(&mut meter, &stream, 1000), stream.replace(USAGE, ""));
         assert!(meter.done());
     }

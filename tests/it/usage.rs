@@ -61,9 +61,42 @@ async fn an_endpoint_that_does_not_take_the_question_is_asked_without_and_rememb
 }
 
 #[actix_web::test]
+async fn llama_cpp_is_not_asked_and_its_timings_reach_the_client() {
+    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    let body = json!({ "name": "a", "base_url": endpoint.url(), "kind": "llamacpp" });
+    let id = app.post("/api/endpoints", &body).await.json()["id"].as_str().expect("an id").to_owned();
+    app.until_endpoint(&id, "online", |endpoint| endpoint["status"] == "online").await;
+    let last = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}],\"timings\":{\"prompt_n\":3,\"predicted_n\":9}}\n\n";
+    let events = [content("Hel"), last.to_owned(), DONE.to_owned()];
+    let answer = events.clone();
+    endpoint.script(move |_| stream_answer(&answer));
+    assert_eq!(app.post(CHAT, &chat("m", true)).await.text(), events.concat());
+    assert_eq!(endpoint.received()[0].json()["stream_options"], json!(null));
+    assert_eq!(counted(&app, &id, 1, false).await, 9);
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn of_the_chunk_that_was_asked_for_everything_else_reaches_the_client() {
+    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    app.register("a", &endpoint, 1).await;
+    let usage = r#"data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5},"timings":{"predicted_n":5}}"#;
+    endpoint.script(move |_| stream_answer(&[content("Hel"), format!("{usage}\n\n"), DONE.to_owned()]));
+    let left = "data: {\"choices\":[],\"timings\":{\"predicted_n\":5}}\n\n";
+    assert_eq!(app.post(CHAT, &chat("m", true)).await.text(), [&content("Hel"), left, DONE].concat());
+    app.finish().await;
+}
+
+#[actix_web::test]
 async fn a_400_that_is_the_clients_own_is_not_remembered() {
     let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
     app.register("a", &endpoint, 1).await;
+    // The plain request does not succeed either, so nothing is learnt of the option.
+    endpoint.script(|received| match received.json()["stream_options"] {
+        Value::Null => json_answer(422, "{\"error\":\"no messages\"}"),
+        _ => json_answer(400, "{\"error\":\"no messages\"}"),
+    });
+    assert_eq!(app.post(CHAT, &chat("m", true)).await.status, 422);
     endpoint.script(|_| json_answer(400, "{\"error\":\"no messages\"}"));
     let answer = app.post(CHAT, &chat("m", true)).await;
     assert_eq!((answer.status.as_u16(), answer.text().as_str()), (400, "{\"error\":\"no messages\"}"));

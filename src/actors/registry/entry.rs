@@ -160,6 +160,7 @@ impl Entry {
 
     /// Returns what the dispatcher must know.
     pub fn facts(&self) -> EndpointFacts {
+        self.target.learn_kind(self.kind());
         EndpointFacts {
             target: self.target.clone(),
             max_concurrency: self.slots(),

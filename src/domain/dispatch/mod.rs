@@ -151,7 +151,7 @@ impl Dispatcher {
     pub fn end(
         &mut self,
         now: Moment,
-        LeaseEnd { lease, outcome, first_token }: LeaseEnd,
+        LeaseEnd { lease, outcome, first_token, answered_model }: LeaseEnd,
         decisions: &mut Vec<Decision>,
     ) -> Option<EndedLease> {
         self.expire(now, decisions);
@@ -168,7 +168,7 @@ impl Dispatcher {
             self.refuse_vain_retries(decisions);
         }
         self.debug_assert_invariants();
-        Some(EndedLease { first_token, ..held.ended(now, outcome) })
+        Some(EndedLease { first_token, answered_model, ..held.ended(now, outcome) })
     }
 
     /// Learns of endpoints that are new, changed or gone, all at once: nobody is refused for what another of them can serve.
@@ -383,6 +383,7 @@ impl Held {
             is_final: true,
             duration: now.since(self.granted),
             first_token: None,
+            answered_model: None,
             waited: self.waited,
         }
     }

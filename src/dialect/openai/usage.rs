@@ -28,6 +28,25 @@ impl Usage {
     }
 }
 
+/// llama.cpp's own account of an answer, which it sends unasked.
+#[derive(Clone, Copy, Deserialize)]
+pub struct Timings {
+    /// Tokens of the prompt that were in the cache.
+    cache_n: Option<u64>,
+    /// Tokens of the prompt that were read.
+    prompt_n: Option<u64>,
+    predicted_n: Option<u64>,
+}
+
+impl Timings {
+    /// Returns the tokens, if the numbers can be true.
+    pub fn token_count(self) -> Option<TokenCount> {
+        let prompt_tokens = self.prompt_n.map(|read| read.saturating_add(self.cache_n.unwrap_or(0)));
+        let completion_tokens = Some(self.predicted_n?);
+        Usage { prompt_tokens, completion_tokens }.token_count()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
