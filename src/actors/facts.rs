@@ -24,8 +24,11 @@ pub struct RequestUnserved(pub UnservedRequest);
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct LoadReported {
+    /// The endpoint.
     pub endpoint: EndpointId,
+    /// What it reported.
     pub report: LoadReport,
+    /// When the report came.
     pub received: Moment,
 }
 
@@ -43,6 +46,8 @@ pub struct EndpointAnswered {
 #[derive(Clone, Message)]
 #[rtype(result = "()")]
 pub struct EndpointsChanged {
+    /// New endpoints, and all that is known of changed ones.
     pub updated: Vec<EndpointFacts>,
+    /// Endpoints that are gone.
     pub removed: Vec<EndpointId>,
 }

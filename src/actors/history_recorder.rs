@@ -8,10 +8,10 @@ use std::time::Duration;
 use actix::{Actor, AsyncContext, Context, Handler, Message, MessageResult, Recipient};
 use chrono::{DateTime, NaiveDate, Utc};
 
-use super::answer::{Answer, Caller};
 use super::event_hub::Publish;
 use super::facts::{LeaseEnded, RequestUnserved};
 use super::persistence::{BatchDone, OldRemoved, RemoveOld, WriteBatch};
+use super::promise::{Caller, Promise};
 use crate::clock;
 use crate::domain::event::{Event, MinuteAdvanced};
 use crate::domain::history::{Counters, HistoryEnd, HistoryRow};
@@ -243,10 +243,10 @@ impl Handler<OldRemoved> for HistoryRecorder {
 pub struct Flush;
 
 impl Handler<Flush> for HistoryRecorder {
-    type Result = Answer<()>;
+    type Result = Promise<()>;
 
-    fn handle(&mut self, _: Flush, ctx: &mut Context<Self>) -> Answer<()> {
-        let Some(number) = self.write_behind.flush() else { return Answer::Now(()) };
+    fn handle(&mut self, _: Flush, ctx: &mut Context<Self>) -> Promise<()> {
+        let Some(number) = self.write_behind.flush() else { return Promise::Now(()) };
         self.flushing.retain(|(_, caller)| !caller.has_gone());
         let (caller, answer) = Caller::keep();
         self.flushing.push((number, caller));

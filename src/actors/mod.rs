@@ -18,11 +18,11 @@
 //! Actors tell each other and never await an answer, with one exception: Registry awaits Persistence, which is a leaf,
 //! in order to answer its own caller once an endpoint is saved.
 
-pub mod answer;
 pub mod event_hub;
 pub mod facts;
 pub mod history_recorder;
 pub mod load_manager;
 pub mod persistence;
+pub mod promise;
 pub mod registry;
 pub mod tps_tracker;

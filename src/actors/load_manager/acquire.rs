@@ -5,8 +5,8 @@ use std::sync::Arc;
 use actix::{Context, Handler, Message};
 
 use super::{LoadManager, QueueUpdates};
-use crate::actors::answer::{Answer, Caller};
 use crate::actors::facts::RequestUnserved;
+use crate::actors::promise::{Caller, Promise};
 use crate::clock::{self, Stopwatch};
 use crate::domain::dispatch::{Retried, Submitted};
 use crate::domain::ids::Ticket;
@@ -27,7 +27,7 @@ pub enum Ask {
 }
 
 /// A request that waits for a lease.
-pub(super) struct Waiter {
+pub(super) struct WaitingCaller {
     pub caller: Caller<LeaseAnswer>,
     pub request: Arc<LeaseRequest>,
     pub since: Moment,
@@ -48,9 +48,9 @@ pub struct AcquireLease {
 }
 
 impl Handler<AcquireLease> for LoadManager {
-    type Result = Answer<LeaseAnswer>;
+    type Result = Promise<LeaseAnswer>;
 
-    fn handle(&mut self, message: AcquireLease, ctx: &mut Context<Self>) -> Answer<LeaseAnswer> {
+    fn handle(&mut self, message: AcquireLease, ctx: &mut Context<Self>) -> Promise<LeaseAnswer> {
         let AcquireLease { ticket, ask, deadline, updates } = message;
         let mut decisions = Vec::new();
         let now = clock::now();
@@ -67,7 +67,7 @@ impl Handler<AcquireLease> for LoadManager {
                 let Some(Retried { ended, request, submitted }) = retried else {
                     // The lease was cut off when the shutdown grace was over, and its request ended then.
                     self.carry_out(decisions, ctx);
-                    return Answer::Now(Err(Refusal::Draining));
+                    return Promise::Now(Err(Refusal::Draining));
                 };
                 has_ended = ended.is_final;
                 self.tell_ended(ended);
@@ -77,17 +77,17 @@ impl Handler<AcquireLease> for LoadManager {
         let answer = match submitted {
             Submitted::Granted(grant) => {
                 self.selection_time += stopwatch.elapsed();
-                Answer::Now(Ok(self.lease(grant)))
+                Promise::Now(Ok(self.lease(grant)))
             }
             Submitted::Refused(refusal) => {
                 if !has_ended {
                     self.tell_unserved(request, Some(refusal.clone()), now);
                 }
-                Answer::Now(Err(refusal))
+                Promise::Now(Err(refusal))
             }
             Submitted::Waiting => {
                 let (caller, answer) = Caller::keep();
-                self.waiting.insert(ticket, Waiter { caller, request, since: now });
+                self.waiting.insert(ticket, WaitingCaller { caller, request, since: now });
                 if let Some(updates) = updates {
                     self.watchers.add(&self.dispatcher, ticket, updates);
                 }
@@ -109,7 +109,7 @@ impl Handler<CancelWait> for LoadManager {
 
     fn handle(&mut self, CancelWait(ticket): CancelWait, ctx: &mut Context<Self>) {
         let mut decisions = Vec::new();
-        if let Some(Waiter { request, since, .. }) = self.waiting.remove(&ticket) {
+        if let Some(WaitingCaller { request, since, .. }) = self.waiting.remove(&ticket) {
             self.tell_unserved(request, None, since);
         }
         self.dispatcher.cancel(clock::now(), ticket, &mut decisions);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix::{AsyncContext, Context, Handler, Message};
 
 use super::LoadManager;
-use crate::actors::answer::{Answer, Caller};
+use crate::actors::promise::{Caller, Promise};
 use crate::clock;
 
 /// Refuses those who wait and all who come; answered once no lease is held, or after `grace` with those left ended, with
@@ -17,14 +17,14 @@ pub struct Drain {
 }
 
 impl Handler<Drain> for LoadManager {
-    type Result = Answer<usize>;
+    type Result = Promise<usize>;
 
-    fn handle(&mut self, Drain { grace }: Drain, ctx: &mut Context<Self>) -> Answer<usize> {
+    fn handle(&mut self, Drain { grace }: Drain, ctx: &mut Context<Self>) -> Promise<usize> {
         let mut decisions = Vec::new();
         self.dispatcher.drain(&mut decisions);
         self.carry_out(decisions, ctx);
         if self.dispatcher.active() == 0 {
-            return Answer::Now(0);
+            return Promise::Now(0);
         }
         let (caller, answer) = Caller::keep();
         self.draining = Some(caller);

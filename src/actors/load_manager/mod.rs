@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient, SpawnHandle};
 
-use self::acquire::Waiter;
+use self::acquire::WaitingCaller;
 pub use self::acquire::{AcquireLease, Ask, LeaseAnswer};
 pub use self::desk::LeaseDesk;
 pub use self::draining::Drain;
@@ -27,9 +27,9 @@ pub use self::reads::{
 use self::troubles::Troubles;
 pub use self::watchers::QueueUpdates;
 use self::watchers::Watchers;
-use super::answer::Caller;
 use super::event_hub::Publish;
 use super::facts::{EndpointsChanged, LeaseEnded, LoadReported, RequestUnserved};
+use super::promise::Caller;
 use crate::clock::{self, Stopwatch};
 use crate::domain::dispatch::choose::Balancing;
 use crate::domain::dispatch::{Decision, Dispatcher, Grant, QueueRules};
@@ -43,7 +43,7 @@ use crate::lease::{EndLease, Lease, LeaseReports};
 pub struct LoadManager {
     dispatcher: Dispatcher,
     /// Bounded by the dispatcher's line: who is here waits there.
-    waiting: HashMap<Ticket, Waiter>,
+    waiting: HashMap<Ticket, WaitingCaller>,
     watchers: Watchers,
     /// Watchers are to be told soon.
     updates_due: bool,
@@ -114,7 +114,7 @@ impl LoadManager {
                     }
                 }
                 Decision::Refuse(ticket, refusal) => {
-                    if let Some(Waiter { caller, request, since }) = self.waiting.remove(&ticket) {
+                    if let Some(WaitingCaller { caller, request, since }) = self.waiting.remove(&ticket) {
                         self.tell_unserved(request, Some(refusal.clone()), since);
                         caller.answer(Err(refusal));
                     }

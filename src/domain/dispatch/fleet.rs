@@ -13,7 +13,7 @@ use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use super::breaker::Breaker;
 use super::choose::{Balancing, Candidate, Mode, Policy};
 use super::decision::GrantReason;
-use super::index::{Index, MemberKey, Position, Room};
+use super::index::{Availability, Index, MemberKey, Position};
 use super::model_set::ModelSet;
 use super::models::{ModelNumber, Models};
 use super::trials::{Trial, Trials};
@@ -87,14 +87,14 @@ impl Endpoint {
             report: fresh.map(|reported| reported.report.as_ref()),
             is_suspect: trial.is_suspect(),
         });
-        let room = match self.has_free_slot() {
-            false => Room::Full,
-            true if trial.breaker.skips() => Room::Skipped,
-            true => Room::Free,
+        let availability = match self.has_free_slot() {
+            false => Availability::Full,
+            true if trial.breaker.skips() => Availability::Skipped,
+            true => Availability::Free,
         };
         let is_closed = trial.breaker.is_closed();
         let (id, turn) = (self.facts.id(), self.turn);
-        Position { id, standing, turn, is_closed, room }
+        Position { id, standing, turn, is_closed, availability }
     }
 }
 
@@ -254,10 +254,12 @@ impl Fleet {
     /// which every endpoint's breaker is open.
     pub fn free_slot(&self, id: EndpointId) -> Option<Slot<'_>> {
         let endpoint = self.endpoints.get(&id)?;
-        let models = match self.index.position(endpoint.key?).room {
-            Room::Full => return None,
-            Room::Free => Cow::Borrowed(endpoint.model_set.get_or_init(|| ModelSet::from_iter(endpoint.models.iter()))),
-            Room::Skipped => {
+        let models = match self.index.position(endpoint.key?).availability {
+            Availability::Full => return None,
+            Availability::Free => {
+                Cow::Borrowed(endpoint.model_set.get_or_init(|| ModelSet::from_iter(endpoint.models.iter())))
+            }
+            Availability::Skipped => {
                 let served = endpoint.models.iter().filter(|model| self.index.members(**model).1 == 0);
                 Cow::Owned(ModelSet::from_iter(served))
             }

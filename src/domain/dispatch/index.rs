@@ -26,7 +26,7 @@ const MANY_MIN: usize = 8;
 
 /// Whether a request can be granted on an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Room {
+pub enum Availability {
     /// No slot is free.
     Full,
     /// A slot is free.
@@ -47,7 +47,7 @@ pub struct Position {
     /// The endpoint's breaker is closed.
     pub is_closed: bool,
     /// Whether a request can be granted on the endpoint.
-    pub room: Room,
+    pub availability: Availability,
 }
 
 /// Identifies an endpoint in the index until the endpoint leaves it.
@@ -199,8 +199,9 @@ impl Index {
         let mut has_calm = false;
         for key in &served.members {
             let member = &self.members[*key];
-            let Position { id, standing, room, .. } = member.position;
-            let is_candidate = room == Room::Free || (room == Room::Skipped && is_last_resort);
+            let Position { id, standing, availability, .. } = member.position;
+            let is_candidate =
+                availability == Availability::Free || (availability == Availability::Skipped && is_last_resort);
             if !is_candidate || tried.contains(&id) {
                 continue;
             }
@@ -245,15 +246,15 @@ impl Index {
     pub fn assert_consistent(&self) {
         let [mut calm, mut strained, mut skipped] = [0; 3];
         for (row, member) in &self.members {
-            let Position { standing, room, .. } = member.position;
+            let Position { standing, availability, .. } = member.position;
             let place = member.place(MemberKey(row), standing.rank);
-            let is_free = room == Room::Free;
+            let is_free = availability == Availability::Free;
             calm += usize::from(is_free && !standing.is_strained);
             strained += usize::from(is_free && standing.is_strained);
-            skipped += usize::from(room == Room::Skipped);
+            skipped += usize::from(availability == Availability::Skipped);
             assert_eq!(self.calm.contains(&place), is_free && !standing.is_strained);
             assert_eq!(self.strained.contains(&place), is_free && standing.is_strained);
-            assert_eq!(self.skipped.contains(&place), room == Room::Skipped);
+            assert_eq!(self.skipped.contains(&place), availability == Availability::Skipped);
         }
         let counted = [&self.calm, &self.strained, &self.strained_in_turn, &self.skipped].map(Order::len);
         assert_eq!(counted, [calm, strained, strained, skipped], "every place is an endpoint's");
@@ -292,20 +293,20 @@ impl Index {
     /// Puts an endpoint into the orders that its position belongs to, or takes it out of them.
     fn put(&mut self, key: MemberKey, is_in: bool) {
         let member = &self.members[key.0];
-        let Position { standing, room, .. } = member.position;
+        let Position { standing, availability, .. } = member.position;
         let (place, in_turn) = (member.place(key, standing.rank), member.place(key, standing.rank.in_turn()));
         let rows = &self.rows;
         let put = |order: &mut Order, place: Place| {
             if is_in { order.insert(rows, place) } else { order.remove(rows, &place) }
         };
-        match room {
-            Room::Full => {}
-            Room::Skipped => put(&mut self.skipped, place),
-            Room::Free if standing.is_strained => {
+        match availability {
+            Availability::Full => {}
+            Availability::Skipped => put(&mut self.skipped, place),
+            Availability::Free if standing.is_strained => {
                 put(&mut self.strained, place);
                 put(&mut self.strained_in_turn, in_turn);
             }
-            Room::Free => put(&mut self.calm, place),
+            Availability::Free => put(&mut self.calm, place),
         }
     }
 }

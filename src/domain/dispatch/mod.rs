@@ -20,16 +20,16 @@ mod decision;
 mod estimate;
 mod fleet;
 mod index;
+mod line;
 mod model_queue;
 mod model_set;
 mod models;
 mod order;
-mod report;
+mod queue;
 mod retry;
-mod rooms;
 mod trials;
+mod views;
 mod wait;
-mod waiting;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,18 +42,18 @@ pub use self::breaker::{Breaker, BreakerState, BreakerView};
 use self::choose::Balancing;
 pub use self::decision::{Decision, Grant, GrantReason, Queued, Retried, Submitted};
 use self::fleet::Fleet;
+use self::line::WaitingRequest;
 use self::models::ModelNumber;
-use self::report::RecentGrants;
-pub use self::report::{ModelWait, RecentGrant, Running};
-use self::rooms::Rooms;
-use self::waiting::Waiting;
+use self::queue::Queue;
+use self::views::RecentGrants;
+pub use self::views::{ModelWait, RecentGrant, Running};
 use super::endpoint::{EndpointFacts, Target};
 use super::ids::{EndpointId, LeaseId, Ticket};
 use super::load::LoadReport;
 use super::request::{EndedLease, Failure, LeaseEnd, LeaseRequest, Outcome, Refusal};
 use super::time::Moment;
 
-/// How many may wait, how they are slowed down before the line is full, and what they may wait for.
+/// How many requests may wait, how newcomers are slowed down before the queue is full, and how long a request waits for loading.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueRules {
     pub max_waiting: usize,
@@ -78,13 +78,13 @@ struct Held {
     waited: Duration,
 }
 
-/// Grants leases on endpoints and keeps the line of those who wait.
+/// Grants leases on endpoints and keeps the queue of requests that wait for one.
 ///
 /// Every method that takes `now` and `decisions` refuses what has expired before it grants anything. Decisions about waiting
 /// requests are pushed onto `decisions` in the order they were made.
 pub struct Dispatcher {
     fleet: Fleet,
-    rooms: Rooms,
+    queue: Queue,
     leases: HashMap<LeaseId, Held>,
     recent_grants: RecentGrants,
     selections: Selections,
@@ -98,7 +98,7 @@ impl Dispatcher {
     pub fn new(rules: QueueRules, balancing: Balancing) -> Self {
         Self {
             fleet: Fleet::new(balancing),
-            rooms: Rooms::default(),
+            queue: Queue::default(),
             leases: HashMap::new(),
             recent_grants: RecentGrants::default(),
             selections: Selections::default(),
@@ -128,7 +128,7 @@ impl Dispatcher {
             Submitted::Refused(Refusal::Draining)
         } else {
             let queued = Queued { position: 1, estimated_wait: None };
-            let waiting = Waiting { ticket, request, model, arrived: now, deadline, queued };
+            let waiting = WaitingRequest { ticket, request, model, arrived: now, deadline, queued };
             self.wait(now, waiting).map_or(Submitted::Waiting, Submitted::Refused)
         };
         if let Submitted::Refused(_) = submitted {
@@ -140,7 +140,7 @@ impl Dispatcher {
 
     /// Takes a waiting request out of the line; without effect if it does not wait.
     pub fn cancel(&mut self, now: Moment, ticket: Ticket, decisions: &mut Vec<Decision>) {
-        if let Some(waiting) = self.rooms.leave(ticket) {
+        if let Some(waiting) = self.queue.leave(ticket) {
             self.fleet.models_mut().give_back(waiting.model);
         }
         self.expire(now, decisions);
@@ -229,7 +229,7 @@ impl Dispatcher {
     pub fn drain(&mut self, decisions: &mut Vec<Decision>) {
         self.draining = true;
         for ticket in self.in_order_of_arrival(|_| true) {
-            if let Some(waiting) = self.rooms.leave(ticket) {
+            if let Some(waiting) = self.queue.leave(ticket) {
                 self.refuse(ticket, waiting.model, Refusal::Draining, decisions);
             }
         }
@@ -249,12 +249,12 @@ impl Dispatcher {
 
     /// Returns when [`Dispatcher::expire`] next has something to do.
     pub fn next_due(&self) -> Option<Moment> {
-        [self.rooms.next_due(), self.fleet.next_trial()].into_iter().flatten().min()
+        [self.queue.next_due(), self.fleet.next_trial()].into_iter().flatten().min()
     }
 
     /// Returns how many requests wait, in the line or before it.
     pub fn waiting(&self) -> usize {
-        self.rooms.len()
+        self.queue.len()
     }
 
     /// Returns how many leases are held.
@@ -293,12 +293,12 @@ impl Dispatcher {
     /// If one does not hold.
     pub fn assert_invariants(&self) {
         self.fleet.assert_consistent();
-        self.rooms.assert_consistent();
-        let bounded = self.waiting() - self.rooms.retries();
+        self.queue.assert_consistent();
+        let bounded = self.waiting() - self.queue.retries();
         assert!(bounded <= self.rules.max_waiting, "the line is bounded but for retries");
         assert!(!self.draining || self.waiting() == 0, "nobody waits while draining");
-        assert!(self.rooms.misplaced(|model| self.fleet.prospect(model)).is_empty(), "nobody waits in vain");
-        for waiting in self.rooms.iter() {
+        assert!(self.queue.misplaced(|model| self.fleet.prospect(model)).is_empty(), "nobody waits in vain");
+        for waiting in self.queue.iter() {
             let request = &waiting.request;
             let model = waiting.model;
             assert!(self.fleet.choose(model, request).is_none(), "nobody waits while a capable slot is free");
@@ -352,18 +352,18 @@ impl Dispatcher {
         }
     }
 
-    /// Grants the free slots of endpoints that are skipped, where a model has no other any more, or that are to be tried.
+    /// Grants the free slots of endpoints whose breaker is not closed: a model may have no other endpoint, or a trial is allowed.
     fn serve_tripped(&mut self, now: Moment, decisions: &mut Vec<Decision>) {
         for id in self.fleet.tripped() {
             self.serve_line(now, id, decisions);
         }
     }
 
-    fn next_for(&mut self, endpoint: EndpointId) -> Option<Waiting> {
-        if self.rooms.is_nobody_next() {
+    fn next_for(&mut self, endpoint: EndpointId) -> Option<WaitingRequest> {
+        if self.queue.is_nobody_next() {
             return None;
         }
-        self.rooms.take_next(&self.fleet.free_slot(endpoint)?)
+        self.queue.take_next(&self.fleet.free_slot(endpoint)?)
     }
 
     fn debug_assert_invariants(&self) {

@@ -7,16 +7,16 @@ use super::Dispatcher;
 use super::admission::{AdmissionDecision, WaitResult};
 use super::decision::{Decision, Queued};
 use super::fleet::Prospect;
+use super::line::WaitingRequest;
 use super::models::ModelNumber;
-use super::rooms::Room;
-use super::waiting::Waiting;
+use super::queue::Stage;
 use crate::domain::ids::Ticket;
 use crate::domain::request::{LeaseRequest, Refusal};
 use crate::domain::time::Moment;
 
 impl Dispatcher {
-    /// Has a request wait that finds no free slot, or returns why it may not.
-    pub(super) fn wait(&mut self, now: Moment, waiting: Waiting) -> Option<Refusal> {
+    /// Puts a request that found no free slot into the queue, or returns why it cannot wait.
+    pub(super) fn wait(&mut self, now: Moment, waiting: WaitingRequest) -> Option<Refusal> {
         if waiting.request.is_retry() {
             return self.wait_again(now, waiting);
         }
@@ -28,39 +28,39 @@ impl Dispatcher {
         }
     }
 
-    /// Has a retry wait, whose admission was decided when it first came.
-    fn wait_again(&mut self, now: Moment, waiting: Waiting) -> Option<Refusal> {
+    /// Puts a retry into the line without an admission decision: the request was admitted when it came.
+    fn wait_again(&mut self, now: Moment, waiting: WaitingRequest) -> Option<Refusal> {
         if !self.fleet.has_untried(waiting.model, &waiting.request) {
             return Some(self.nothing_untried(waiting.model, &waiting.request));
         }
         if waiting.deadline <= now {
             return Some(Refusal::QueueTimeout { waited: Duration::ZERO });
         }
-        self.join(Room::Line, waiting, Moment::NEVER);
+        self.join(Stage::Line, waiting, Moment::NEVER);
         None
     }
 
-    fn wait_for_slot(&mut self, now: Moment, waiting: Waiting) -> Option<Refusal> {
-        let (room, until) = match self.decide() {
-            AdmissionDecision::Accept => (Room::Line, Moment::NEVER),
-            AdmissionDecision::AcceptWithDelay(delay) => (Room::Delay, now.after(delay)),
+    fn wait_for_slot(&mut self, now: Moment, waiting: WaitingRequest) -> Option<Refusal> {
+        let (stage, until) = match self.decide() {
+            AdmissionDecision::Accept => (Stage::Line, Moment::NEVER),
+            AdmissionDecision::AcceptWithDelay(delay) => (Stage::Delay, now.after(delay)),
             AdmissionDecision::Reject => return Some(self.rejection(waiting.model, &waiting.request)),
         };
         if waiting.deadline <= now {
             return Some(Refusal::QueueTimeout { waited: Duration::ZERO });
         }
-        self.join(room, waiting, until);
+        self.join(stage, waiting, until);
         None
     }
 
-    fn wait_for_loading(&mut self, now: Moment, waiting: Waiting) -> Option<Refusal> {
+    fn wait_for_loading(&mut self, now: Moment, waiting: WaitingRequest) -> Option<Refusal> {
         let until = now.after(self.rules.warm_up);
         match self.decide() {
             AdmissionDecision::Reject => self.end_warm_up(now, waiting, WaitResult::CapacityExceeded),
             _ if until.min(waiting.deadline) <= now => self.end_warm_up(now, waiting, WaitResult::Timeout),
-            // Its delay is over before its wait is.
+            // A delay ends before the wait for loading does.
             AdmissionDecision::Accept | AdmissionDecision::AcceptWithDelay(_) => {
-                self.join(Room::WarmUp, waiting, until);
+                self.join(Stage::WarmUp, waiting, until);
                 None
             }
         }
@@ -68,12 +68,12 @@ impl Dispatcher {
 
     /// Returns what a waiting request would be told now; `None` if it does not wait.
     pub fn outlook(&self, ticket: Ticket) -> Option<Queued> {
-        let (room, &Waiting { ref request, model, .. }) = self.rooms.find(ticket)?;
+        let (stage, &WaitingRequest { ref request, model, .. }) = self.queue.find(ticket)?;
         let (slots, models) = self.fleet.competition(model);
-        match room {
-            Room::Delay => Some(self.queued(Room::Line, model, request)),
-            Room::Line | Room::WarmUp => {
-                let position = self.rooms.room(room).position_of(ticket, &models)?;
+        match stage {
+            Stage::Delay => Some(self.queued(Stage::Line, model, request)),
+            Stage::Line | Stage::WarmUp => {
+                let position = self.queue.stage(stage).position_of(ticket, &models)?;
                 let estimated_wait = self.fleet.models().service_time(model).wait(position, slots);
                 Some(Queued { position, estimated_wait })
             }
@@ -81,10 +81,10 @@ impl Dispatcher {
     }
 
     /// Ends a request's wait for an endpoint that is loading: it joins the line, or is refused.
-    fn end_warm_up(&mut self, now: Moment, waiting: Waiting, result: WaitResult) -> Option<Refusal> {
+    fn end_warm_up(&mut self, now: Moment, waiting: WaitingRequest, result: WaitResult) -> Option<Refusal> {
         match result {
             WaitResult::Ready => {
-                self.join(Room::Line, waiting, Moment::NEVER);
+                self.join(Stage::Line, waiting, Moment::NEVER);
                 None
             }
             WaitResult::Timeout if waiting.deadline <= now => {
@@ -95,7 +95,7 @@ impl Dispatcher {
         }
     }
 
-    /// Decides whether one more may wait.
+    /// Decides whether one more request may wait.
     fn decide(&self) -> AdmissionDecision {
         let (waiting, max_waiting) = (self.waiting(), self.rules.max_waiting);
         if waiting >= max_waiting {
@@ -104,9 +104,9 @@ impl Dispatcher {
         self.rules.admission.decide(waiting, max_waiting)
     }
 
-    /// Returns how a request is refused because of all those who wait.
+    /// Returns the refusal of a request because too many wait.
     fn rejection(&self, model: ModelNumber, request: &LeaseRequest) -> Refusal {
-        let estimated_wait = self.queued(Room::Line, model, request).estimated_wait;
+        let estimated_wait = self.queued(Stage::Line, model, request).estimated_wait;
         if self.waiting() >= self.rules.max_waiting {
             Refusal::QueueFull { estimated_wait }
         } else {
@@ -114,37 +114,37 @@ impl Dispatcher {
         }
     }
 
-    /// Has a request wait in a room until `until`, or its deadline if that comes first.
-    fn join(&mut self, room: Room, mut waiting: Waiting, until: Moment) {
-        waiting.queued = self.queued(room, waiting.model, &waiting.request);
+    /// Puts a request into a stage until `until`, or its deadline if that comes first.
+    fn join(&mut self, stage: Stage, mut waiting: WaitingRequest, until: Moment) {
+        waiting.queued = self.queued(stage, waiting.model, &waiting.request);
         let until = until.min(waiting.deadline);
-        self.rooms.join(room, waiting, until);
+        self.queue.join(stage, waiting, until);
     }
 
-    /// Returns what a request is told that joins a room now. One that is delayed is told of the line, which it is for.
-    fn queued(&self, room: Room, model: ModelNumber, request: &LeaseRequest) -> Queued {
+    /// Returns what a request that joins a stage now is told. A delayed request is told its place in the line.
+    fn queued(&self, stage: Stage, model: ModelNumber, request: &LeaseRequest) -> Queued {
         let (slots, models) = self.fleet.competition(model);
-        let line = match room {
-            Room::Line | Room::Delay => self.rooms.room(Room::Line),
-            Room::WarmUp => self.rooms.room(Room::WarmUp),
+        let line = match stage {
+            Stage::Line | Stage::Delay => self.queue.stage(Stage::Line),
+            Stage::WarmUp => self.queue.stage(Stage::WarmUp),
         };
         let position = line.position_of_next(request, &models);
         Queued { position, estimated_wait: self.fleet.models().service_time(model).wait(position, slots) }
     }
 
-    /// Refuses every waiting request whose deadline, or warm-up wait, is over, lets those join the line whose delay is, and
-    /// has endpoints be tried that were skipped for long enough.
+    /// Refuses every waiting request whose deadline or wait for loading is over, moves every request whose delay is over into
+    /// the line, and begins the trials of endpoints that were skipped for long enough.
     pub fn expire(&mut self, now: Moment, decisions: &mut Vec<Decision>) {
-        while let Some((room, ticket)) = self.rooms.due(now) {
-            let Some(waiting) = self.rooms.leave(ticket) else { return };
+        while let Some((stage, ticket)) = self.queue.due(now) {
+            let Some(waiting) = self.queue.leave(ticket) else { return };
             let model = waiting.model;
-            let refusal = match room {
-                Room::WarmUp => self.end_warm_up(now, waiting, WaitResult::Timeout),
-                Room::Delay if waiting.deadline > now => {
-                    self.join(Room::Line, waiting, Moment::NEVER);
+            let refusal = match stage {
+                Stage::WarmUp => self.end_warm_up(now, waiting, WaitResult::Timeout),
+                Stage::Delay if waiting.deadline > now => {
+                    self.join(Stage::Line, waiting, Moment::NEVER);
                     None
                 }
-                Room::Line | Room::Delay => Some(Refusal::QueueTimeout { waited: now.since(waiting.arrived) }),
+                Stage::Line | Stage::Delay => Some(Refusal::QueueTimeout { waited: now.since(waiting.arrived) }),
             };
             if let Some(refusal) = refusal {
                 self.refuse(ticket, model, refusal, decisions);
@@ -156,21 +156,22 @@ impl Dispatcher {
         }
     }
 
-    /// Moves those who wait to where they belong after endpoints have changed, and refuses those who now wait in vain.
+    /// Moves waiting requests to the stage they belong to after endpoints have changed, and refuses requests that now wait in
+    /// vain.
     pub(super) fn review(&mut self, now: Moment, decisions: &mut Vec<Decision>) {
         let misplaced: HashMap<ModelNumber, Prospect> =
-            self.rooms.misplaced(|model| self.fleet.prospect(model)).into_iter().collect();
+            self.queue.misplaced(|model| self.fleet.prospect(model)).into_iter().collect();
         self.refuse_vain_retries(decisions);
         if misplaced.is_empty() {
             return;
         }
         for ticket in self.in_order_of_arrival(|waiting| misplaced.contains_key(&waiting.model)) {
-            let Some(waiting) = self.rooms.leave(ticket) else { continue };
+            let Some(waiting) = self.queue.leave(ticket) else { continue };
             let model = waiting.model;
             let refusal = match misplaced[&waiting.model] {
                 Prospect::Possible => self.end_warm_up(now, waiting, WaitResult::Ready),
                 Prospect::Loading => {
-                    self.join(Room::WarmUp, waiting, now.after(self.rules.warm_up));
+                    self.join(Stage::WarmUp, waiting, now.after(self.rules.warm_up));
                     None
                 }
                 Prospect::NothingOnline => Some(Refusal::NoEndpointOnline),
@@ -180,19 +181,21 @@ impl Dispatcher {
                 self.refuse(ticket, model, refusal, decisions);
             }
         }
-        // Without patience for loading the wait is over as soon as it begins.
+        // With a warm-up time of zero the wait for loading ends as soon as it begins.
         self.expire(now, decisions);
     }
 
-    /// Refuses the retries that nobody is left for. They do not wait for an endpoint to be probed, to load or to be tried.
+    /// Refuses retries that no untried endpoint can serve. A retry does not wait for an endpoint to be probed, to load or to be
+    /// tried.
     pub(super) fn refuse_vain_retries(&mut self, decisions: &mut Vec<Decision>) {
-        if self.rooms.retries() == 0 {
+        if self.queue.retries() == 0 {
             return;
         }
-        let is_vain =
-            |waiting: &Waiting| waiting.request.is_retry() && !self.fleet.has_untried(waiting.model, &waiting.request);
+        let is_vain = |waiting: &WaitingRequest| {
+            waiting.request.is_retry() && !self.fleet.has_untried(waiting.model, &waiting.request)
+        };
         for ticket in self.in_order_of_arrival(is_vain) {
-            let Some(waiting) = self.rooms.leave(ticket) else { continue };
+            let Some(waiting) = self.queue.leave(ticket) else { continue };
             let refusal = self.nothing_untried(waiting.model, &waiting.request);
             self.refuse(ticket, waiting.model, refusal, decisions);
         }
@@ -211,12 +214,12 @@ impl Dispatcher {
     }
 
     fn nothing_untried(&self, model: ModelNumber, request: &LeaseRequest) -> Refusal {
-        Refusal::NothingUntried { estimated_wait: self.queued(Room::Line, model, request).estimated_wait }
+        Refusal::NothingUntried { estimated_wait: self.queued(Stage::Line, model, request).estimated_wait }
     }
 
     /// Returns the tickets of the waiting requests that are `wanted`.
-    pub(super) fn in_order_of_arrival(&self, wanted: impl Fn(&Waiting) -> bool) -> Vec<Ticket> {
-        let wanted = self.rooms.iter().filter(|waiting| wanted(waiting));
+    pub(super) fn in_order_of_arrival(&self, wanted: impl Fn(&WaitingRequest) -> bool) -> Vec<Ticket> {
+        let wanted = self.queue.iter().filter(|waiting| wanted(waiting));
         let mut arrivals: Vec<_> = wanted.map(|waiting| (waiting.arrived, waiting.ticket)).collect();
         arrivals.sort_unstable();
         arrivals.into_iter().map(|(_, ticket)| ticket).collect()

@@ -21,22 +21,26 @@ use crate::domain::time::Moment;
 
 /// One waiting request.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct WaitingRequest {
+    /// Identifies the request until it is answered.
     pub ticket: Ticket,
+    /// What the request asks for.
     pub request: Arc<LeaseRequest>,
     /// The number of the request's model, of which the request is a user.
     pub model: ModelNumber,
+    /// When the request came.
     pub arrived: Moment,
+    /// When the request is refused if it has no lease by then.
     pub deadline: Moment,
-    /// What it was told when it joined.
+    /// What the request was told when it joined.
     pub queued: Queued,
 }
 
 /// A request in this line.
 #[derive(Debug)]
 struct Entry {
-    waiting: Waiting,
-    /// When its time in this line is over.
+    waiting: WaitingRequest,
+    /// When the request's time in this line is over.
     until: Moment,
     /// Key of its client.
     client: usize,
@@ -63,7 +67,7 @@ struct Demand {
 
 /// The waiting requests.
 #[derive(Debug, Default)]
-pub struct WaitingLine {
+pub struct Line {
     entries: HashMap<Ticket, Entry>,
     clients: Slab<Client>,
     keys: HashMap<ClientId, usize>,
@@ -76,7 +80,8 @@ pub struct WaitingLine {
     retries: usize,
 }
 
-impl WaitingLine {
+impl Line {
+    /// Returns how many requests wait in this line.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -133,8 +138,8 @@ impl WaitingLine {
 
     /// Adds a request behind its client's others, or before them if it is a retry, and its client, if it is new, at the end of
     /// the ring.
-    pub fn join(&mut self, waiting: Waiting, until: Moment) {
-        let Waiting { ticket, ref request, model, .. } = waiting;
+    pub fn join(&mut self, waiting: WaitingRequest, until: Moment) {
+        let WaitingRequest { ticket, ref request, model, .. } = waiting;
         let (entries, clients) = (&mut self.entries, &mut self.clients);
         let known = self.keys.get(&request.client).copied();
         let key = known.unwrap_or_else(|| {
@@ -167,7 +172,7 @@ impl WaitingLine {
     }
 
     /// Takes out the request of this ticket, if it waits. Its client keeps its place in the ring.
-    pub fn leave(&mut self, ticket: Ticket) -> Option<Waiting> {
+    pub fn leave(&mut self, ticket: Ticket) -> Option<WaitingRequest> {
         let Entry { waiting, until, client: key, place } = self.entries.remove(&ticket)?;
         self.retries -= usize::from(waiting.request.is_retry());
         self.by_end.remove(&(until, ticket));
@@ -189,7 +194,7 @@ impl WaitingLine {
     }
 
     /// Takes out the request that is next for a slot of an endpoint with these models; its client goes to the end of the ring.
-    pub fn take_next(&mut self, slot: &Slot<'_>) -> Option<Waiting> {
+    pub fn take_next(&mut self, slot: &Slot<'_>) -> Option<WaitingRequest> {
         let (place, ticket) = self.next_for(slot)?;
         let key = *self.ring.get(place)?;
         let waiting = self.leave(ticket);
@@ -215,7 +220,7 @@ impl WaitingLine {
     }
 
     /// Returns the request of this ticket, if it waits.
-    pub fn get(&self, ticket: Ticket) -> Option<&Waiting> {
+    pub fn get(&self, ticket: Ticket) -> Option<&WaitingRequest> {
         Some(&self.entries.get(&ticket)?.waiting)
     }
 
@@ -225,18 +230,18 @@ impl WaitingLine {
         (*until <= now).then_some(*ticket)
     }
 
-    /// Returns when [`WaitingLine::due`] next has somebody.
+    /// Returns when [`Line::due`] next has a request.
     pub fn next_due(&self) -> Option<Moment> {
         self.by_end.first().map(|(until, _)| *until)
     }
 
-    /// Returns the models somebody waits for, and how many do.
+    /// Returns the models that are waited for, each with the number of its requests.
     pub fn demand(&self) -> impl Iterator<Item = (ModelNumber, usize)> {
         self.demand.iter().map(|(model, demand)| (*model, demand.total))
     }
 
     /// Returns the waiting requests, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = &Waiting> {
+    pub fn iter(&self) -> impl Iterator<Item = &WaitingRequest> {
         self.entries.values().map(|entry| &entry.waiting)
     }
 
@@ -306,14 +311,14 @@ mod tests {
     }
 
     struct Scene {
-        line: WaitingLine,
+        line: Line,
         next_ticket: u64,
     }
 
     impl Scene {
         /// Returns a line after these actions. The models have the numbers of their places.
         fn after(actions: &[Action]) -> Self {
-            let mut scene = Self { line: WaitingLine::default(), next_ticket: 0 };
+            let mut scene = Self { line: Line::default(), next_ticket: 0 };
             for (joins, client, model) in actions {
                 if *joins {
                     scene.join(*client, *model);
@@ -324,7 +329,7 @@ mod tests {
             scene
         }
 
-        fn take_next(&mut self, models: &ModelSet) -> Option<Waiting> {
+        fn take_next(&mut self, models: &ModelSet) -> Option<WaitingRequest> {
             let slot = Slot { endpoint: EndpointId(Uuid::nil()), models: Cow::Borrowed(models) };
             self.line.take_next(&slot)
         }
@@ -345,7 +350,7 @@ mod tests {
             let queued = Queued { position: 0, estimated_wait: None };
             let (arrived, deadline) = (Moment::from_micros(0), Moment::from_micros(1));
             let (request, model) = (Arc::new(request), ModelNumber(model));
-            self.line.join(Waiting { ticket, request, model, arrived, deadline, queued }, deadline);
+            self.line.join(WaitingRequest { ticket, request, model, arrived, deadline, queued }, deadline);
             ticket
         }
     }

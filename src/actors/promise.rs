@@ -1,4 +1,4 @@
-//! An answer given now or kept for later.
+//! What a handler returns that answers now or later.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -11,10 +11,10 @@ use actix::{Actor, Message};
 pub struct Caller<T>(Rc<RefCell<Option<OneshotSender<T>>>>);
 
 impl<T> Caller<T> {
-    /// Returns the caller and the [`Answer`] to return from the handler.
-    pub fn keep() -> (Self, Answer<T>) {
+    /// Returns the caller and the [`Promise`] to return from the handler.
+    pub fn keep() -> (Self, Promise<T>) {
         let place = Rc::new(RefCell::new(None));
-        (Self(place.clone()), Answer::Later(Self(place)))
+        (Self(place.clone()), Promise::Later(Self(place)))
     }
 
     /// Tells whether nobody waits any more.
@@ -34,21 +34,21 @@ impl<T> Caller<T> {
 ///
 /// Unlike a future it spawns no task for each answer.
 #[derive(Debug)]
-pub enum Answer<T> {
+pub enum Promise<T> {
     Now(T),
     Later(Caller<T>),
 }
 
-impl<A, M> MessageResponse<A, M> for Answer<M::Result>
+impl<A, M> MessageResponse<A, M> for Promise<M::Result>
 where
     A: Actor,
     M: Message,
 {
     fn handle(self, _: &mut A::Context, sender: Option<OneshotSender<M::Result>>) {
         match (self, sender) {
-            (Answer::Now(value), Some(sender)) => drop(sender.send(value)),
-            (Answer::Now(value), None) => drop(value),
-            (Answer::Later(caller), sender) => *caller.0.borrow_mut() = sender,
+            (Promise::Now(value), Some(sender)) => drop(sender.send(value)),
+            (Promise::Now(value), None) => drop(value),
+            (Promise::Later(caller), sender) => *caller.0.borrow_mut() = sender,
         }
     }
 }
@@ -71,9 +71,9 @@ mod tests {
     struct Ask;
 
     impl Handler<Ask> for Keeper {
-        type Result = Answer<()>;
+        type Result = Promise<()>;
 
-        fn handle(&mut self, _: Ask, _: &mut Context<Self>) -> Answer<()> {
+        fn handle(&mut self, _: Ask, _: &mut Context<Self>) -> Promise<()> {
             let (caller, answer) = Caller::keep();
             self.0.push(caller);
             answer

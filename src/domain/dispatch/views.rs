@@ -1,4 +1,4 @@
-//! What the dispatcher shows of its work. Nothing about clients.
+//! What the dispatcher shows of its work; it shows nothing about clients.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,12 +16,14 @@ use crate::domain::time::Moment;
 /// How many grants are remembered.
 const GRANTS_MAX: usize = 50;
 
-/// Those who wait for one model.
+/// The requests that wait for one model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelWait {
+    /// The model.
     pub model: ModelId,
+    /// How many requests wait for it.
     pub waiting: usize,
-    /// Of one more request that would be served after all who wait now; `None` without data.
+    /// The wait of one more request, served after all that wait now; `None` without data.
     pub estimated_wait: Option<Duration>,
 }
 
@@ -64,9 +66,9 @@ impl RecentGrants {
 }
 
 impl Dispatcher {
-    /// Returns who waits, by model, the longest line first.
+    /// Returns how many requests wait for each model, the most first.
     pub fn waiting_by_model(&self) -> Vec<ModelWait> {
-        let demand = self.rooms.demand();
+        let demand = self.queue.demand();
         let wait = |(model, waiting): (&ModelNumber, &usize)| {
             let (slots, models) = self.fleet.competition(*model);
             let competing = demand.iter().filter(|(other, _)| models.contains(other.0));

@@ -1,0 +1,135 @@
+//! Where requests wait: in the line, delayed before it, or for an endpoint that is still loading.
+
+use std::collections::HashMap;
+
+use super::fleet::{Prospect, Slot};
+use super::line::{Line, WaitingRequest};
+use super::models::ModelNumber;
+use crate::domain::ids::Ticket;
+use crate::domain::time::Moment;
+
+/// What a waiting request waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// A free slot.
+    Line,
+    /// The end of its delay, before it joins the line. A free slot serves a delayed request only if the line has none for it.
+    Delay,
+    /// An endpoint that is loading the model; no endpoint serves the model yet.
+    WarmUp,
+}
+
+impl Stage {
+    /// Tells whether this is the right stage for requests whose model has this prospect.
+    fn suits(self, prospect: Prospect) -> bool {
+        match self {
+            Stage::Line | Stage::Delay => prospect == Prospect::Possible,
+            Stage::WarmUp => prospect == Prospect::Loading,
+        }
+    }
+}
+
+/// All waiting requests. A ticket is in one stage at most.
+#[derive(Debug, Default)]
+pub struct Queue {
+    line: Line,
+    delay: Line,
+    warm_up: Line,
+}
+
+impl Queue {
+    /// Returns how many requests wait.
+    pub fn len(&self) -> usize {
+        self.all().iter().map(|(_, line)| line.len()).sum()
+    }
+
+    /// Tells whether no waiting request could be served by a free slot.
+    pub fn is_nobody_next(&self) -> bool {
+        self.line.len() + self.delay.len() == 0
+    }
+
+    /// Returns how many of the waiting requests are retries.
+    pub fn retries(&self) -> usize {
+        self.all().iter().map(|(_, line)| line.retries()).sum()
+    }
+
+    /// Returns the requests of a stage.
+    pub fn stage(&self, stage: Stage) -> &Line {
+        match stage {
+            Stage::Line => &self.line,
+            Stage::Delay => &self.delay,
+            Stage::WarmUp => &self.warm_up,
+        }
+    }
+
+    /// Adds a request to a stage until `until`.
+    pub fn join(&mut self, stage: Stage, waiting: WaitingRequest, until: Moment) {
+        let line = match stage {
+            Stage::Line => &mut self.line,
+            Stage::Delay => &mut self.delay,
+            Stage::WarmUp => &mut self.warm_up,
+        };
+        line.join(waiting, until);
+    }
+
+    /// Takes out the request of this ticket, if it waits.
+    pub fn leave(&mut self, ticket: Ticket) -> Option<WaitingRequest> {
+        let Self { line, delay, warm_up } = self;
+        [line, delay, warm_up].into_iter().find_map(|line| line.leave(ticket))
+    }
+
+    /// Finds the request of this ticket, if it waits.
+    pub fn find(&self, ticket: Ticket) -> Option<(Stage, &WaitingRequest)> {
+        self.all().into_iter().find_map(|(stage, line)| Some((stage, line.get(ticket)?)))
+    }
+
+    /// Takes out the request that is next for a slot.
+    pub fn take_next(&mut self, slot: &Slot<'_>) -> Option<WaitingRequest> {
+        self.line.take_next(slot).or_else(|| self.delay.take_next(slot))
+    }
+
+    /// Returns a request whose time in its stage is over.
+    pub fn due(&self, now: Moment) -> Option<(Stage, Ticket)> {
+        self.all().into_iter().find_map(|(stage, line)| Some((stage, line.due(now)?)))
+    }
+
+    /// Returns when [`Queue::due`] next has a request.
+    pub fn next_due(&self) -> Option<Moment> {
+        self.all().into_iter().filter_map(|(_, line)| line.next_due()).min()
+    }
+
+    /// Returns the models that requests wait for in the wrong stage, given the prospects of every model.
+    pub fn misplaced(&self, prospect: impl Fn(ModelNumber) -> Prospect) -> Vec<(ModelNumber, Prospect)> {
+        let models =
+            self.all().into_iter().flat_map(|(stage, line)| line.demand().map(move |(model, _)| (stage, model)));
+        let judged = models.map(|(stage, model)| (stage, model, prospect(model)));
+        let wrong = judged.filter(|(stage, _, prospect)| !stage.suits(*prospect));
+        wrong.map(|(_, model, prospect)| (model, prospect)).collect()
+    }
+
+    /// Returns how many requests wait for each model.
+    pub fn demand(&self) -> HashMap<ModelNumber, usize> {
+        let mut demand = HashMap::new();
+        for (model, waiting) in self.all().into_iter().flat_map(|(_, line)| line.demand()) {
+            *demand.entry(model).or_default() += waiting;
+        }
+        demand
+    }
+
+    /// Returns the waiting requests, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &WaitingRequest> {
+        self.all().into_iter().flat_map(|(_, line)| line.iter())
+    }
+
+    /// Checks that the indexes agree with the entries.
+    ///
+    /// # Panics
+    /// If they do not.
+    pub fn assert_consistent(&self) {
+        self.all().into_iter().for_each(|(_, line)| line.assert_consistent());
+    }
+
+    fn all(&self) -> [(Stage, &Line); 3] {
+        [Stage::Line, Stage::Delay, Stage::WarmUp].map(|stage| (stage, self.stage(stage)))
+    }
+}
