@@ -19,16 +19,24 @@ use super::time::Moment;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndpointKind {
+    /// Ollama.
     Ollama,
+    /// vLLM.
     Vllm,
+    /// The server of llama.cpp.
     Llamacpp,
+    /// LM Studio.
     LmStudio,
+    /// SGLang.
     Sglang,
+    /// xLLM.
     Xllm,
+    /// Any other server with the OpenAI API.
     OpenaiCompatible,
 }
 
 impl EndpointKind {
+    /// Every kind.
     pub const ALL: [EndpointKind; 7] = [
         EndpointKind::Ollama,
         EndpointKind::Vllm,
@@ -87,6 +95,7 @@ pub enum EndpointStatus {
 }
 
 impl EndpointStatus {
+    /// Returns the name used in the API and in log lines.
     pub fn as_str(self) -> &'static str {
         match self {
             EndpointStatus::Pending => "pending",
@@ -167,15 +176,33 @@ pub fn check_name(name: &str) -> Result<(), String> {
     Err("1 to 100 characters, no control characters, no space at either end".to_owned())
 }
 
+/// How long an endpoint's key may be, in bytes.
+const API_KEY_MAX: usize = 4096;
+
+/// How long an endpoint's address may be, in bytes.
+const BASE_URL_MAX: usize = 2048;
+
+/// Checks an endpoint's list of allowed models.
+///
+/// # Errors
+/// What is allowed, if the list is not.
+pub fn check_models(models: &[String]) -> Result<(), String> {
+    let is_allowed = |name: &String| (1..=MODEL_NAME_MAX).contains(&name.len());
+    if models.len() <= MODELS_MAX && models.iter().all(is_allowed) {
+        return Ok(());
+    }
+    Err(format!("up to {MODELS_MAX} names of 1 to {MODEL_NAME_MAX} bytes"))
+}
+
 /// Checks an endpoint's key, which must fit into a header.
 ///
 /// # Errors
 /// What is allowed, if it is not.
 pub fn check_api_key(key: &str) -> Result<(), String> {
-    if !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if (1..=API_KEY_MAX).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Ok(());
     }
-    Err("ASCII letters, digits and signs, at least one, no spaces".to_owned())
+    Err(format!("ASCII letters, digits and signs, 1 to {API_KEY_MAX}, no spaces"))
 }
 
 /// Checks an endpoint's address and returns it without a trailing slash.
@@ -183,7 +210,11 @@ pub fn check_api_key(key: &str) -> Result<(), String> {
 /// # Errors
 /// What is allowed, if it is not.
 pub fn check_base_url(text: &str) -> Result<String, String> {
-    let allowed = || "an http:// or https:// URL without user name, query or fragment".to_owned();
+    let allowed =
+        || format!("an http:// or https:// URL of up to {BASE_URL_MAX} bytes without user name, query or fragment");
+    if text.len() > BASE_URL_MAX {
+        return Err(allowed());
+    }
     let url = Url::parse(text).map_err(|error| format!("{} ({error})", allowed()))?;
     let plain =
         url.query().is_none() && url.fragment().is_none() && url.username().is_empty() && url.password().is_none();
@@ -431,6 +462,7 @@ mod tests {
         check("http://", None);
         check("http://user:secret@gpu.example", None);
         check("http://gpu.example?x=1", None);
+        check(&format!("http://gpu.example/{}", "x".repeat(BASE_URL_MAX)), None);
     }
 
     #[test]
@@ -439,10 +471,23 @@ mod tests {
             assert!(check_name(name).is_err(), "{name:?}");
         }
         assert!(check_name("日本 é").is_ok());
-        for key in ["", "a\nb", "a b", "sk-ü"] {
+        for key in ["", "a\nb", "a b", "sk-ü", &"x".repeat(API_KEY_MAX + 1)] {
             assert!(check_api_key(key).is_err(), "{key:?}");
         }
         assert!(check_api_key("sk-12_ab.c=").is_ok());
+    }
+
+    #[test]
+    fn a_list_of_allowed_models_has_its_bounds() {
+        let check = |count: usize, length: usize, expected| {
+            assert_eq!(check_models(&vec!["x".repeat(length); count]).is_ok(), expected, "{count} of {length}");
+        };
+        check(0, 1, true);
+        check(MODELS_MAX, 1, true);
+        check(MODELS_MAX + 1, 1, false);
+        check(1, MODEL_NAME_MAX, true);
+        check(1, MODEL_NAME_MAX + 1, false);
+        check(1, 0, false);
     }
 
     #[test]

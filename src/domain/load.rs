@@ -5,13 +5,16 @@ use std::ops::RangeInclusive;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::endpoint::CAPABILITY_SCORE;
+use super::endpoint::{CAPABILITY_SCORE, MODEL_NAME_MAX};
 
 /// Percentages a report may give.
 const PERCENT: RangeInclusive<f64> = 0.0..=100.0;
 
 /// Temperatures a report may give, in degrees Celsius.
 const TEMPERATURE: RangeInclusive<f64> = -50.0..=200.0;
+
+/// How many loaded models a report may name.
+pub const LOADED_MODELS_MAX: usize = 100;
 
 /// A report as it was received. What was not said is `None`; fields that are not known are left aside.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -63,6 +66,12 @@ impl LoadReport {
         within("avg_response_time_ms", self.avg_response_time_ms, &(0.0..=f64::MAX))?;
         if let Some(score) = self.capability_score.filter(|score| !CAPABILITY_SCORE.contains(score)) {
             return Err(OutOfRange { field: "capability_score", reason: not_within(score, &CAPABILITY_SCORE) });
+        }
+        let loaded = self.loaded_models.as_deref().unwrap_or_default();
+        if loaded.len() > LOADED_MODELS_MAX || loaded.iter().any(|name| name.len() > MODEL_NAME_MAX) {
+            let allowed = format!("up to {LOADED_MODELS_MAX} names of up to {MODEL_NAME_MAX} bytes");
+            let reason = format!("has {} names; allowed are {allowed}", loaded.len());
+            return Err(OutOfRange { field: "loaded_models", reason });
         }
         match &self.timestamp {
             Some(Value::String(text)) if chrono::DateTime::parse_from_rfc3339(text).is_err() => {
@@ -117,6 +126,10 @@ mod tests {
         }
         check(LoadReport { capability_score: Some(10_000), ..LoadReport::default() }, None);
         check(LoadReport { capability_score: Some(10_001), ..LoadReport::default() }, Some("capability_score"));
+        let loaded = |names: Vec<String>| LoadReport { loaded_models: Some(names), ..LoadReport::default() };
+        check(loaded(vec!["m".to_owned(); LOADED_MODELS_MAX]), None);
+        check(loaded(vec!["m".to_owned(); LOADED_MODELS_MAX + 1]), Some("loaded_models"));
+        check(loaded(vec!["m".repeat(MODEL_NAME_MAX + 1)]), Some("loaded_models"));
         let timed = |timestamp| LoadReport { timestamp: Some(timestamp), ..LoadReport::default() };
         check(timed("2026-01-02T03:04:05Z".into()), None);
         check(timed(1_767_323_045.into()), None);

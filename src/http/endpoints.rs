@@ -19,7 +19,7 @@ use crate::actors::tps_tracker::ReadSpeeds;
 use crate::domain::dispatch::BreakerView;
 use crate::domain::endpoint::{
     CAPABILITY_SCORE, EndpointDefinition, EndpointKind, EndpointView, MAX_CONCURRENCY, check_api_key, check_base_url,
-    check_name, is_link_local, root_url,
+    check_models, check_name, is_link_local, root_url,
 };
 use crate::domain::ids::EndpointId;
 use crate::upstream::client::Upstreams;
@@ -60,6 +60,9 @@ impl EndpointBody {
                 message: format!("`api_key` is not allowed; allowed is {allowed}"),
                 param: Some("api_key".to_owned()),
             })?;
+        }
+        if let Some(Some(models)) = &self.models {
+            check_models(models).map_err(|allowed| wrong("models", &format!("{} names", models.len()), &allowed))?;
         }
         let base_url =
             self.base_url.map(|text| check_base_url(&text).map_err(|allowed| wrong("base_url", &text, &allowed)));

@@ -5,8 +5,8 @@
 
 use serde::Deserialize;
 
-use crate::domain::endpoint::EndpointKind;
-use crate::domain::load::LoadReport;
+use crate::domain::endpoint::{EndpointKind, MODEL_NAME_MAX};
+use crate::domain::load::{LOADED_MODELS_MAX, LoadReport};
 
 /// Reads a page.
 pub type Reader = fn(&[u8]) -> Option<LoadReport>;
@@ -76,7 +76,14 @@ fn ollama_ps(page: &[u8]) -> Option<LoadReport> {
     let LoadedModels { models } = serde_json::from_slice(page).ok()?;
     Some(LoadReport {
         vram_bytes: Some(models.iter().fold(0, |sum, model| sum.saturating_add(model.size_vram))),
-        loaded_models: Some(models.into_iter().map(|model| model.name).collect()),
+        loaded_models: Some(
+            models
+                .into_iter()
+                .map(|model| model.name)
+                .filter(|name| name.len() <= MODEL_NAME_MAX)
+                .take(LOADED_MODELS_MAX)
+                .collect(),
+        ),
         ..LoadReport::default()
     })
 }

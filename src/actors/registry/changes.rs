@@ -46,14 +46,19 @@ impl Handler<RegisterEndpoint> for Registry {
 /// What to change of an endpoint; `None` leaves it.
 #[derive(Clone, Debug, Default)]
 pub struct EndpointChange {
+    /// The new name.
     pub name: Option<String>,
+    /// The new address.
     pub base_url: Option<String>,
     /// `Some(None)`: find out.
     pub kind: Option<Option<EndpointKind>>,
     /// `Some(None)`: as many as the engine tells.
     pub max_concurrency: Option<Option<u32>>,
+    /// 0 to 10000; `Some(None)`: none.
     pub capability_score: Option<Option<u32>>,
+    /// `Some(None)`: none.
     pub api_key: Option<Option<String>>,
+    /// The only models that the endpoint may serve; empty: all it has.
     pub allowed_models: Option<Vec<String>>,
 }
 
@@ -78,7 +83,9 @@ impl EndpointChange {
 #[derive(Message)]
 #[rtype(result = "Result<EndpointView, RegistryError>")]
 pub struct UpdateEndpoint {
+    /// The endpoint to change.
     pub id: EndpointId,
+    /// What to change of the endpoint.
     pub change: EndpointChange,
 }
 

@@ -6,12 +6,14 @@ use super::{Registry, RegistryError};
 use crate::domain::endpoint::EndpointView;
 use crate::domain::ids::EndpointId;
 
-/// Has an endpoint get no more leases, or leases again; its running requests go on. The config file's endpoints, too: this
-/// changes no definition, and is forgotten at the end of the process.
+/// Takes an endpoint out of service, or puts it back; its running requests go on. This changes no definition, so that it is
+/// allowed for endpoints of the config file, and is forgotten at the end of the process.
 #[derive(Message)]
 #[rtype(result = "Result<EndpointView, RegistryError>")]
 pub struct SetDraining {
+    /// The endpoint to take out or to put back.
     pub endpoint: EndpointId,
+    /// True: the endpoint gets no more leases.
     pub draining: bool,
 }
 

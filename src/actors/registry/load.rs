@@ -29,7 +29,9 @@ impl Registry {
 #[derive(Message)]
 #[rtype(result = "Result<(), RegistryError>")]
 pub struct ReportLoad {
+    /// The endpoint that the report is about.
     pub endpoint: EndpointId,
+    /// What is reported.
     pub report: LoadReport,
 }
 

@@ -58,20 +58,27 @@ const TELL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The list of models, replaced by Registry, read by HTTP without asking anybody.
 pub type ModelCatalog = ArcSwap<ModelList>;
+
 /// How many probes, and how many closer looks, are on their way at once. Each takes one file descriptor.
 const PROBES_MAX: usize = 128;
 
 /// Where Registry tells its facts.
 pub struct Neighbours {
+    /// Executes what is to be stored.
     pub persistence: Addr<Persistence>,
     /// Where changes that a client has asked for are saved.
     pub store: StoreDesk,
+    /// Leases endpoints.
     pub dispatcher: Recipient<EndpointsChanged>,
+    /// Measures endpoints.
     pub speeds: Recipient<EndpointsChanged>,
+    /// Learns what endpoints report.
     pub loads: Recipient<LoadReported>,
     /// Hears of every good probe.
     pub answers: Recipient<EndpointAnswered>,
+    /// Tells viewers.
     pub events: Recipient<Publish>,
+    /// Where the list of models is published.
     pub catalog: Arc<ModelCatalog>,
 }
 
@@ -101,15 +108,22 @@ pub struct Registry {
 /// Why Registry did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RegistryError {
+    /// There is no endpoint with this id.
     NotFound(EndpointId),
+    /// Another endpoint has this name.
     NameTaken(String),
+    /// Another endpoint has the address.
     AddressTaken {
+        /// The address that was given.
         base_url: String,
+        /// The name of the other endpoint.
         owner: String,
     },
+    /// The endpoint of this name belongs to the config file.
     ManagedByFile(String),
     /// Another change of this endpoint is being saved.
     BeingChanged(String),
+    /// The database did not save the change.
     Store(StoreError),
 }
 
