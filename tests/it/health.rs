@@ -191,3 +191,15 @@ async fn an_engine_that_closed_its_connections_has_its_models_read_again() {
     app.until_endpoint(&id, "read again", |endpoint| endpoint["models"] == json!(["m", "new"])).await;
     app.finish().await;
 }
+
+#[actix_web::test]
+async fn an_answer_of_another_model_has_the_models_read_again() {
+    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    let id = app.register("a", &endpoint, 1).await;
+    endpoint.list_models(&["new"]);
+    endpoint.script(|_| json_answer(200, "{\"id\":\"x\",\"model\":\"new\",\"choices\":[],\"usage\":null}"));
+    assert_eq!(app.post(CHAT, &chat("m", false)).await.status, 200);
+    app.until_endpoint(&id, "read again", |endpoint| endpoint["models"] == json!(["new"])).await;
+    assert_eq!(app.post(CHAT, &chat("m", false)).await.error(), (404, "model_not_found".to_owned()));
+    app.finish().await;
+}

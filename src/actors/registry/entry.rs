@@ -17,6 +17,9 @@ use crate::domain::stored_endpoint::{Observation, StoredEndpoint};
 use crate::upstream::look::Wanted;
 use crate::upstream::probe::Probe;
 
+/// How many names of models are kept that answers came from and the endpoint does not list.
+const ODD_ANSWERS_MAX: usize = 16;
+
 /// A registered endpoint.
 pub struct Entry {
     pub definition: EndpointDefinition,
@@ -104,6 +107,13 @@ impl Entry {
             }
             Some(_) | None => self.is_list_current = false,
         }
+    }
+
+    /// Takes note of a model that an answer names in place of the one asked for. Returns whether the model is neither listed
+    /// nor known from an earlier answer; of such names [`ODD_ANSWERS_MAX`] are kept until the list changes, others are ignored.
+    pub fn answers_oddly(&mut self, model: &ModelId) -> bool {
+        let is_listed = self.models.iter().any(|listed| listed == model.as_str());
+        !is_listed && self.odd_answers.len() < ODD_ANSWERS_MAX && self.odd_answers.insert(model.clone())
     }
 
     /// Returns how the endpoint is doing. One that is draining is not shown as anything else, but probed all the same.

@@ -39,7 +39,7 @@ use crate::domain::directory::Directory;
 use crate::domain::endpoint::EndpointView;
 use crate::domain::event::{Event, RequestsCounted};
 use crate::domain::history::Counters;
-use crate::domain::ids::EndpointId;
+use crate::domain::ids::{EndpointId, ModelId};
 use crate::domain::request::Outcome;
 use crate::domain::stored_endpoint::StoredEndpoint;
 use crate::domain::time::Moment;
@@ -270,8 +270,17 @@ impl Handler<LeaseEnded> for Registry {
         if !was_well || entry.health.last_error().is_some() {
             self.neighbours.events.do_send(Publish(Event::HealthChanged(entry.health_changed())));
         }
-        let Outcome::Failed(failure) = &ended.outcome else { return };
-        if failure.blames_endpoint() {
+        let is_odd = ended.answered_model.as_ref().is_some_and(|model| entry.answers_oddly(model));
+        if is_odd {
+            let (endpoint, asked) = (&entry.definition.name, ended.request.model.as_str());
+            let answered = ended.answered_model.as_ref().map(ModelId::as_str).unwrap_or_default();
+            log::warn!(
+                "the answer is of a model that the endpoint does not list, its models are read again \
+                 endpoint={endpoint} asked={asked:?} answered={answered:?}"
+            );
+        }
+        let is_blamed = matches!(&ended.outcome, Outcome::Failed(failure) if failure.blames_endpoint());
+        if is_odd || is_blamed {
             self.probe(ended.endpoint, ctx);
         }
     }
