@@ -23,9 +23,6 @@ use crate::config::UpstreamConfig;
 #[cfg(target_os = "linux")]
 const UNSENT_MAX: u32 = 16 * 1024;
 
-/// How much is written at once, in bytes, to a client that once did not keep up.
-const SLOW_WRITE_MAX: usize = 16 * 1024;
-
 /// The most that is added to the idle time, because a client's kernel shows late that its client reads: only when a good part
 /// of its receive buffer is free, on Linux 128 KiB at first.
 const UNSEEN_MAX: Duration = Duration::from_secs(5);
@@ -37,8 +34,6 @@ pub struct ClientStream {
     patience: Duration,
     /// Runs while the client takes nothing and there is more to write.
     blocked: Option<Pin<Box<Sleep>>>,
-    /// The client once took nothing for a moment.
-    is_slow: bool,
     _place: Place,
 }
 
@@ -49,12 +44,11 @@ impl ClientStream {
             log::debug!("client socket options not set error={error}");
         }
         let patience = config.idle_timeout + (config.idle_timeout / 2).min(UNSEEN_MAX);
-        Self { tcp, patience, blocked: None, is_slow: false, _place: places.take() }
+        Self { tcp, patience, blocked: None, _place: places.take() }
     }
 
     /// Waits until the client has taken nothing for too long.
     fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.is_slow = true;
         let patience = self.patience;
         let timer = self.blocked.get_or_insert_with(|| Box::pin(sleep(patience)));
         ready!(timer.as_mut().poll(cx));
@@ -87,8 +81,7 @@ impl AsyncRead for ClientStream {
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        let piece = if this.is_slow { &buf[..buf.len().min(SLOW_WRITE_MAX)] } else { buf };
-        match Pin::new(&mut this.tcp).poll_write(cx, piece) {
+        match Pin::new(&mut this.tcp).poll_write(cx, buf) {
             Poll::Pending => this.poll_blocked(cx),
             written => {
                 this.blocked = None;
