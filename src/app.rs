@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::actors::event_hub::{CloseViewers, EventHub};
 use crate::actors::history_recorder::{Flush, HistoryRecorder, Upkeep, Writer};
-use crate::actors::load_manager::{Drain, LeaseDesk, LoadManager, Observe};
+use crate::actors::load_manager::{Drain, LeaseDesk, LoadManager, Observe, ObserveBlame};
 use crate::actors::persistence::{Checkpoint, Persistence, StoreDesk};
 use crate::actors::registry::{ApplyFile, ModelCatalog, Neighbours, Registry, SaveObserved, warn_of_taken_over};
 use crate::actors::tps_tracker::TpsTracker;
@@ -117,6 +117,7 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     let reports_fresh = config.balancer.metrics_fresh;
     let registry = Registry::new(known.endpoints, prober, config.health.clone(), reports_fresh, neighbours).start();
     load_manager.do_send(Observe(registry.clone().recipient()));
+    load_manager.do_send(ObserveBlame(registry.clone().recipient()));
     load_manager.do_send(Observe(tps.clone().recipient()));
     load_manager.do_send(Observe(history.clone().recipient()));
 

@@ -16,7 +16,7 @@ use crate::domain::time::Moment;
 #[rtype(result = "()")]
 pub struct EndLease(pub LeaseEnd);
 
-/// Tells that a good answer to a trial request has begun; sent by the request's lease, at most once.
+/// Tells that a good answer has begun, to a trial request or to a retry that decides whom to blame; sent by the request's lease, at most once.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct AnswerBegan(pub LeaseId);
@@ -67,10 +67,9 @@ impl Lease {
         self.first_token.get_or_insert(now.since(self.grant.granted));
     }
 
-    /// Takes note of the first byte of a good answer. Only the lease of a trial request reports it, for the endpoint's breaker
-    /// waits for it.
+    /// Takes note of the first byte of a good answer. Only a lease reports it whose trial or retry is decided by it.
     pub fn answer_begins(&self) {
-        if let Some(report) = self.report.as_ref().filter(|_| self.grant.is_trial) {
+        if let Some(report) = self.report.as_ref().filter(|_| self.grant.reports_first_byte) {
             report.trials.do_send(AnswerBegan(self.grant.lease));
         }
     }

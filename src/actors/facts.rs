@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use actix::Message;
 
+use crate::domain::blame::Blamed;
 use crate::domain::endpoint::EndpointFacts;
 use crate::domain::ids::EndpointId;
 use crate::domain::load::LoadReport;
@@ -14,6 +15,11 @@ use crate::domain::time::Moment;
 #[derive(Clone, Message)]
 #[rtype(result = "()")]
 pub struct LeaseEnded(pub Arc<EndedLease>);
+
+/// An endpoint is to blame for a failed request, which may be known only after the request's next attempts.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct EndpointBlamed(pub Blamed);
 
 /// A request has ended without a lease.
 #[derive(Message)]

@@ -3,7 +3,7 @@
 //! Who tells whom (HTTP asks any of them):
 //!
 //! ```text
-//! Registry ── EndpointsChanged, ─▶ LoadManager ── LeaseEnded ──────┬▶ Registry (counters)
+//! Registry ── EndpointsChanged, ─▶ LoadManager ── LeaseEnded ──────┬▶ Registry (counters), EndpointBlamed
 //!    │        EndpointAnswered,      │     │                       ├▶ TpsTracker ── Publish ─▶ EventHub
 //!    │        LoadReported           │     └── RequestUnserved ─┐  │
 //!    │                               └── Publish ─▶ EventHub    └──┴▶ HistoryRecorder ── WriteBatch, ─▶ Persistence

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::endpoint::{EndpointKind, EndpointStatus};
-use super::request::Outcome;
+use super::request::{Failure, Outcome};
 use super::time::Moment;
 
 /// How old the list of models may become while real answers make probing needless.
@@ -99,9 +99,13 @@ impl Health {
     pub fn request_ended(&mut self, outcome: &Outcome) {
         match outcome {
             Outcome::Succeeded { .. } => self.request_error = None,
-            Outcome::Failed(failure) if failure.blames_endpoint() => self.request_error = Some(failure.to_string()),
             Outcome::Failed(_) | Outcome::Abandoned => {}
         }
+    }
+
+    /// Learns that the endpoint is to blame for a failed request.
+    pub fn blamed(&mut self, failure: &Failure) {
+        self.request_error = Some(failure.to_string());
     }
 
     /// Learns of a good probe sent at `sent`. Returns whether it counts: not if a probe that was sent later has ended before.
@@ -148,7 +152,6 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::request::Failure;
 
     fn wall() -> DateTime<Utc> {
         DateTime::from_timestamp_millis(1_700_000_000_000).expect("a time")
@@ -223,9 +226,11 @@ mod tests {
 
     #[test]
     fn a_failed_request_is_told_of_until_one_succeeds_or_the_endpoint_recovers() {
-        let failed = Outcome::Failed(Failure::Status(500));
+        let failure = Failure::Status(500);
         let mut health = online();
-        health.request_ended(&failed);
+        health.request_ended(&Outcome::Failed(failure.clone()));
+        assert_eq!(health.last_error(), None, "whom to blame is not known yet");
+        health.blamed(&failure);
         find(&mut health, &answer(5));
         assert_eq!(health.last_error(), Some("answered 500"), "a probe proves nothing about requests");
         health.request_ended(&Outcome::Failed(Failure::Status(404)));
@@ -233,7 +238,7 @@ mod tests {
         assert_eq!(health.last_error(), Some("answered 500"));
         health.request_ended(&Outcome::Succeeded { tokens: None });
         assert_eq!(health.last_error(), None);
-        health.request_ended(&failed);
+        health.blamed(&failure);
         fail(&mut health, 1);
         assert_eq!(health.last_error(), Some("refused"));
         find(&mut health, &answer(5));
@@ -289,7 +294,7 @@ mod tests {
     fn an_endpoint_whose_requests_fail_is_probed_however_much_it_sends() {
         let mut health = online();
         assert!(!health.probe_due(at(21), at(21), Duration::from_secs(30)));
-        health.request_ended(&Outcome::Failed(Failure::Status(504)));
+        health.blamed(&Failure::Status(504));
         assert!(health.probe_due(at(21), at(21), Duration::from_secs(30)));
     }
 

@@ -4,6 +4,7 @@
 //! code is tested with tables, driven by the simulation, and run inside the actors.
 
 pub mod attempts;
+pub mod blame;
 pub mod catalog;
 pub mod directory;
 pub mod dispatch;

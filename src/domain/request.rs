@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::blame::Comparison;
 use super::ids::{ClientId, EndpointId, LeaseId, ModelId, RequestId};
 
 /// The inference API a request uses.
@@ -56,19 +57,14 @@ pub struct LeaseRequest {
     pub client: ClientId,
     /// Endpoints that have failed this request; it is not granted on them again.
     pub tried: Vec<EndpointId>,
+    /// What the answers of 500 or above that the request got so far show.
+    pub comparison: Comparison,
 }
 
 impl LeaseRequest {
     /// Asks for a first attempt.
     pub fn new(id: RequestId, model: ModelId, api_kind: ApiKind, client: ClientId) -> Self {
-        Self { id, model, api_kind, client, tried: Vec::new() }
-    }
-
-    /// Returns the same request after `endpoint` has failed it.
-    pub fn after_failure_of(&self, endpoint: EndpointId) -> Self {
-        let mut next = self.clone();
-        next.tried.push(endpoint);
-        next
+        Self { id, model, api_kind, client, tried: Vec::new(), comparison: Comparison::Nothing }
     }
 
     /// Tells whether this is not the first attempt.
@@ -150,21 +146,6 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Tells whether the endpoint is to blame; a 4xx is the client's affair, a 429 that of the endpoint's load.
-    pub fn blames_endpoint(&self) -> bool {
-        match self {
-            Failure::Unreachable(_) | Failure::ConnectionLost(_) => true,
-            Failure::FirstByteTimeout | Failure::IdleTimeout => true,
-            Failure::Status(status) => *status >= 500,
-            Failure::RequestCutOff | Failure::ShutDown => false,
-        }
-    }
-
-    /// Tells whether the endpoint is to come last for now: it is to blame, or has too much to do.
-    pub fn ranks_last(&self) -> bool {
-        self.blames_endpoint() || matches!(self, Failure::Status(429))
-    }
-
     /// Tells whether another endpoint may do better, if no byte of the answer has gone to the client. A first byte that did
     /// not come in time is waited for only once: the client has waited long enough.
     pub fn can_be_retried(&self) -> bool {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use leaseway::config::Config;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::fake_endpoint::{json_answer, polite};
+use crate::support::fake_endpoint::{Received, json_answer, polite};
 use crate::support::{FakeEndpoint, RawClient, Step, TestApp, chat};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -224,5 +224,48 @@ async fn a_long_request_that_is_not_taken_in_is_neither_tried_again_nor_blamed_o
     assert_eq!(good.counts().arrived, 0, "tried again");
     let view = app.until_endpoint(&id, "failed", |view| view["failed_requests"] == 1).await;
     assert_eq!(view["last_error"], json!(null));
+    app.finish().await;
+}
+
+/// Asks two endpoints, of which the first answers 500, and returns what is said of them: their last errors.
+async fn errors_after(second: fn(&Received) -> Vec<Step>) -> [Value; 2] {
+    let app = without_fast_probes(|_| {}).await;
+    let endpoints = [FakeEndpoint::start(&["m"]).await, FakeEndpoint::start(&["m"]).await];
+    app.register_scored("first", &endpoints[0], 2).await;
+    app.register_scored("second", &endpoints[1], 1).await;
+    endpoints[0].script(|_| json_answer(500, BROKEN));
+    endpoints[1].script(second);
+    app.post(CHAT, &chat("m", false)).await;
+    // LoadManager answers after it has told whom to blame.
+    app.get("/api/load-status").await;
+    let views = app.get("/api/endpoints").await.json();
+    app.finish().await;
+    [0, 1].map(|number| views[number]["last_error"].clone())
+}
+
+#[actix_web::test]
+async fn a_server_error_is_blamed_on_its_endpoint_unless_a_second_endpoint_repeats_it() {
+    let nothing = || json!(null);
+    let of_first = || json!("answered 500");
+    assert_eq!(errors_after(polite).await, [of_first(), nothing()], "served by the second");
+    assert_eq!(errors_after(|_| json_answer(502, BROKEN)).await, [nothing(), nothing()], "the request is at fault");
+    assert_eq!(
+        errors_after(|_| json_answer(400, BROKEN)).await,
+        [nothing(), nothing()],
+        "found at fault by the second"
+    );
+    let [first, second] = errors_after(|_| vec![Step::Reset]).await;
+    assert_eq!(first, of_first(), "nobody is left to compare with");
+    assert!(second.as_str().is_some_and(|error| error.starts_with("connection lost")), "{second}");
+}
+
+#[actix_web::test]
+async fn the_only_endpoint_of_a_model_is_to_blame_for_its_server_errors() {
+    let app = without_fast_probes(|_| {}).await;
+    let endpoint = FakeEndpoint::start(&["m"]).await;
+    let id = app.register_scored("only", &endpoint, 1).await;
+    endpoint.script(|_| json_answer(500, BROKEN));
+    assert_eq!(app.post(CHAT, &chat("m", false)).await.status, 500);
+    app.until_endpoint(&id, "blamed", |view| view["last_error"] == "answered 500").await;
     app.finish().await;
 }

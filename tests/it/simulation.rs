@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use leaseway::domain::blame::Blamed;
 use leaseway::domain::dispatch::admission::Admission;
 use leaseway::domain::dispatch::choose::{Balancing, Mode};
 use leaseway::domain::dispatch::{Decision, Dispatcher, QueueRules};
@@ -50,6 +51,8 @@ struct World {
     warming: Line,
     choices: Choices,
     journeys: Journeys,
+    /// Endpoints that are to blame, and of which the dispatcher has not told yet.
+    blamed: Vec<Blamed>,
     answered: BTreeSet<Ticket>,
     next_ticket: u64,
     draining: bool,
@@ -61,6 +64,8 @@ struct Held {
     target: Arc<Target>,
     request: LeaseRequest,
     deadline: Moment,
+    /// The first byte of a good answer has come.
+    has_begun: bool,
 }
 
 impl World {
@@ -92,6 +97,7 @@ impl World {
             warming: Line::default(),
             choices: Choices::new(balancing),
             journeys: Journeys::default(),
+            blamed: Vec::new(),
             answered: BTreeSet::new(),
             next_ticket: 0,
             draining: false,
@@ -183,8 +189,14 @@ impl World {
         assert!(next_trial.is_none_or(|trial| next_due.is_some_and(|due| due <= trial)), "a trial is missed");
     }
 
-    fn check(&self) {
+    fn check(&mut self) {
         self.dispatcher.assert_invariants();
+        let in_order = |mut blamed: Vec<Blamed>| {
+            blamed.sort_by_key(|blamed| (blamed.endpoint, blamed.failure.to_string()));
+            blamed
+        };
+        let told = in_order(self.dispatcher.take_blamed());
+        assert_eq!(told, in_order(std::mem::take(&mut self.blamed)), "who is to blame is told, and nobody else");
         assert_eq!(self.dispatcher.waiting(), self.waiters().count());
         assert_eq!(self.dispatcher.active(), self.leases.len());
         assert_eq!(self.journeys.under_way(), self.waiters().count() + self.leases.len(), "each waits or has a lease");
@@ -223,7 +235,7 @@ fn run(seed: u64, steps: usize) {
     }
     let mut decisions = Vec::new();
     world.draining = true;
-    world.dispatcher.drain(&mut decisions);
+    world.dispatcher.drain(world.now, &mut decisions);
     for decision in decisions {
         let Decision::Refuse(ticket, Refusal::Draining) = decision else { panic!("{decision:?} while draining") };
         let waiter = world.leave(ticket).expect("it waits");

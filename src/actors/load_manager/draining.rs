@@ -21,7 +21,7 @@ impl Handler<Drain> for LoadManager {
 
     fn handle(&mut self, Drain { grace }: Drain, ctx: &mut Context<Self>) -> Promise<usize> {
         let mut decisions = Vec::new();
-        self.dispatcher.drain(&mut decisions);
+        self.dispatcher.drain(clock::now(), &mut decisions);
         self.carry_out(decisions, ctx);
         if self.dispatcher.active() == 0 {
             return Promise::Now(0);

@@ -28,7 +28,7 @@ use self::troubles::Troubles;
 pub use self::watchers::QueueUpdates;
 use self::watchers::Watchers;
 use super::event_hub::Publish;
-use super::facts::{EndpointsChanged, LeaseEnded, LoadReported, RequestUnserved};
+use super::facts::{EndpointBlamed, EndpointsChanged, LeaseEnded, LoadReported, RequestUnserved};
 use super::promise::Caller;
 use crate::clock::{self, Stopwatch};
 use crate::domain::dispatch::choose::Balancing;
@@ -50,6 +50,8 @@ pub struct LoadManager {
     /// Waits until no lease is held; `None` while Leaseway is not stopping.
     draining: Option<Caller<usize>>,
     observers: Vec<Recipient<LeaseEnded>>,
+    /// Hears of endpoints that are to blame; set when the app starts.
+    blames: Option<Recipient<EndpointBlamed>>,
     unserved: Recipient<RequestUnserved>,
     events: Recipient<Publish>,
     /// Where leases report their end; set when the actor starts.
@@ -82,6 +84,7 @@ impl LoadManager {
             updates_due: false,
             draining: None,
             observers: Vec::new(),
+            blames: None,
             unserved,
             events,
             report: None,
@@ -119,6 +122,11 @@ impl LoadManager {
                         caller.answer(Err(refusal));
                     }
                 }
+            }
+        }
+        for blamed in self.dispatcher.take_blamed() {
+            if let Some(blames) = &self.blames {
+                blames.do_send(EndpointBlamed(blamed));
             }
         }
         if self.waiting.is_empty() {
@@ -230,6 +238,19 @@ impl Handler<Observe> for LoadManager {
 
     fn handle(&mut self, Observe(observer): Observe, _: &mut Context<Self>) {
         self.observers.push(observer);
+    }
+}
+
+/// Names who is told of endpoints that are to blame.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ObserveBlame(pub Recipient<EndpointBlamed>);
+
+impl Handler<ObserveBlame> for LoadManager {
+    type Result = ();
+
+    fn handle(&mut self, ObserveBlame(observer): ObserveBlame, _: &mut Context<Self>) {
+        self.blames = Some(observer);
     }
 }
 

@@ -8,6 +8,7 @@ use super::LoadManager;
 use crate::actors::event_hub::Publish;
 use crate::actors::facts::EndpointAnswered;
 use crate::clock;
+use crate::domain::blame::Blame;
 use crate::domain::dispatch::Breaker;
 use crate::domain::endpoint::Target;
 use crate::domain::event::Event;
@@ -45,7 +46,7 @@ impl LoadManager {
     /// Takes note of a lease that ended in a failure of its endpoint.
     pub(super) fn note_failure(&mut self, ended: &EndedLease) {
         let Outcome::Failed(failure) = &ended.outcome else { return };
-        if failure.ranks_last()
+        if (failure.blame() != Blame::Never || *failure == Failure::Status(429))
             && let Some(told) = self.troubles.failures.add(clock::now(), ended.endpoint, failure.clone())
         {
             self.warn_of_failures(told);

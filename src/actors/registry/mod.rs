@@ -31,16 +31,16 @@ pub use self::load::{ListReports, ReportLoad};
 pub use self::probing::SyncEndpoint;
 pub use self::saving::SaveObserved;
 use super::event_hub::Publish;
-use super::facts::{EndpointAnswered, EndpointsChanged, LeaseEnded, LoadReported};
+use super::facts::{EndpointAnswered, EndpointBlamed, EndpointsChanged, LeaseEnded, LoadReported};
 use super::persistence::{Persistence, StoreDesk};
 use crate::config::HealthConfig;
+use crate::domain::blame::Blamed;
 use crate::domain::catalog::{Catalog, ModelList, Server};
 use crate::domain::directory::Directory;
 use crate::domain::endpoint::EndpointView;
 use crate::domain::event::{Event, RequestsCounted};
 use crate::domain::history::Counters;
 use crate::domain::ids::{EndpointId, ModelId};
-use crate::domain::request::Outcome;
 use crate::domain::stored_endpoint::StoredEndpoint;
 use crate::domain::time::Moment;
 use crate::domain::turns::Turns;
@@ -278,10 +278,18 @@ impl Handler<LeaseEnded> for Registry {
                 "the answer is of a model that the endpoint does not list, its models are read again \
                  endpoint={endpoint} asked={asked:?} answered={answered:?}"
             );
-        }
-        let is_blamed = matches!(&ended.outcome, Outcome::Failed(failure) if failure.blames_endpoint());
-        if is_odd || is_blamed {
             self.probe(ended.endpoint, ctx);
         }
+    }
+}
+
+impl Handler<EndpointBlamed> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, EndpointBlamed(Blamed { endpoint, failure }): EndpointBlamed, ctx: &mut Context<Self>) {
+        let Some(entry) = self.entries.get_mut(&endpoint) else { return };
+        entry.health.blamed(&failure);
+        self.neighbours.events.do_send(Publish(Event::HealthChanged(entry.health_changed())));
+        self.probe(endpoint, ctx);
     }
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use crate::domain::blame::Sign;
 use crate::domain::ids::LeaseId;
-use crate::domain::request::Outcome;
 use crate::domain::time::Moment;
 
 /// Failures in a row that open a breaker.
@@ -122,14 +122,15 @@ impl Breaker {
         }
     }
 
-    /// Learns how a lease ended. Closed -> open after failures in a row; trial -> open, for longer, if its lease fails; any
-    /// -> closed once a request succeeds.
+    /// Learns what a lease says about the endpoint. Closed -> open after failures in a row; trial -> open, for longer, if its
+    /// lease fails; any -> closed once a request succeeds. An undecided trial goes on until its verdict.
     #[must_use]
-    pub fn ended(self, now: Moment, ended: LeaseId, outcome: &Outcome) -> Self {
-        let is_failure = match outcome {
-            Outcome::Succeeded { .. } => return Breaker::default(),
-            Outcome::Failed(failure) => failure.blames_endpoint(),
-            Outcome::Abandoned => false,
+    pub fn judged(self, now: Moment, ended: LeaseId, sign: Sign) -> Self {
+        let is_failure = match sign {
+            Sign::Good => return Breaker::default(),
+            Sign::Undecided => return self,
+            Sign::Bad => true,
+            Sign::Busy | Sign::Nothing => false,
         };
         let open = |skip: Duration| Breaker::Open { until: now.after(skip), skip };
         match self {
@@ -183,7 +184,6 @@ impl Breaker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::request::Failure;
 
     fn at(seconds: u64) -> Moment {
         Moment::from_micros(seconds * 1_000_000)
@@ -193,7 +193,7 @@ mod tests {
     const OTHER: LeaseId = LeaseId(2);
 
     fn failed(breaker: Breaker, now: u64, lease: LeaseId) -> Breaker {
-        breaker.ended(at(now), lease, &Outcome::Failed(Failure::Status(500)))
+        breaker.judged(at(now), lease, Sign::Bad)
     }
 
     #[test]
@@ -215,9 +215,10 @@ mod tests {
             assert_eq!((ready.skips(), trial.skips(), trial.is_closed()), (false, true, false));
             assert_eq!(trial.granted(OTHER), trial, "as a last resort");
             assert_eq!(failed(trial, now, OTHER), trial, "one that was on its way");
-            assert_eq!(trial.ended(at(now), OTHER, &Outcome::Abandoned), trial);
-            assert_eq!(trial.ended(at(now), TRIAL, &Outcome::Abandoned), ready, "nothing was learnt");
-            assert_eq!(trial.ended(at(now), OTHER, &Outcome::Succeeded { tokens: None }), Breaker::default());
+            assert_eq!(trial.judged(at(now), OTHER, Sign::Nothing), trial);
+            assert_eq!(trial.judged(at(now), TRIAL, Sign::Undecided), trial, "its verdict is to come");
+            assert_eq!(trial.judged(at(now), TRIAL, Sign::Nothing), ready, "nothing was learnt");
+            assert_eq!(trial.judged(at(now), OTHER, Sign::Good), Breaker::default());
             breaker = failed(trial, now, TRIAL);
         }
     }
@@ -264,9 +265,10 @@ mod tests {
     #[test]
     fn a_success_starts_the_count_again_and_a_blameless_failure_does_not_count() {
         let twice = failed(failed(Breaker::default(), 0, OTHER), 0, OTHER);
-        assert_eq!(twice.ended(at(0), OTHER, &Outcome::Failed(Failure::Status(404))), twice);
-        assert_eq!(twice.ended(at(0), OTHER, &Outcome::Abandoned), twice);
-        let well = twice.ended(at(0), OTHER, &Outcome::Succeeded { tokens: None });
+        for sign in [Sign::Busy, Sign::Undecided, Sign::Nothing] {
+            assert_eq!(twice.judged(at(0), OTHER, sign), twice);
+        }
+        let well = twice.judged(at(0), OTHER, Sign::Good);
         assert!(failed(failed(well, 0, OTHER), 0, OTHER).is_closed());
     }
 }

@@ -20,8 +20,9 @@ pub struct Grant {
     pub waited: Duration,
     /// `None` for a request that did not wait.
     pub queued: Option<Queued>,
-    /// The endpoint was skipped after failures and is tried with this lease.
-    pub is_trial: bool,
+    /// The first byte of a good answer is to be told: an endpoint is tried with this lease after it was skipped, or the
+    /// answer decides whether an earlier endpoint of the request is to blame.
+    pub reports_first_byte: bool,
 }
 
 /// Why a lease was granted on its endpoint and on no other.

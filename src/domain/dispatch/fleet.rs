@@ -17,10 +17,11 @@ use super::index::{Availability, Index, MemberKey, Position};
 use super::model_set::ModelSet;
 use super::models::{ModelNumber, Models};
 use super::trials::{Trial, Trials};
+use crate::domain::blame::{Sign, Suspect};
 use crate::domain::endpoint::{EndpointFacts, EndpointStatus, Target};
 use crate::domain::ids::{EndpointId, LeaseId};
 use crate::domain::load::LoadReport;
-use crate::domain::request::{LeaseRequest, Outcome};
+use crate::domain::request::LeaseRequest;
 use crate::domain::time::Moment;
 
 /// What can be hoped for by a request that finds no free slot.
@@ -73,6 +74,11 @@ struct Reported {
 }
 
 impl Endpoint {
+    /// Tells whether this is still its server. A request that went to another one says nothing about the endpoint.
+    fn is_at(&self, target: &Arc<Target>) -> bool {
+        target.is_same_server(&self.facts.target)
+    }
+
     fn has_free_slot(&self) -> bool {
         self.in_flight < self.facts.max_concurrency
     }
@@ -213,15 +219,22 @@ impl Fleet {
         (&self.endpoints[&id].facts.target, self.trials.of(id).breaker.is_tried_with(lease))
     }
 
-    /// Gives a slot back; without effect if the endpoint is gone. What came of a request to another server, which the
-    /// endpoint was before its definition changed, says nothing about the endpoint. Returns whether its breaker has opened or closed.
-    pub fn release(&mut self, now: Moment, lease: LeaseId, target: &Arc<Target>, outcome: &Outcome) -> bool {
+    /// Gives a slot back and learns what its lease says about the endpoint; without effect if the endpoint is gone. Returns
+    /// whether the endpoint's breaker has opened or closed.
+    pub fn release(&mut self, now: Moment, lease: LeaseId, target: &Arc<Target>, sign: Sign) -> bool {
         let mut has_turned = false;
         self.change(target.id, |endpoint, trials| {
             endpoint.in_flight -= 1;
-            if target.is_same_server(&endpoint.facts.target) {
-                has_turned = trials.ended(now, target.id, lease, outcome);
-            }
+            has_turned = endpoint.is_at(target) && trials.judged(now, target.id, lease, sign);
+        });
+        has_turned
+    }
+
+    /// Learns what a lease that has ended says about its endpoint after all. Returns whether the breaker has opened or closed.
+    pub fn judge(&mut self, now: Moment, Suspect { target, lease, .. }: &Suspect, sign: Sign) -> bool {
+        let mut has_turned = false;
+        self.change(target.id, |endpoint, trials| {
+            has_turned = endpoint.is_at(target) && trials.judged(now, target.id, *lease, sign);
         });
         has_turned
     }

@@ -47,6 +47,7 @@ use self::models::ModelNumber;
 use self::queue::Queue;
 use self::views::RecentGrants;
 pub use self::views::{ModelWait, RecentGrant, Running};
+use super::blame::{Blamed, Sign, Suspect};
 use super::endpoint::{EndpointFacts, Target};
 use super::ids::{EndpointId, LeaseId, Ticket};
 use super::load::LoadReport;
@@ -76,6 +77,8 @@ struct Held {
     model: ModelNumber,
     granted: Moment,
     waited: Duration,
+    /// An earlier attempt of the request, which this one decides about.
+    undecided: Option<Suspect>,
 }
 
 /// Grants leases on endpoints and keeps the queue of requests that wait for one.
@@ -91,6 +94,10 @@ pub struct Dispatcher {
     next_lease: u64,
     rules: QueueRules,
     draining: bool,
+    /// What is now known of endpoints that were undecided about; empty after every call.
+    verdicts: Vec<(Suspect, Sign)>,
+    /// Endpoints found to be to blame since [`Dispatcher::take_blamed`] was last asked.
+    blamed: Vec<Blamed>,
 }
 
 impl Dispatcher {
@@ -105,6 +112,8 @@ impl Dispatcher {
             next_lease: 0,
             rules,
             draining: false,
+            verdicts: Vec::new(),
+            blamed: Vec::new(),
         }
     }
 
@@ -142,33 +151,17 @@ impl Dispatcher {
     pub fn cancel(&mut self, now: Moment, ticket: Ticket, decisions: &mut Vec<Decision>) {
         if let Some(waiting) = self.queue.leave(ticket) {
             self.fleet.models_mut().give_back(waiting.model);
+            self.reach_verdict(&waiting.request, Sign::Nothing);
         }
         self.expire(now, decisions);
         self.debug_assert_invariants();
     }
 
     /// Ends a lease, and its request with it, and passes its slot on; `None` if the lease is not known or has ended before.
-    pub fn end(
-        &mut self,
-        now: Moment,
-        LeaseEnd { lease, outcome, first_token, answered_model }: LeaseEnd,
-        decisions: &mut Vec<Decision>,
-    ) -> Option<EndedLease> {
-        self.expire(now, decisions);
-        let held = self.leases.remove(&lease)?;
-        let endpoint = held.target.id;
-        let has_turned = self.fleet.release(now, lease, &held.target, &outcome);
-        if let Outcome::Succeeded { .. } = outcome {
-            self.fleet.models_mut().service_time_mut(held.model).record(now.since(held.granted));
-        }
-        self.fleet.models_mut().give_back(held.model);
-        self.serve_line(now, endpoint, decisions);
-        if has_turned {
-            self.serve_tripped(now, decisions);
-            self.refuse_vain_retries(decisions);
-        }
+    pub fn end(&mut self, now: Moment, end: LeaseEnd, decisions: &mut Vec<Decision>) -> Option<EndedLease> {
+        let held = self.end_request(now, &end, decisions)?;
         self.debug_assert_invariants();
-        Some(EndedLease { first_token, answered_model, ..held.ended(now, outcome) })
+        Some(held.ended(now, end))
     }
 
     /// Learns of endpoints that are new, changed or gone, all at once: nobody is refused for what another of them can serve.
@@ -186,6 +179,7 @@ impl Dispatcher {
         removed.into_iter().for_each(|id| self.fleet.remove(id));
         self.fleet.begin_trials(now);
         self.review(now, decisions);
+        self.settle(now, None, false, decisions);
         for id in ids {
             self.serve_line(now, id, decisions);
         }
@@ -202,14 +196,15 @@ impl Dispatcher {
         self.debug_assert_invariants();
     }
 
-    /// Learns of the first byte of a good answer, which closes the breaker of an endpoint that is tried with this lease.
+    /// Learns of the first byte of a good answer, which closes the breaker of an endpoint that is tried with this lease, and
+    /// shows that an endpoint that failed the same request before is to blame.
     pub fn answer_began(&mut self, now: Moment, lease: LeaseId, decisions: &mut Vec<Decision>) {
         self.expire(now, decisions);
-        let Some(target) = self.leases.get(&lease).map(|held| held.target.clone()) else { return };
-        if self.fleet.answer_began(lease, &target) {
-            self.serve_line(now, target.id, decisions);
-            self.refuse_vain_retries(decisions);
-        }
+        let Some(held) = self.leases.get_mut(&lease) else { return };
+        let target = held.target.clone();
+        self.verdicts.extend(held.undecided.take().map(|suspect| (suspect, Sign::Bad)));
+        let has_turned = self.fleet.answer_began(lease, &target);
+        self.settle(now, Some(target.id), has_turned, decisions);
         self.debug_assert_invariants();
     }
 
@@ -226,25 +221,30 @@ impl Dispatcher {
 
     /// Refuses every waiting request and from now on every new one; what runs may go on, elsewhere if its endpoint fails and
     /// another is free.
-    pub fn drain(&mut self, decisions: &mut Vec<Decision>) {
+    pub fn drain(&mut self, now: Moment, decisions: &mut Vec<Decision>) {
         self.draining = true;
         for ticket in self.in_order_of_arrival(|_| true) {
             if let Some(waiting) = self.queue.leave(ticket) {
+                self.reach_verdict(&waiting.request, Sign::Nothing);
                 self.refuse(ticket, waiting.model, Refusal::Draining, decisions);
             }
         }
+        self.settle(now, None, false, decisions);
         self.debug_assert_invariants();
     }
 
     /// Ends every lease as cut off by shutdown.
     pub fn end_all(&mut self, now: Moment) -> Vec<EndedLease> {
-        let outcome = Outcome::Failed(Failure::ShutDown);
         let held: Vec<(LeaseId, Held)> = self.leases.drain().collect();
-        for (lease, held) in &held {
-            self.fleet.release(now, *lease, &held.target, &outcome);
-            self.fleet.models_mut().give_back(held.model);
+        for (lease, Held { target, model, undecided, .. }) in &held {
+            self.fleet.release(now, *lease, target, Sign::Nothing);
+            self.fleet.models_mut().give_back(*model);
+            if let Some(suspect) = undecided {
+                self.fleet.judge(now, suspect, Sign::Nothing);
+            }
         }
-        held.into_iter().map(|(_, held)| held.ended(now, outcome.clone())).collect()
+        let cut_off = |lease| LeaseEnd::new(lease, Outcome::Failed(Failure::ShutDown));
+        held.into_iter().map(|(lease, held)| held.ended(now, cut_off(lease))).collect()
     }
 
     /// Returns when [`Dispatcher::expire`] next has something to do.
@@ -297,6 +297,7 @@ impl Dispatcher {
         let bounded = self.waiting() - self.queue.retries();
         assert!(bounded <= self.rules.max_waiting, "the line is bounded but for retries");
         assert!(!self.draining || self.waiting() == 0, "nobody waits while draining");
+        assert!(self.verdicts.is_empty(), "verdicts are carried out");
         assert!(self.queue.misplaced(|model| self.fleet.prospect(model)).is_empty(), "nobody waits in vain");
         for waiting in self.queue.iter() {
             let request = &waiting.request;
@@ -337,8 +338,11 @@ impl Dispatcher {
         self.selections.total += 1;
         *self.selections.by_reason.entry(reason).or_default() += 1;
         self.recent_grants.add(RecentGrant { target: target.clone(), model, reason, granted, waited });
-        self.leases.insert(lease, Held { target: target.clone(), request, model: number, granted, waited });
-        Grant { lease, target, granted, waited, queued, is_trial }
+        let undecided = request.comparison.undecided().cloned();
+        let reports_first_byte = is_trial || undecided.is_some();
+        let held = Held { target: target.clone(), request, model: number, granted, waited, undecided };
+        self.leases.insert(lease, held);
+        Grant { lease, target, granted, waited, queued, reports_first_byte }
     }
 
     /// Grants the free slots of one endpoint to those who wait for them. Nobody waits for a model that another endpoint has
@@ -375,15 +379,15 @@ impl Dispatcher {
 
 impl Held {
     /// Records the end, as one that ends the request, too.
-    fn ended(self, now: Moment, outcome: Outcome) -> EndedLease {
+    fn ended(self, now: Moment, LeaseEnd { outcome, first_token, answered_model, .. }: LeaseEnd) -> EndedLease {
         EndedLease {
             request: self.request,
             endpoint: self.target.id,
             outcome,
             is_final: true,
             duration: now.since(self.granted),
-            first_token: None,
-            answered_model: None,
+            first_token,
+            answered_model,
             waited: self.waited,
         }
     }

@@ -1,11 +1,12 @@
-//! How a request goes on to another endpoint.
+//! How attempts end and a request goes on to another endpoint, and whom the attempts show to be to blame.
 
 use std::sync::Arc;
 
-use super::Dispatcher;
 use super::decision::{Decision, Retried, Submitted};
-use crate::domain::ids::Ticket;
-use crate::domain::request::{EndedLease, LeaseEnd, Refusal};
+use super::{Dispatcher, Held};
+use crate::domain::blame::{Blamed, Sign, Suspect};
+use crate::domain::ids::{EndpointId, Ticket};
+use crate::domain::request::{EndedLease, LeaseEnd, LeaseRequest, Outcome};
 use crate::domain::time::Moment;
 
 impl Dispatcher {
@@ -21,10 +22,113 @@ impl Dispatcher {
         deadline: Moment,
         decisions: &mut Vec<Decision>,
     ) -> Option<Retried> {
-        let ended = self.end(now, failed, decisions)?;
-        let request = Arc::new(ended.request.after_failure_of(ended.endpoint));
-        let submitted = self.submit(now, ticket, request.clone(), deadline, decisions);
-        let is_final = matches!(submitted, Submitted::Refused(Refusal::NothingUntried { .. }));
-        Some(Retried { ended: EndedLease { is_final, ..ended }, request, submitted })
+        self.expire(now, decisions);
+        let held = self.leases.remove(&failed.lease)?;
+        let has_turned = self.release(now, &held, &failed, true);
+        let request = Arc::new(held.next_request(&failed));
+        let goes_on = self.fleet.has_untried(held.model, &request);
+        let refusal = if goes_on { None } else { Some(self.nothing_untried(held.model, &request)) };
+        self.fleet.models_mut().give_back(held.model);
+        self.judge_undecided(&held, &failed, goes_on);
+        if !goes_on && held.undecided.is_none() {
+            // This attempt is undecided, and nobody is left to compare with.
+            self.reach_verdict(&request, Sign::Bad);
+        }
+        self.settle(now, Some(held.target.id), has_turned, decisions);
+        let submitted = match refusal {
+            Some(refusal) => Submitted::Refused(refusal),
+            None => self.submit(now, ticket, request.clone(), deadline, decisions),
+        };
+        if goes_on && let Submitted::Refused(_) = submitted {
+            self.reach_verdict(&request, Sign::Nothing);
+            self.settle(now, None, false, decisions);
+        }
+        self.debug_assert_invariants();
+        Some(Retried { ended: EndedLease { is_final: !goes_on, ..held.ended(now, failed) }, request, submitted })
+    }
+
+    /// Ends a lease and its request; `None` if the lease is not known.
+    pub(super) fn end_request(&mut self, now: Moment, end: &LeaseEnd, decisions: &mut Vec<Decision>) -> Option<Held> {
+        self.expire(now, decisions);
+        let held = self.leases.remove(&end.lease)?;
+        let has_turned = self.release(now, &held, end, false);
+        self.fleet.models_mut().give_back(held.model);
+        self.judge_undecided(&held, end, false);
+        self.settle(now, Some(held.target.id), has_turned, decisions);
+        Some(held)
+    }
+
+    /// Gives a slot back, and learns what its lease says about the endpoint. Returns whether the breaker has opened or closed.
+    fn release(&mut self, now: Moment, held: &Held, end: &LeaseEnd, goes_on: bool) -> bool {
+        let sign = held.request.comparison.sign_of(&end.outcome, goes_on);
+        if let (Sign::Bad, Outcome::Failed(failure)) = (sign, &end.outcome) {
+            self.blamed.push(Blamed { endpoint: held.target.id, failure: failure.clone() });
+        }
+        if let Outcome::Succeeded { .. } = end.outcome {
+            self.fleet.models_mut().service_time_mut(held.model).record(now.since(held.granted));
+        }
+        self.fleet.release(now, end.lease, &held.target, sign)
+    }
+
+    /// Decides about the endpoint of an earlier attempt by how this one has ended.
+    fn judge_undecided(&mut self, held: &Held, end: &LeaseEnd, goes_on: bool) {
+        let verdict = held.request.comparison.verdict(&end.outcome, goes_on);
+        self.verdicts.extend(held.undecided.clone().map(|suspect| (suspect, verdict)));
+    }
+
+    /// Decides about the endpoint that a request's attempts have left undecided, if there is one.
+    pub(super) fn reach_verdict(&mut self, request: &LeaseRequest, sign: Sign) {
+        self.verdicts.extend(request.comparison.undecided().cloned().map(|suspect| (suspect, sign)));
+    }
+
+    /// Carries out every verdict that was reached, which may leave other requests without an endpoint to wait for, and so lead
+    /// to more verdicts. Then grants the slots that have become free by that, and those of `freed`; `has_turned` if a breaker
+    /// has opened or closed.
+    pub(super) fn settle(
+        &mut self,
+        now: Moment,
+        freed: Option<EndpointId>,
+        has_turned: bool,
+        decisions: &mut Vec<Decision>,
+    ) {
+        let mut judged = Vec::new();
+        let (mut turns, mut any_turned) = (has_turned, has_turned);
+        loop {
+            if std::mem::take(&mut turns) {
+                self.refuse_vain_retries(decisions);
+            }
+            let Some((suspect, sign)) = self.verdicts.pop() else { break };
+            turns = self.fleet.judge(now, &suspect, sign);
+            any_turned |= turns;
+            judged.push(suspect.target.id);
+            if sign == Sign::Bad {
+                self.blamed.push(Blamed { endpoint: suspect.target.id, failure: suspect.failure });
+            }
+        }
+        // An endpoint on trial whose trial has shown nothing may be tried again.
+        for endpoint in freed.into_iter().chain(judged) {
+            self.serve_line(now, endpoint, decisions);
+        }
+        if any_turned {
+            self.serve_tripped(now, decisions);
+        }
+    }
+
+    /// Returns the endpoints found to be to blame since this was last asked.
+    pub fn take_blamed(&mut self) -> Vec<Blamed> {
+        std::mem::take(&mut self.blamed)
+    }
+}
+
+impl Held {
+    /// Returns what the request asks for after this attempt has failed.
+    fn next_request(&self, LeaseEnd { lease, outcome, .. }: &LeaseEnd) -> LeaseRequest {
+        let mut next = (*self.request).clone();
+        next.tried.push(self.target.id);
+        if let Outcome::Failed(failure) = outcome {
+            let failed = Suspect { target: self.target.clone(), lease: *lease, failure: failure.clone() };
+            next.comparison = next.comparison.after(failed);
+        }
+        next
     }
 }

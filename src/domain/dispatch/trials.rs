@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use foldhash::{HashMap, HashMapExt};
 
 use super::breaker::Breaker;
+use crate::domain::blame::Sign;
 use crate::domain::ids::{EndpointId, LeaseId};
-use crate::domain::request::Outcome;
 use crate::domain::time::Moment;
 
 /// What the failures of one endpoint have led to.
@@ -89,15 +89,15 @@ impl Trials {
         }
     }
 
-    /// Learns how a lease on an endpoint ended. Returns whether its breaker has opened or closed.
-    pub fn ended(&mut self, now: Moment, id: EndpointId, lease: LeaseId, outcome: &Outcome) -> bool {
+    /// Learns what a lease says about its endpoint. Returns whether the breaker has opened or closed.
+    pub fn judged(&mut self, now: Moment, id: EndpointId, lease: LeaseId, sign: Sign) -> bool {
         let before = self.of(id);
-        let suspect_since = match outcome {
-            Outcome::Succeeded { .. } => None,
-            Outcome::Failed(failure) if failure.ranks_last() => Some(now),
-            Outcome::Failed(_) | Outcome::Abandoned => before.suspect_since,
+        let suspect_since = match sign {
+            Sign::Good => None,
+            Sign::Bad | Sign::Busy => Some(now),
+            Sign::Undecided | Sign::Nothing => before.suspect_since,
         };
-        let after = Trial { breaker: before.breaker.ended(now, lease, outcome), suspect_since };
+        let after = Trial { breaker: before.breaker.judged(now, lease, sign), suspect_since };
         if before != after {
             self.set(id, after);
         }
@@ -143,15 +143,14 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::request::Failure;
 
     #[test]
     fn only_a_probe_sent_after_the_failure_clears_the_suspicion() {
         let (id, at) = (EndpointId(Uuid::nil()), Moment::from_micros);
         for (sent, is_suspect) in [(0, true), (9, true), (10, false), (11, false)] {
             let mut trials = Trials::new();
-            trials.ended(at(5), id, LeaseId(1), &Outcome::Failed(Failure::Status(429)));
-            trials.ended(at(10), id, LeaseId(2), &Outcome::Failed(Failure::Status(429)));
+            trials.judged(at(5), id, LeaseId(1), Sign::Busy);
+            trials.judged(at(10), id, LeaseId(2), Sign::Busy);
             trials.probe_answered(id, at(sent));
             assert_eq!(trials.of(id).is_suspect(), is_suspect, "sent at {sent}, failed at 10");
         }
@@ -163,7 +162,7 @@ mod tests {
         let mut trials = Trials::new();
         for lease in 0..3 {
             assert!(trials.take_turned().is_empty());
-            trials.ended(at(0), id, LeaseId(lease), &Outcome::Failed(Failure::Status(500)));
+            trials.judged(at(0), id, LeaseId(lease), Sign::Bad);
         }
         assert_eq!(trials.take_turned().len(), 1);
         trials.set_online(id, true);

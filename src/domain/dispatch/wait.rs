@@ -10,6 +10,7 @@ use super::fleet::Prospect;
 use super::line::WaitingRequest;
 use super::models::ModelNumber;
 use super::queue::Stage;
+use crate::domain::blame::Sign;
 use crate::domain::ids::Ticket;
 use crate::domain::request::{LeaseRequest, Refusal};
 use crate::domain::time::Moment;
@@ -144,7 +145,10 @@ impl Dispatcher {
                     self.join(Stage::Line, waiting, Moment::NEVER);
                     None
                 }
-                Stage::Line | Stage::Delay => Some(Refusal::QueueTimeout { waited: now.since(waiting.arrived) }),
+                Stage::Line | Stage::Delay => {
+                    self.reach_verdict(&waiting.request, Sign::Nothing);
+                    Some(Refusal::QueueTimeout { waited: now.since(waiting.arrived) })
+                }
             };
             if let Some(refusal) = refusal {
                 self.refuse(ticket, model, refusal, decisions);
@@ -154,6 +158,7 @@ impl Dispatcher {
             self.fleet.begin_trials(now);
             self.serve_tripped(now, decisions);
         }
+        self.settle(now, None, false, decisions);
     }
 
     /// Moves waiting requests to the stage they belong to after endpoints have changed, and refuses requests that now wait in
@@ -196,6 +201,7 @@ impl Dispatcher {
         };
         for ticket in self.in_order_of_arrival(is_vain) {
             let Some(waiting) = self.queue.leave(ticket) else { continue };
+            self.reach_verdict(&waiting.request, Sign::Bad);
             let refusal = self.nothing_untried(waiting.model, &waiting.request);
             self.refuse(ticket, waiting.model, refusal, decisions);
         }
@@ -213,7 +219,8 @@ impl Dispatcher {
         decisions.push(Decision::Refuse(ticket, refusal));
     }
 
-    fn nothing_untried(&self, model: ModelNumber, request: &LeaseRequest) -> Refusal {
+    /// Returns how a retry is refused that nobody is left for.
+    pub(super) fn nothing_untried(&self, model: ModelNumber, request: &LeaseRequest) -> Refusal {
         Refusal::NothingUntried { estimated_wait: self.queued(Stage::Line, model, request).estimated_wait }
     }
 

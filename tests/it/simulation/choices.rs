@@ -4,11 +4,11 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use leaseway::domain::blame::Sign;
 use leaseway::domain::dispatch::choose::{Balancing, Mode};
 use leaseway::domain::endpoint::EndpointFacts;
 use leaseway::domain::ids::{EndpointId, LeaseId};
 use leaseway::domain::load::LoadReport;
-use leaseway::domain::request::{Failure, Outcome};
 use leaseway::domain::time::Moment;
 
 /// What an observer knows who sees every report and every grant.
@@ -91,24 +91,25 @@ impl Choices {
         }
     }
 
-    /// Takes note of how a request ended at an endpoint.
-    pub fn ended(&mut self, now: Moment, id: EndpointId, lease: LeaseId, outcome: &Outcome) {
-        match outcome {
-            Outcome::Succeeded { .. } => {
+    /// Takes note of what a lease says about its endpoint.
+    pub fn judged(&mut self, now: Moment, id: EndpointId, lease: LeaseId, sign: Sign) {
+        match sign {
+            Sign::Good => {
                 self.suspects.remove(&id);
                 self.breakers.remove(&id);
             }
-            Outcome::Failed(Failure::Status(400..500)) | Outcome::Abandoned => {
-                if *outcome == Outcome::Failed(Failure::Status(429)) {
+            Sign::Bad => {
+                self.suspects.insert(id, now);
+                self.breakers.entry(id).or_default().failed(now, lease);
+            }
+            Sign::Busy | Sign::Nothing => {
+                if sign == Sign::Busy {
                     self.suspects.insert(id, now);
                 }
                 let tried = self.breakers.get_mut(&id).filter(|breaker| breaker.trial == Some(lease));
                 tried.into_iter().for_each(|breaker| breaker.trial = None);
             }
-            Outcome::Failed(_) => {
-                self.suspects.insert(id, now);
-                self.breakers.entry(id).or_default().failed(now, lease);
-            }
+            Sign::Undecided => {}
         }
     }
 

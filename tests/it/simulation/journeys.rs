@@ -1,11 +1,14 @@
 //! What becomes of each request: its attempts one after the other, and its one end.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use leaseway::domain::attempts::{Attempts, Conclusion, FailedAttempt, Next};
+use leaseway::domain::blame::Sign;
 use leaseway::domain::dispatch::Grant;
-use leaseway::domain::ids::{EndpointId, RequestId};
-use leaseway::domain::request::{EndedLease, LeaseRequest, Refusal};
+use leaseway::domain::endpoint::Target;
+use leaseway::domain::ids::{EndpointId, LeaseId, RequestId};
+use leaseway::domain::request::{EndedLease, Failure, LeaseRequest, Outcome, Refusal};
 
 /// An endpoint's answer that was held back, by the endpoint's name.
 pub type Held = String;
@@ -19,9 +22,27 @@ struct Journey {
     visited: Vec<EndpointId>,
     has_lease: bool,
     has_ended: bool,
+    /// The attempts that were answered with 500 or above.
+    errors: Vec<Attempt>,
+}
+
+/// A lease that has ended.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    pub target: Arc<Target>,
+    pub lease: LeaseId,
+    pub outcome: Outcome,
 }
 
 impl Journey {
+    /// Returns the only attempt that was answered with 500 or above, if it may have been its endpoint's fault.
+    fn open(&self) -> Option<Attempt> {
+        match &self.errors[..] {
+            [only] if only.outcome != Outcome::Failed(Failure::Status(501)) => Some(only.clone()),
+            _ => None,
+        }
+    }
+
     fn end(&mut self) {
         assert!(!std::mem::replace(&mut self.has_ended, true), "a request ends twice");
     }
@@ -39,7 +60,14 @@ impl Journeys {
     pub fn begin(&mut self, max_attempts: usize) -> RequestId {
         let id = self.by_id.len().to_string();
         let attempts = Some(Attempts::new(max_attempts));
-        let journey = Journey { attempts, max_attempts, visited: Vec::new(), has_lease: false, has_ended: false };
+        let journey = Journey {
+            attempts,
+            max_attempts,
+            visited: Vec::new(),
+            has_lease: false,
+            has_ended: false,
+            errors: Vec::new(),
+        };
         self.by_id.insert(id.clone(), journey);
         RequestId::from(id.as_str())
     }
@@ -67,6 +95,35 @@ impl Journeys {
             Next::Conclude(_) => None,
         };
         journey.attempts.is_some()
+    }
+
+    /// Returns what the end of a lease says about its endpoint, and what it decides about the endpoint of an earlier attempt;
+    /// `goes_on` if another attempt follows.
+    pub fn judge(&mut self, request: &LeaseRequest, ended: &Attempt, goes_on: bool) -> (Sign, Option<(Attempt, Sign)>) {
+        let journey = self.journey(request);
+        let (open, is_first) = (journey.open(), journey.errors.is_empty());
+        let (own, verdict) = match &ended.outcome {
+            Outcome::Succeeded { .. } => (Sign::Good, Sign::Bad),
+            Outcome::Abandoned => (Sign::Nothing, Sign::Nothing),
+            Outcome::Failed(Failure::Status(status)) if *status >= 500 => {
+                journey.errors.push(ended.clone());
+                let own = match (*status, is_first, goes_on) {
+                    (501, _, _) | (_, false, _) => Sign::Nothing,
+                    (_, true, true) => Sign::Undecided,
+                    (_, true, false) => Sign::Bad,
+                };
+                (own, Sign::Nothing)
+            }
+            Outcome::Failed(Failure::Status(429)) => (Sign::Busy, if goes_on { Sign::Undecided } else { Sign::Bad }),
+            Outcome::Failed(Failure::Status(_)) => (Sign::Nothing, Sign::Nothing),
+            Outcome::Failed(_) => (Sign::Bad, if goes_on { Sign::Undecided } else { Sign::Bad }),
+        };
+        (own, open.map(|attempt| (attempt, verdict)))
+    }
+
+    /// Returns the attempt whose endpoint is to blame if no other endpoint is left for the request.
+    pub fn open(&mut self, request: &LeaseRequest) -> Option<Attempt> {
+        self.journey(request).open()
     }
 
     /// Takes note of a lease that has ended, and its request with it if that is what the record says.

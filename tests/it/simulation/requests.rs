@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use leaseway::domain::attempts::FailedAttempt;
+use leaseway::domain::blame::{Blamed, Sign};
 use leaseway::domain::dispatch::admission::AdmissionDecision;
 use leaseway::domain::dispatch::{Decision, Grant, Retried, Submitted};
+use leaseway::domain::endpoint::Target;
 use leaseway::domain::ids::{ClientId, LeaseId, ModelId, Ticket};
 use leaseway::domain::request::{ApiKind, Failure, LeaseEnd, LeaseRequest, Outcome, Refusal};
 use leaseway::domain::time::Moment;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
+use super::journeys::Attempt;
 use super::line::Waiter;
 use super::{CLIENTS, Held, MAX_ATTEMPTS, MAX_WAITING, MODELS, WARM_UP, World};
 
@@ -60,16 +63,29 @@ impl World {
 
     /// Lets a request go on to another endpoint after its lease, which the observer holds no more, has failed.
     pub fn retry(&mut self, failed: LeaseEnd, held: Held) {
-        let Held { endpoint, deadline, .. } = held;
+        let Held { endpoint, target, request, deadline, .. } = held;
         let (ticket, outcome) = (self.ticket(), failed.outcome.clone());
+        let attempt = Attempt { target, lease: failed.lease, outcome: outcome.clone() };
+        let (own, verdict) = self.journeys.judge(&request, &attempt, true);
+        self.judge(&attempt, own);
         let mut decisions = Vec::new();
         let retried = self.dispatcher.retry(self.now, ticket, failed, deadline, &mut decisions);
         let Retried { ended, request, submitted } = retried.expect("the lease was held");
         let request = (*request).clone();
         assert_eq!((ended.endpoint, &ended.outcome), (endpoint, &outcome));
         self.journeys.lease_ended(&ended);
+        let goes_on = self.has_untried(&request);
+        assert_eq!(ended.is_final, !goes_on, "the failed attempt is the last one if nobody is left");
+        let verdict = match self.journeys.open(&request) {
+            Some(open) if !goes_on => Some((open, Sign::Bad)),
+            _ => verdict,
+        };
+        verdict.into_iter().for_each(|(attempt, sign)| self.judge(&attempt, sign));
+        if goes_on && let Submitted::Refused(_) = submitted {
+            self.judge_open(&request, Sign::Nothing);
+        }
         self.follow(decisions);
-        let chosen = self.chosen(&request);
+        let chosen = self.chosen(&request).filter(|_| goes_on);
         match submitted {
             Submitted::Granted(grant) => {
                 assert_eq!(Some(grant.target.id), chosen, "{:?}", self.choices.reports);
@@ -78,14 +94,12 @@ impl World {
             Submitted::Refused(refusal) => {
                 assert!(chosen.is_none(), "{refusal:?} although an endpoint is free");
                 assert!(self.answered.insert(ticket));
-                let has_untried = self.has_untried(&request);
                 let is_right = match &refusal {
-                    Refusal::NothingUntried { .. } => !has_untried,
-                    refusal => *refusal == Refusal::QueueTimeout { waited: Duration::ZERO } && has_untried,
+                    Refusal::NothingUntried { .. } => !goes_on,
+                    refusal => *refusal == Refusal::QueueTimeout { waited: Duration::ZERO } && goes_on,
                 };
                 assert!(is_right, "{refusal:?}");
-                assert_eq!(ended.is_final, !has_untried, "the failed attempt is the last one if nobody is left");
-                if !ended.is_final {
+                if goes_on {
                     self.journeys.unserved(&request);
                 }
                 self.journeys.refused(&request, refusal);
@@ -108,7 +122,8 @@ impl World {
         assert!(self.can_serve(facts, &request), "granted on {facts:?}, which cannot serve {request:?}");
         assert!(!self.draining, "granted while draining");
         self.journeys.granted(&request, grant);
-        let held = Held { endpoint: grant.target.id, target: grant.target.clone(), request, deadline };
+        let held =
+            Held { endpoint: grant.target.id, target: grant.target.clone(), request, deadline, has_begun: false };
         assert!(self.leases.insert(grant.lease, held).is_none(), "a lease id is used twice");
         self.choices.granted(self.now, grant.target.id, grant.lease);
     }
@@ -135,6 +150,8 @@ impl World {
                     let warmed = refusal == Refusal::WarmingUp;
                     assert!(!warmed || waiter.until <= self.now, "refused before its wait was over");
                     self.journeys.unserved(&waiter.request);
+                    let is_vain = matches!(refusal, Refusal::NothingUntried { .. });
+                    self.judge_open(&waiter.request, if is_vain { Sign::Bad } else { Sign::Nothing });
                     self.journeys.refused(&waiter.request, refusal);
                 }
             }
@@ -147,6 +164,7 @@ impl World {
         if let Some(waiter) = self.leave(ticket) {
             self.answered.insert(ticket);
             self.journeys.unserved(&waiter.request);
+            self.judge_open(&waiter.request, Sign::Nothing);
         }
         self.dispatcher.cancel(self.now, ticket, &mut decisions);
         self.follow(decisions);
@@ -166,10 +184,8 @@ impl World {
             assert!(self.dispatcher.end(self.now, end, &mut decisions).is_none(), "only leases that are held can end");
             return self.follow(decisions);
         };
-        if self.is_same_server(&held) {
-            self.choices.ended(self.now, held.endpoint, lease, &outcome);
-        }
-        if let Outcome::Failed(failure) = outcome
+        if let Outcome::Failed(failure) = outcome.clone()
+            && !held.has_begun
             && random.random_bool(0.8)
         {
             // Else its answer was relayed, or broke off in the middle.
@@ -178,6 +194,11 @@ impl World {
                 return self.retry(end, held);
             }
         }
+        let attempt = Attempt { target: held.target.clone(), lease, outcome };
+        let (own, verdict) = self.journeys.judge(&held.request, &attempt, false);
+        self.judge(&attempt, own);
+        let verdict = verdict.filter(|_| !held.has_begun);
+        verdict.into_iter().for_each(|(attempt, sign)| self.judge(&attempt, sign));
         let ended = self.dispatcher.end(self.now, end, &mut decisions).expect("the lease was held");
         assert_eq!((ended.endpoint, ended.is_final), (held.endpoint, true));
         self.journeys.lease_ended(&ended);
@@ -191,9 +212,14 @@ impl World {
         let Some(lease) = held.get(random.random_range(0..held.len() + 1)).copied() else { return };
         let mut decisions = Vec::new();
         self.dispatcher.answer_began(self.now, lease, &mut decisions);
-        let held = &self.leases[&lease];
-        if self.is_same_server(held) {
-            self.choices.answer_began(held.endpoint, lease);
+        let Some(held) = self.leases.get_mut(&lease) else { return };
+        let has_begun = std::mem::replace(&mut held.has_begun, true);
+        let (target, request) = (held.target.clone(), held.request.clone());
+        if !has_begun {
+            self.judge_open(&request, Sign::Bad);
+        }
+        if self.is_same_server(&target) {
+            self.choices.answer_began(target.id, lease);
         }
         let is_vain_retry = |decision: &Decision| matches!(decision, Decision::Refuse(..));
         let (vain_retries, grants) = decisions.into_iter().partition(is_vain_retry);
@@ -201,10 +227,24 @@ impl World {
         self.follow(grants);
     }
 
-    /// Tells whether the endpoint of a lease is still the server that the lease was granted on.
-    fn is_same_server(&self, held: &Held) -> bool {
-        let current = self.endpoints.get(&held.endpoint);
-        current.is_some_and(|facts| facts.target.is_same_server(&held.target))
+    /// Tells whether an endpoint is still the server that a lease was granted on.
+    fn is_same_server(&self, target: &Target) -> bool {
+        self.endpoints.get(&target.id).is_some_and(|facts| facts.target.is_same_server(target))
+    }
+
+    /// Takes note of what a lease that has ended says about its endpoint, if that is still what it was.
+    pub fn judge(&mut self, Attempt { target, lease, outcome }: &Attempt, sign: Sign) {
+        if let (Sign::Bad, Outcome::Failed(failure)) = (sign, outcome) {
+            self.blamed.push(Blamed { endpoint: target.id, failure: failure.clone() });
+        }
+        if self.is_same_server(target) {
+            self.choices.judged(self.now, target.id, *lease, sign);
+        }
+    }
+
+    /// Takes note of a verdict on the endpoint that a request's attempts have left undecided.
+    fn judge_open(&mut self, request: &LeaseRequest, sign: Sign) {
+        self.journeys.open(request).iter().for_each(|attempt| self.judge(attempt, sign));
     }
 }
 
@@ -224,7 +264,8 @@ fn random_outcome(random: &mut StdRng) -> Outcome {
     let failure = match random.random_range(0..20) {
         0..7 => return Outcome::Abandoned,
         7..13 => return Outcome::Succeeded { tokens: None },
-        13..16 => Failure::Status(500),
+        13..15 => Failure::Status(500),
+        15 => Failure::Status(501),
         16 => Failure::Status(429),
         17 => Failure::Status(400),
         18 => Failure::ConnectionLost("reset".to_owned()),

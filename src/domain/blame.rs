@@ -1,0 +1,227 @@
+//! Whom to blame for the failed attempts of a request.
+//!
+//! A connection that fails and an answer that does not come are the endpoint's fault, whatever was asked. An answer of 500 or
+//! above may be the fault of the request: a second endpoint that answers so, too, clears the first, and one that serves the
+//! request convicts it. Where there is nobody to compare with, the endpoint is to blame.
+
+use std::sync::Arc;
+
+use super::endpoint::Target;
+use super::ids::{EndpointId, LeaseId};
+use super::request::{Failure, Outcome};
+
+/// What a lease says about its endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sign {
+    /// The endpoint serves requests.
+    Good,
+    /// The endpoint is to blame for a failure.
+    Bad,
+    /// The endpoint has too much to do.
+    Busy,
+    /// Not known before the request's next attempts have ended; another sign follows for the same lease.
+    Undecided,
+    /// The end says nothing about the endpoint.
+    Nothing,
+}
+
+/// An attempt that failed, and whose endpoint may be to blame.
+#[derive(Clone, Debug)]
+pub struct Suspect {
+    /// The endpoint.
+    pub target: Arc<Target>,
+    /// The lease of the attempt, which has ended.
+    pub lease: LeaseId,
+    /// Why the attempt failed.
+    pub failure: Failure,
+}
+
+/// An endpoint that was found to be to blame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blamed {
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// For which failure.
+    pub failure: Failure,
+}
+
+/// What the answers of 500 or above that a request got so far show.
+#[derive(Clone, Debug, Default)]
+pub enum Comparison {
+    /// No endpoint has answered so.
+    #[default]
+    Nothing,
+    /// One endpoint has; the next attempts decide whether it is to blame.
+    Undecided(Suspect),
+    /// The request is at fault: endpoints agree on that, or one does not serve its API.
+    Excused,
+}
+
+/// How much a failure says about its endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The endpoint is to blame, whatever was asked.
+    AtOnce,
+    /// The endpoint is to blame unless a second endpoint answers so, too.
+    UnlessRepeated,
+    /// The failure is not the endpoint's fault.
+    Never,
+}
+
+impl Failure {
+    /// Tells how much the failure says about the endpoint. A 4xx is the client's affair, a 429 that of the endpoint's load, and
+    /// a 501 says what the endpoint is not made for.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Failure::Unreachable(_) | Failure::ConnectionLost(_) => Blame::AtOnce,
+            Failure::FirstByteTimeout | Failure::IdleTimeout => Blame::AtOnce,
+            Failure::Status(status) if *status >= 500 && *status != NOT_IMPLEMENTED => Blame::UnlessRepeated,
+            Failure::Status(_) | Failure::RequestCutOff | Failure::ShutDown => Blame::Never,
+        }
+    }
+
+    /// Tells whether the endpoint answered that it does not serve what was asked for.
+    pub fn is_not_implemented(&self) -> bool {
+        *self == Failure::Status(NOT_IMPLEMENTED)
+    }
+
+    /// Tells whether a second such failure of the same request clears the endpoint of the first.
+    fn is_server_error(&self) -> bool {
+        matches!(self, Failure::Status(500..))
+    }
+}
+
+/// The status by which an endpoint says that it does not serve an API.
+const NOT_IMPLEMENTED: u16 = 501;
+
+impl Comparison {
+    /// Returns what the end of a request's next attempt says about that attempt's endpoint; `goes_on` if another attempt
+    /// follows.
+    pub fn sign_of(&self, outcome: &Outcome, goes_on: bool) -> Sign {
+        let failure = match outcome {
+            Outcome::Succeeded { .. } => return Sign::Good,
+            Outcome::Abandoned => return Sign::Nothing,
+            Outcome::Failed(failure) => failure,
+        };
+        match (failure.blame(), self) {
+            (Blame::AtOnce, _) => Sign::Bad,
+            (Blame::Never, _) if *failure == Failure::Status(429) => Sign::Busy,
+            (Blame::Never, _) => Sign::Nothing,
+            (Blame::UnlessRepeated, Comparison::Nothing) if goes_on => Sign::Undecided,
+            (Blame::UnlessRepeated, Comparison::Nothing) => Sign::Bad,
+            (Blame::UnlessRepeated, Comparison::Undecided(_) | Comparison::Excused) => Sign::Nothing,
+        }
+    }
+
+    /// Returns what the end of a request's next attempt says about the endpoint that was undecided until then.
+    pub fn verdict(&self, outcome: &Outcome, goes_on: bool) -> Sign {
+        match outcome {
+            Outcome::Succeeded { .. } => Sign::Bad,
+            Outcome::Abandoned => Sign::Nothing,
+            Outcome::Failed(failure) if failure.is_server_error() => Sign::Nothing,
+            Outcome::Failed(_) if goes_on => Sign::Undecided,
+            // Nobody is left to compare with.
+            Outcome::Failed(failure) if failure.blame() == Blame::AtOnce => Sign::Bad,
+            Outcome::Failed(Failure::Status(429)) => Sign::Bad,
+            // Another endpoint has found the request at fault, or did not come to judge it.
+            Outcome::Failed(_) => Sign::Nothing,
+        }
+    }
+
+    /// Returns the comparison after one more attempt has failed.
+    #[must_use]
+    pub fn after(&self, failed: Suspect) -> Self {
+        match self {
+            _ if !failed.failure.is_server_error() => self.clone(),
+            Comparison::Nothing if !failed.failure.is_not_implemented() => Comparison::Undecided(failed),
+            Comparison::Nothing | Comparison::Undecided(_) | Comparison::Excused => Comparison::Excused,
+        }
+    }
+
+    /// Returns the attempt whose endpoint may be to blame.
+    pub fn undecided(&self) -> Option<&Suspect> {
+        match self {
+            Comparison::Undecided(suspect) => Some(suspect),
+            Comparison::Nothing | Comparison::Excused => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::endpoint::EndpointDefinition;
+
+    fn suspect(number: u64, failure: Failure) -> Suspect {
+        let definition = EndpointDefinition::new("e", "http://e");
+        let target = Arc::new(Target::new(EndpointId(Uuid::from_u128(number.into())), &definition));
+        Suspect { target, lease: LeaseId(number), failure }
+    }
+
+    /// Returns what each lease of a request says in the end, `+` good, `-` bad, `~` busy, `.` nothing, `?` undecided to the
+    /// last. The request goes on after each attempt but the last.
+    fn signs(outcomes: &[Outcome]) -> String {
+        let mut comparison = Comparison::Nothing;
+        let mut signs: Vec<Sign> = Vec::new();
+        for (number, outcome) in outcomes.iter().enumerate() {
+            let goes_on = number + 1 < outcomes.len();
+            signs.push(comparison.sign_of(outcome, goes_on));
+            if let Some(suspect) = comparison.undecided() {
+                signs[suspect.lease.0 as usize] = comparison.verdict(outcome, goes_on);
+            }
+            if let Outcome::Failed(failure) = outcome {
+                comparison = comparison.after(suspect(number as u64, failure.clone()));
+            }
+        }
+        let letter = |sign| match sign {
+            Sign::Good => '+',
+            Sign::Bad => '-',
+            Sign::Busy => '~',
+            Sign::Undecided => '?',
+            Sign::Nothing => '.',
+        };
+        signs.into_iter().map(letter).collect()
+    }
+
+    #[test]
+    fn a_server_error_is_judged_by_what_other_endpoints_make_of_the_request() {
+        let served = || Outcome::Succeeded { tokens: None };
+        let left = || Outcome::Abandoned;
+        let status = |status| Outcome::Failed(Failure::Status(status));
+        let lost = || Outcome::Failed(Failure::ConnectionLost("reset".to_owned()));
+        let slow = || Outcome::Failed(Failure::FirstByteTimeout);
+        let check = |outcomes: &[Outcome], expected| assert_eq!(signs(outcomes), expected, "{outcomes:?}");
+        check(&[served()], "+");
+        check(&[left()], ".");
+        // Nobody to compare with.
+        check(&[status(500)], "-");
+        check(&[status(500), lost()], "--");
+        check(&[status(500), slow()], "--");
+        check(&[status(500), status(429)], "-~");
+        check(&[lost(), status(500)], "--");
+        // Served by another.
+        check(&[status(500), served()], "-+");
+        check(&[status(503), lost(), served()], "--+");
+        check(&[status(500), status(429), served()], "-~+");
+        // Repeated by another.
+        check(&[status(500), status(500)], "..");
+        check(&[status(500), status(502), served()], "..+");
+        check(&[status(500), lost(), status(503)], ".-.");
+        check(&[status(500), status(500), status(500)], "...");
+        // Never compared, or found to be the client's fault.
+        check(&[status(500), left()], "..");
+        check(&[status(500), status(400)], "..");
+        check(&[status(500), Outcome::Failed(Failure::ShutDown)], "..");
+        // An API that an endpoint does not serve.
+        check(&[status(501)], ".");
+        check(&[status(501), served()], ".+");
+        check(&[status(500), status(501)], "..");
+        check(&[status(501), status(500)], "..");
+        // Nothing that a request can be blamed for.
+        check(&[status(404)], ".");
+        check(&[lost(), served()], "-+");
+        check(&[Outcome::Failed(Failure::RequestCutOff)], ".");
+    }
+}
