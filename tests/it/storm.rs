@@ -61,7 +61,8 @@ fn answer(received: &Received) -> Vec<Step> {
     }
 }
 
-/// Judges what a client has read until its connection closed, and returns the endpoint's name if it is whole. Anything that is neither whole nor plainly an error fails.
+/// Judges what a client has read until its connection closed. Returns the endpoint's name if the answer is whole; panics if
+/// the answer is neither whole nor plainly an error.
 fn judge(id: &str, text: &str) -> Option<String> {
     assert_eq!(text.matches("HTTP/1.1 ").count(), 1, "one answer: {text}");
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("half a head: {text}"));
@@ -150,8 +151,9 @@ async fn get(address: SocketAddr, path: &str) -> Value {
 
 /// Starts Leaseway in front of these endpoints, and returns once all are online.
 async fn start(folder: &Path, endpoints: &[FakeEndpoint]) -> Process {
-    let mut text =
-        String::from("upstream.pool_idle_timeout_secs = 1\nhealth.interval_secs = 1\nqueue.max_waiting = 300\n");
+    // However slow the machine is, nobody waits for longer than a test is patient.
+    let mut text = String::from("upstream.pool_idle_timeout_secs = 1\nhealth.interval_secs = 1\n");
+    text += "queue.max_waiting = 300\nqueue.timeout_secs = 5\n";
     for (number, endpoint) in endpoints.iter().enumerate() {
         let url = endpoint.url();
         text += &format!("[[endpoints]]\nname = \"e{number}\"\nbase_url = \"{url}\"\nmax_concurrency = {SLOTS}\n");
