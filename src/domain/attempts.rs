@@ -105,7 +105,7 @@ impl<A> Attempts<A> {
     pub fn refuse(self, refusal: Refusal) -> Conclusion<A> {
         match (refusal, self.last) {
             (Refusal::NothingUntried { estimated_wait }, Some(_)) if self.all_busy => {
-                Conclusion::Refuse(Refusal::Overloaded { estimated_wait })
+                Conclusion::Refuse(Refusal::AllBusy { estimated_wait })
             }
             (Refusal::NothingUntried { .. }, Some(last)) => last.conclude(),
             (Refusal::QueueTimeout { waited }, _) => {
@@ -175,7 +175,7 @@ mod tests {
         check(3, &[status(500, "a"), status(502, "b")], NOTHING_UNTRIED, "relay b of 2");
         check(3, &[status(500, "a"), (LOST(), None)], NOTHING_UNTRIED, "2 connection lost: reset");
         check(3, &[(LOST(), None), status(500, "b")], NOTHING_UNTRIED, "relay b of 2");
-        check(3, &[status(429, "busy"), status(503, "busy")], NOTHING_UNTRIED, "Overloaded { estimated_wait: None }");
+        check(3, &[status(429, "busy"), status(503, "busy")], NOTHING_UNTRIED, "AllBusy { estimated_wait: None }");
         check(3, &[status(429, "busy"), status(500, "b")], NOTHING_UNTRIED, "relay b of 2");
         check(3, &[status(500, "a"), status(429, "busy")], NOTHING_UNTRIED, "relay busy of 2");
         check(3, &[status(500, "a")], Refusal::Draining, "Draining");

@@ -91,6 +91,9 @@ pub enum Refusal {
     QueueFull { estimated_wait: Option<Duration> },
     /// So many requests wait that newcomers are refused.
     Overloaded { estimated_wait: Option<Duration> },
+    /// Every endpoint that was tried says that it has too much to do, and there is no other. The estimate, `None` without data,
+    /// is that of one who comes anew.
+    AllBusy { estimated_wait: Option<Duration> },
     /// A retry finds no endpoint that could serve it and has not failed it already. The estimate, `None` without data, is that
     /// of one who comes anew.
     NothingUntried { estimated_wait: Option<Duration> },
@@ -108,7 +111,7 @@ impl Refusal {
             Refusal::NoEndpointOnline => "no_endpoint_online",
             Refusal::WarmingUp => "warming_up",
             Refusal::QueueFull { .. } => "queue_full",
-            Refusal::Overloaded { .. } => "overloaded",
+            Refusal::Overloaded { .. } | Refusal::AllBusy { .. } => "overloaded",
             Refusal::NothingUntried { .. } => "upstream_error",
             Refusal::QueueTimeout { .. } => "queue_timeout",
             Refusal::Draining => "draining",

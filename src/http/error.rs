@@ -233,6 +233,9 @@ fn refused(refusal: &Refusal, model: &ModelId, retry_after: RetryAfter) -> Row {
         Refusal::QueueFull { estimated_wait } | Refusal::Overloaded { estimated_wait } => {
             full(estimated_wait, "Request queue is full")
         }
+        Refusal::AllBusy { estimated_wait } => {
+            full(estimated_wait, &format!("every endpoint that was tried for the model `{model}` is busy"))
+        }
         Refusal::QueueTimeout { waited } => row(StatusCode::GATEWAY_TIMEOUT, "Queue wait timeout".to_owned())
             .detail("waited_secs", waited.as_secs_f64()),
         Refusal::NothingUntried { .. } => {

@@ -55,6 +55,8 @@ async fn a_busy_endpoint_comes_last_until_it_is_heard_of_and_the_client_learns_w
     good.script(|_| json_answer(429, BUSY));
     let answer = app.post(CHAT, &chat("m", false)).await;
     assert_eq!((answer.error().1.as_str(), answer.header("retry-after")), ("overloaded", Some("1")), "by the estimate");
+    let message = &answer.json()["error"]["message"];
+    assert_eq!(message, "every endpoint that was tried for the model `m` is busy");
     good.script(polite);
     busy.script(polite);
     assert_eq!(app.post(&format!("/api/endpoints/{busy_id}/sync"), &json!({})).await.status, 200);

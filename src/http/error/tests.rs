@@ -33,6 +33,8 @@ fn every_error_has_its_status_code_type_wait_and_words() {
     check(refused(Refusal::QueueFull { estimated_wait: None }), 429, "queue_full", limit, Some(7), full);
     check(refused(Refusal::QueueFull { estimated_wait: wait }), 429, "queue_full", limit, Some(60), full);
     check(refused(Refusal::Overloaded { estimated_wait: None }), 429, "overloaded", limit, Some(7), full);
+    let busy = "every endpoint that was tried for the model `m` is busy";
+    check(refused(Refusal::AllBusy { estimated_wait: wait }), 429, "overloaded", limit, Some(60), busy);
     let late = refused(Refusal::QueueTimeout { waited: Duration::from_millis(1500) });
     assert_eq!(body(&late)["waited_secs"], 1.5);
     check(late, 504, "queue_timeout", "timeout", None, "Queue wait timeout");

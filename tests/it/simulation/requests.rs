@@ -254,6 +254,7 @@ fn may_wait(refusal: &Refusal) -> bool {
         Refusal::QueueFull { .. } | Refusal::Overloaded { .. } | Refusal::QueueTimeout { .. } => true,
         Refusal::ModelNotFound
         | Refusal::NoEndpointOnline
+        | Refusal::AllBusy { .. }
         | Refusal::WarmingUp
         | Refusal::NothingUntried { .. }
         | Refusal::Draining => false,
