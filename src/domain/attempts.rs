@@ -21,6 +21,8 @@ pub struct FailedAttempt<A> {
     pub answer: Option<A>,
     /// The endpoint said that it has too much to do.
     pub is_busy: bool,
+    /// How often the request was sent to the endpoint, at least once.
+    pub executions: usize,
 }
 
 /// What the client of a request is answered that no attempt has served.
@@ -56,9 +58,9 @@ pub enum Next<A> {
 /// One request's attempts so far.
 #[derive(Debug)]
 pub struct Attempts<A> {
-    /// How many attempts may be made, at least 1.
+    /// How often the request may be sent to endpoints in all, at least once.
     max: usize,
-    /// How many leases were granted.
+    /// How often the request was sent, that of the attempt that has begun included.
     made: usize,
     last: Option<FailedAttempt<A>>,
     all_busy: bool,
@@ -66,7 +68,7 @@ pub struct Attempts<A> {
 }
 
 impl<A> Attempts<A> {
-    /// Begins a request that may be tried on `max` endpoints.
+    /// Begins a request that may be sent `max` times in all, to one endpoint after the other.
     pub fn new(max: usize) -> Self {
         Self { max, made: 0, last: None, all_busy: true, queued: None }
     }
@@ -79,9 +81,10 @@ impl<A> Attempts<A> {
         }
     }
 
-    /// Tells whether the attempt that has begun is the last one allowed: its answer goes to the client, whatever it says.
-    pub fn is_last(&self) -> bool {
-        self.made >= self.max
+    /// Returns how often the attempt that has begun may send the request, at least once. The answer to the last time goes to
+    /// the client, whatever it says.
+    pub fn executions_left(&self) -> usize {
+        1 + self.max.saturating_sub(self.made)
     }
 
     /// Returns what the request was told when it first joined the line, and how long it has waited in all; `None` if it has
@@ -92,7 +95,8 @@ impl<A> Attempts<A> {
 
     /// Decides what follows the failure of the attempt that has begun.
     pub fn fail(mut self, failed: FailedAttempt<A>) -> Next<A> {
-        if self.is_last() || !failed.failure.can_be_retried() {
+        self.made += failed.executions - 1;
+        if self.made >= self.max || !failed.failure.can_be_retried() {
             return Next::Conclude(failed.conclude());
         }
         self.all_busy &= failed.is_busy;
@@ -119,7 +123,7 @@ impl<A> Attempts<A> {
 
 impl<A> FailedAttempt<A> {
     fn conclude(self) -> Conclusion<A> {
-        let Self { endpoint, failure, answer, is_busy: _ } = self;
+        let Self { endpoint, failure, answer, .. } = self;
         match answer {
             Some(answer) => Conclusion::Relay { endpoint, answer },
             None => Conclusion::Fail { endpoint, failure },
@@ -141,7 +145,7 @@ mod tests {
     fn failed(number: u128, failure: Failure, answer: Option<&'static str>) -> FailedAttempt<&'static str> {
         let definition = EndpointDefinition::new(number.to_string(), format!("http://{number}"));
         let endpoint = Arc::new(Target::new(EndpointId(Uuid::from_u128(number)), &definition));
-        FailedAttempt { endpoint, is_busy: answer == Some("busy"), failure, answer }
+        FailedAttempt { endpoint, is_busy: answer == Some("busy"), failure, answer, executions: 1 }
     }
 
     fn told(conclusion: Conclusion<&'static str>) -> String {
@@ -186,11 +190,31 @@ mod tests {
         check(1, &[(LOST(), None)], NOTHING_UNTRIED, "1 connection lost: reset");
         check(2, &[(LOST(), None), (LOST(), None), (LOST(), None)], NOTHING_UNTRIED, "2 connection lost: reset");
         check(3, &[(Failure::FirstByteTimeout, None)], NOTHING_UNTRIED, "1 no first byte in time");
-        let mut attempts = Attempts::<()>::new(2);
-        attempts.begin(None);
-        assert!(!attempts.is_last());
-        attempts.begin(None);
-        assert!(attempts.is_last());
+    }
+
+    #[test]
+    fn what_an_endpoint_is_sent_a_second_time_counts() {
+        // How often each attempt sends the request, how often it may, and whether another attempt follows the last.
+        let check = |max: usize, sent: &[usize], allowed: &[usize], goes_on: bool| {
+            let mut attempts = Some(Attempts::new(max));
+            for (executions, allowed) in sent.iter().zip(allowed) {
+                let mut begun = attempts.take().expect("it goes on");
+                begun.begin(None);
+                assert_eq!(begun.executions_left(), *allowed, "{max} {sent:?}");
+                let failed = FailedAttempt { executions: *executions, ..failed(1, LOST(), None) };
+                if let Next::Retry(next) = begun.fail(failed) {
+                    attempts = Some(next);
+                }
+            }
+            assert_eq!(attempts.is_some(), goes_on, "{max} {sent:?}");
+        };
+        check(1, &[1], &[1], false);
+        check(3, &[1, 1, 1], &[3, 2, 1], false);
+        check(3, &[1, 1], &[3, 2], true);
+        check(3, &[2, 1], &[3, 1], false);
+        check(3, &[1, 2], &[3, 2], false);
+        check(2, &[2], &[2], false);
+        check(3, &[2], &[3], true);
     }
 
     #[test]

@@ -72,8 +72,8 @@ impl Inference {
             let endpoint = lease.target().clone();
             let forwarded =
                 Forwarded { api_kind, query: request.query_string(), headers: request.headers(), body: &body };
-            let NotRelayed { mut lease, failure, answer } =
-                match forward(&upstreams, lease, forwarded, attempts.is_last()).await {
+            let NotRelayed { mut lease, failure, answer, executions } =
+                match forward(&upstreams, lease, forwarded, attempts.executions_left()).await {
                     Ok(Relayed { status, headers, body }) => {
                         return Ok(Served { status, headers, body: BoxBody::new(body), endpoint, queued });
                     }
@@ -82,7 +82,7 @@ impl Inference {
             // If no attempt follows, dropping the lease reports the failure.
             lease.fail(failure.clone());
             let is_busy = answer.as_ref().is_some_and(HeldAnswer::is_busy);
-            match attempts.fail(FailedAttempt { endpoint, failure, answer, is_busy }) {
+            match attempts.fail(FailedAttempt { endpoint, failure, answer, is_busy, executions }) {
                 Next::Retry(next) => (attempts, ask) = (next, Ask::Again(lease)),
                 Next::Conclude(conclusion) => break (queued, conclusion),
             }

@@ -1,5 +1,6 @@
 //! Sends a leased request to its endpoint and turns the answer into a body that carries the lease.
 
+use std::cell::Cell;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -71,13 +72,15 @@ pub struct NotRelayed {
     pub failure: Failure,
     /// What the endpoint answered, if it did.
     pub answer: Option<HeldAnswer>,
+    /// How often the request was sent, 1 or 2 times.
+    pub executions: usize,
 }
 
 /// Sends a request and waits for the first byte of the answer's body, or its end.
 ///
-/// The lease travels inside the answer's body. Dropping the future abandons the lease and closes the connection. If
-/// `is_last`, what the endpoint answers is relayed whatever it is; else an answer that another endpoint may better is a
-/// failure.
+/// The lease travels inside the answer's body. Dropping the future abandons the lease and closes the connection. The request
+/// is sent at most `executions_left` times, which is at least once. What the endpoint answers to the last of them is relayed
+/// whatever it is; before, an answer that another endpoint may better is a failure.
 ///
 /// # Errors
 /// If there is nothing to relay.
@@ -85,12 +88,15 @@ pub async fn forward(
     upstreams: &Upstreams,
     lease: Lease,
     request: Forwarded<'_>,
-    is_last: bool,
+    executions_left: usize,
 ) -> Result<Relayed, NotRelayed> {
+    let executions = Cell::new(1);
     let deadline = Instant::now() + upstreams.config.first_byte_timeout;
     let endpoint = lease.target().clone();
     let attempt = async {
-        let mut answer = exchange(upstreams, &endpoint, &request, deadline).await?;
+        let may_ask_again = executions_left > 1;
+        let mut answer = exchange(upstreams, &endpoint, &request, deadline, may_ask_again, &executions).await?;
+        let is_last = executions.get() >= executions_left;
         let held = if is_last { None } else { answer.hold(deadline).await? };
         Ok((answer, held))
     };
@@ -101,7 +107,7 @@ pub async fn forward(
         Err(_) => (Failure::FirstByteTimeout, None),
     };
     log::debug!("attempt failed endpoint={} error=\"{failure}\"", endpoint.name);
-    Err(NotRelayed { lease, failure, answer })
+    Err(NotRelayed { lease, failure, answer, executions: executions.get() })
 }
 
 /// An answer whose first bytes, or end, have come.
@@ -112,19 +118,24 @@ struct Answer {
     usage_asked: bool,
 }
 
-/// Sends the request, and a second time if the endpoint does not take the question for usage.
+/// Sends the request, and a second time if the endpoint does not take the question for usage, which is put only if the
+/// request may be sent again. `executions` counts how often the request was sent.
 async fn exchange(
     upstreams: &Upstreams,
     target: &Arc<Target>,
     request: &Forwarded<'_>,
     deadline: Instant,
+    may_ask_again: bool,
+    executions: &Cell<usize>,
 ) -> Result<Answer, Failure> {
-    let ask = request.body.can_ask_for_usage() && !target.counts_unasked() && !target.refuses_usage_option();
+    let needs_question = request.body.can_ask_for_usage() && !target.counts_unasked() && !target.refuses_usage_option();
+    let ask = needs_question && may_ask_again;
     let answer = send(upstreams, target, request, ask, deadline).await?;
     if !ask || answer.status() != StatusCode::BAD_REQUEST {
         return Ok(answer);
     }
     drop(answer);
+    executions.set(executions.get() + 1);
     let plain = send(upstreams, target, request, false, deadline).await?;
     if plain.status().is_success() {
         target.remember_usage_option_refused();

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::fake_endpoint::{DONE, FINISH, USAGE, content, json_answer, polite, stream_answer};
-use crate::support::{FakeEndpoint, TestApp, chat};
+use crate::support::{FakeEndpoint, Step, TestApp, chat};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -105,6 +105,26 @@ async fn a_400_that_is_the_clients_own_is_not_remembered() {
     let last = endpoint.received().pop().expect("it arrived");
     assert_eq!(last.json()["stream_options"], json!({ "include_usage": true }));
     app.finish().await;
+}
+
+#[actix_web::test]
+async fn a_second_question_counts_as_an_attempt() {
+    for (max_attempts, expected) in [(1, [1, 0]), (2, [2, 0]), (3, [2, 1])] {
+        let app = TestApp::with(|config| config.upstream.max_attempts = max_attempts).await;
+        let (broken, good) = (FakeEndpoint::start(&["m"]).await, FakeEndpoint::start(&["m"]).await);
+        app.register_scored("broken", &broken, 2).await;
+        app.register_scored("good", &good, 1).await;
+        broken.script(|received| match received.json()["stream_options"] {
+            Value::Null => vec![Step::Reset],
+            _ => json_answer(400, "{\"error\":\"stream_options?\"}"),
+        });
+        let answer = app.post(CHAT, &chat("m", true)).await;
+        assert_eq!(answer.status, if max_attempts == 3 { 200 } else { 502 });
+        assert_eq!([broken.counts().arrived, good.counts().arrived], expected, "of {max_attempts}");
+        let last = broken.received().pop().expect("it arrived");
+        assert_eq!(last.json()["stream_options"], Value::Null, "the last time allowed, nothing is asked for");
+        app.finish().await;
+    }
 }
 
 #[actix_web::test]

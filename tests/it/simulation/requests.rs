@@ -279,5 +279,5 @@ fn random_outcome(random: &mut StdRng) -> Outcome {
 fn failed_attempt(held: &Held, failure: Failure) -> FailedAttempt<String> {
     let endpoint = held.target.clone();
     let answer = matches!(failure, Failure::Status(_)).then(|| endpoint.name.clone());
-    FailedAttempt { endpoint, answer, is_busy: failure == Failure::Status(429), failure }
+    FailedAttempt { endpoint, answer, is_busy: failure == Failure::Status(429), failure, executions: 1 }
 }
