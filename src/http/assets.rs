@@ -1,12 +1,13 @@
-//! The dashboard's files, part of the binary.
+//! The dashboard's files, which are part of the binary.
 
 use actix_web::http::header::{self, ETag, EntityTag, IfNoneMatch};
 use actix_web::{HttpResponse, web};
 use rust_embed::{EmbeddedFile, RustEmbed};
 
+use super::HttpReply;
 use super::error::ApiError;
 
-/// Nothing but what this server itself sends (https://www.w3.org/TR/CSP3/).
+/// Allows the dashboard's page to load only what this server itself sends (https://www.w3.org/TR/CSP3/).
 const SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -20,16 +21,16 @@ pub async fn to_dashboard() -> HttpResponse {
 }
 
 /// Returns the dashboard's page.
-pub async fn page(known: Option<web::Header<IfNoneMatch>>) -> Result<HttpResponse, ApiError> {
+pub async fn page(known: Option<web::Header<IfNoneMatch>>) -> HttpReply {
     answer("index.html", known)
 }
 
 /// Returns one of the dashboard's files.
-pub async fn file(path: web::Path<String>, known: Option<web::Header<IfNoneMatch>>) -> Result<HttpResponse, ApiError> {
+pub async fn file(path: web::Path<String>, known: Option<web::Header<IfNoneMatch>>) -> HttpReply {
     answer(&path, known)
 }
 
-fn answer(path: &str, known: Option<web::Header<IfNoneMatch>>) -> Result<HttpResponse, ApiError> {
+fn answer(path: &str, known: Option<web::Header<IfNoneMatch>>) -> HttpReply {
     let file: EmbeddedFile = Files::get(path).ok_or_else(|| ApiError::UnknownPath(format!("/static/{path}")))?;
     let hash: String = file.metadata.sha256_hash()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
     let tag = EntityTag::new_strong(hash);

@@ -16,22 +16,22 @@ use crate::clock;
 /// The largest body that the management API takes, in bytes.
 const JSON_MAX: usize = 1024 * 1024;
 
-/// The least speed of a body, in bytes a second, on average since its beginning. A pause of the idle time may be followed by
-/// another; without this a body in small pieces would take for ever.
+/// The lowest average speed of a body since its beginning, in bytes a second. Without this bound a client that sends a small
+/// piece just before each pause grows too long could send one body for ever.
 const RATE_MIN: f64 = 1024.0;
 
-/// The time after which a body must have had that speed.
+/// The time since the beginning of a body after which [`RATE_MIN`] applies.
 const RATE_AFTER: Duration = Duration::from_secs(10);
 
 /// How long a body of the management API may pause.
 const JSON_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Reads a body whole. One that came in a single piece is not copied. Its bytes count against the room for bodies until the
-/// last slice of them is dropped.
+/// Reads a whole body. A body that comes in a single piece is not copied. The bytes count against the room for bodies until
+/// the last slice of them is dropped.
 ///
 /// # Errors
-/// If it is longer than `limit` bytes, does not fit into the room, is cut off, or comes too slowly: nothing for `patience`, or
-/// less than [`RATE_MIN`] on average after [`RATE_AFTER`].
+/// If the body is longer than `limit` bytes, does not fit into the room, is cut off, or comes too slowly: nothing for
+/// `patience`, or fewer bytes a second than [`RATE_MIN`] on average after [`RATE_AFTER`].
 pub async fn read(
     request: &HttpRequest,
     mut payload: web::Payload,
@@ -73,7 +73,7 @@ pub async fn read(
     Ok(taken.hold(if joined.is_empty() { first } else { joined.freeze() }))
 }
 
-/// Returns how long the next piece of a body may take, of which so much has come in so much time.
+/// Returns how long the next piece of a body may take, after `received` bytes of the body have come in `elapsed`.
 fn may_wait(received: usize, elapsed: Duration, patience: Duration) -> Duration {
     let due = RATE_AFTER.max(Duration::from_secs_f64(received as f64 / RATE_MIN));
     patience.min(due.saturating_sub(elapsed))
@@ -82,10 +82,11 @@ fn may_wait(received: usize, elapsed: Duration, patience: Duration) -> Duration 
 /// Reads a JSON body.
 ///
 /// # Errors
-/// If it is too long, cut off, not JSON, or not of the form of `T`; then the field is named.
+/// If the body is longer than [`JSON_MAX`], cut off, not a JSON object, or not of the form of `T`; the error then names the
+/// wrong field.
 pub async fn read_json<T: DeserializeOwned>(request: &HttpRequest, payload: web::Payload) -> Result<T, ApiError> {
     let bytes = read(request, payload, JSON_MAX, JSON_PATIENCE).await?;
-    // Else a list would do for an object, value by value.
+    // Rejects arrays, which serde would otherwise accept in place of an object.
     if !bytes.trim_ascii_start().starts_with(b"{") {
         return Err(ApiError::invalid("the request body is not a JSON object"));
     }

@@ -1,4 +1,4 @@
-//! Who a request comes from, as far as fair turns are concerned.
+//! Names the client that a request comes from, so that clients get fair turns.
 
 use actix_web::HttpRequest;
 use actix_web::http::header::HeaderName;
@@ -6,10 +6,10 @@ use uuid::Uuid;
 
 use crate::domain::ids::ClientId;
 
-/// The longest name that is kept as it is, in bytes; a longer one is kept as its hash.
+/// The longest name that is kept as it is, in bytes; of a longer name its hash is kept.
 const NAME_MAX: usize = 128;
 
-/// Returns the client: the value of `header` if that is set and sent, else the peer's address.
+/// Returns the client: the value of `header` if it is configured and the request has it, else the peer's address.
 pub fn identify(request: &HttpRequest, header: Option<&HeaderName>) -> ClientId {
     let name = header.and_then(|header| request.headers().get(header)).map(|value| value.as_bytes());
     match name {

@@ -1,8 +1,8 @@
-//! The connection of a client below actix's HTTP: one that cuts off a client that takes nothing any more.
+//! The connection of a client below actix's HTTP. It cuts off a client that stops reading.
 //!
-//! A body is polled only while its client reads, so that no timer inside the body could do this. The kernel's
-//! `TCP_USER_TIMEOUT` is no help: it goes on counting while a slow client reads, as long as the window that the client opens
-//! is smaller than the next segment.
+//! A timer inside the body could not do this, since a body is polled only while its client reads. The kernel's
+//! `TCP_USER_TIMEOUT` does not help either: it goes on counting while a slow client reads, as long as the window that the
+//! client opens is smaller than the next segment.
 
 use std::io;
 use std::pin::Pin;
@@ -18,19 +18,19 @@ use tokio::time::{Sleep, sleep};
 use super::places::{Place, Places};
 use crate::config::UpstreamConfig;
 
-/// Bytes not yet sent up to which the kernel takes more. It keeps what a client has not taken small, so that the room that
-/// comes free shows soon that the client reads.
+/// The number of unsent bytes up to which the kernel takes more. A small number makes the kernel take bytes again soon after
+/// the client reads, so that reading shows soon.
 #[cfg(target_os = "linux")]
 const UNSENT_MAX: u32 = 16 * 1024;
 
-/// The most that is added to the idle time, because a client's kernel shows late that its client reads: only when a good part
-/// of its receive buffer is free, on Linux 128 KiB at first.
+/// The most that is added to the idle time. A client's kernel shows late that the client reads: only when a good part of its
+/// receive buffer is free, which has 128 KiB at first on Linux.
 const UNSEEN_MAX: Duration = Duration::from_secs(5);
 
-/// A client's connection.
+/// A client's connection, cut off when the client takes nothing for too long.
 pub struct ClientStream {
     tcp: TcpStream,
-    /// How long nothing may be taken, as far as can be seen from here.
+    /// How long the kernel may refuse bytes until the client is cut off.
     patience: Duration,
     /// Runs while the client takes nothing and there is more to write.
     blocked: Option<Pin<Box<Sleep>>>,
@@ -47,7 +47,7 @@ impl ClientStream {
         Self { tcp, patience, blocked: None, _place: places.take() }
     }
 
-    /// Waits until the client has taken nothing for too long.
+    /// Becomes ready, with an error, once the client has taken nothing for `patience`.
     fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let patience = self.patience;
         let timer = self.blocked.get_or_insert_with(|| Box::pin(sleep(patience)));
@@ -57,7 +57,7 @@ impl ClientStream {
     }
 }
 
-/// Sends small pieces at once, and finds out when the other machine has gone without a word.
+/// Makes the kernel send small pieces at once, and detect a machine that has gone without closing the connection.
 fn set_options(tcp: &TcpStream, config: &UpstreamConfig) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let socket = SockRef::from(tcp);

@@ -1,7 +1,7 @@
-//! Which requests may come in, by the name they call this server and by the page that a browser sends them for.
+//! Decides which requests may come in, by the host name that they use for this server and by the page that a browser sends
+//! them for.
 //!
-//! Every route says its [`Door`]; what a request may do is decided by the route that has matched, never by the text of
-//! its path.
+//! Every route names its [`Door`]. The route that has matched decides what a request may do, never the text of the path.
 
 use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -17,37 +17,37 @@ use crate::config::ServerConfig;
 /// How long a browser may remember the answer to a preflight, in seconds.
 const PREFLIGHT_MAX_AGE: u64 = 600;
 
-/// The headers of an answer that a page of an allowed origin may read, beside those that every page may.
+/// The headers of an answer that a page of an allowed origin may read, beside those that every page may read.
 const EXPOSED_HEADERS: &str = "x-request-id, x-leaseway-endpoint, x-queue-status, x-queue-wait-ms, x-queue-position, \
     x-estimated-wait, x-should-retry, retry-after";
 
-/// Names that are not registered in the public DNS, so that no stranger can make one of them point here.
+/// Suffixes that the public DNS does not have, so that no stranger can make a name with one of them point here.
 const LOCAL_SUFFIXES: [&str; 5] = [".localhost", ".local", ".lan", ".internal", ".home.arpa"];
 
-/// What lies behind a route.
+/// The group of routes that a route belongs to; it decides which requests may come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Door {
-    /// Tells only that the process lives; open under every host name.
+    /// The check that the process lives; open under every host name.
     Health,
-    /// The inference API, open to pages of `server.cors_origins`.
+    /// The inference API; open to pages of the origins in `server.cors_origins`.
     Inference,
-    /// Everything else.
+    /// All other routes; closed to pages of other sites.
     Private,
 }
 
-/// The rules of the doors.
+/// The settings by which doors decide.
 #[derive(Clone, Debug, Default)]
 pub struct Doors {
-    /// Host names in lower case.
+    /// Host names that are allowed beside local ones, in lower case.
     allowed_hosts: Vec<String>,
-    /// Origins in lower case.
+    /// Origins whose pages may use the inference API, in lower case.
     cors_origins: Vec<String>,
-    /// The name of this machine in lower case; may be empty.
+    /// The name of this machine, in lower case; may be empty.
     machine: String,
 }
 
 impl Doors {
-    /// Creates the doors of this machine.
+    /// Creates the doors from the configuration and the name of this machine.
     pub fn new(config: &ServerConfig) -> Self {
         let lower_case = |texts: &[String]| texts.iter().map(|text| text.to_ascii_lowercase()).collect();
         Self {
@@ -57,10 +57,10 @@ impl Doors {
         }
     }
 
-    /// Decides whether a request may pass. Returns its origin if that is another site's and is allowed.
+    /// Decides whether a request may pass. Returns its origin if the request comes from a page of another, allowed site.
     ///
     /// # Errors
-    /// If it may not.
+    /// If the request may not pass.
     fn judge(
         &self,
         door: Door,
@@ -75,7 +75,7 @@ impl Doors {
         let Some(origin) = headers.get(header::ORIGIN) else {
             return match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
                 None | Some(b"same-origin" | b"none") => Ok(None),
-                // A link, an image: nothing that a page could read, and no route that changes something.
+                // The browser follows a link or loads an image. The page cannot read the answer, and safe methods change nothing.
                 Some(_) if method.is_safe() => Ok(None),
                 Some(_) => Err(ApiError::CrossSite { origin: "another site".to_owned() }),
             };
@@ -90,7 +90,7 @@ impl Doors {
         Err(ApiError::CrossSite { origin: text })
     }
 
-    /// Tells whether a host, with or without a port, is one that no stranger's DNS could have made point here.
+    /// Tells whether no stranger can have made this host name point here; `host` may have a port.
     fn knows_host(&self, host: &str) -> bool {
         let host = host.to_ascii_lowercase();
         if let Some(rest) = host.strip_prefix('[') {
@@ -111,8 +111,8 @@ impl Doors {
     }
 }
 
-/// Returns the host that a request names: that of an absolute target, else that of its one `Host` header; empty if there is
-/// none.
+/// Returns the host that a request names: the host of an absolute target, else the value of the `Host` header; empty if the
+/// request has neither.
 fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Result<&'a str, ApiError> {
     let mut given = headers.get_all(header::HOST);
     let host = given.next();
@@ -123,7 +123,8 @@ fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Result<&'a str, ApiError> {
     Ok(uri.authority().map_or(host, |authority| authority.as_str()))
 }
 
-/// Tells whether an origin in lower case is that of pages from this host, whatever the scheme: TLS may end before Leaseway.
+/// Tells whether an origin in lower case belongs to pages of this host. The scheme does not matter, because a proxy in front
+/// of Leaseway may end TLS.
 fn is_origin_of(origin: &str, host: &str) -> bool {
     let Some((scheme, origin_host)) = origin.split_once("://") else { return false };
     let port = match scheme {
@@ -136,7 +137,7 @@ fn is_origin_of(origin: &str, host: &str) -> bool {
     !origin_host.is_empty() && without_port(origin_host) == without_port(&host)
 }
 
-/// Lets a request through the door of the route that has matched, or refuses it; answers preflights.
+/// Lets a request pass the door of its route, or refuses it; answers preflights.
 ///
 /// # Errors
 /// Those of the handlers.
@@ -159,7 +160,7 @@ pub async fn pass(door: Door, request: ServiceRequest, next: Next<BoxBody>) -> R
     Ok(response)
 }
 
-/// Refuses, for paths that nobody knows, what [`pass`] would refuse.
+/// Checks a request whose path has no route by the same rules as [`pass`].
 ///
 /// # Errors
 /// If the request may not pass.
@@ -167,7 +168,8 @@ pub fn check(door: Door, request: &actix_web::HttpRequest, services: &Services) 
     services.doors.judge(door, request.method(), request.uri(), request.headers()).map(|_| ())
 }
 
-/// Answers a browser that asks whether it may send a request (https://fetch.spec.whatwg.org/#cors-preflight-fetch).
+/// Returns the answer to a preflight, by which a browser asks whether it may send a request
+/// (https://fetch.spec.whatwg.org/#cors-preflight-fetch); `None` if the request is not a preflight.
 fn preflight(request: &ServiceRequest) -> Option<HttpResponse> {
     let asked = |name: HeaderName| request.headers().get(name);
     if request.method() != Method::OPTIONS || asked(header::ACCESS_CONTROL_REQUEST_METHOD).is_none() {
@@ -179,7 +181,7 @@ fn preflight(request: &ServiceRequest) -> Option<HttpResponse> {
     if let Some(names) = asked(header::ACCESS_CONTROL_REQUEST_HEADERS) {
         answer.insert_header((header::ACCESS_CONTROL_ALLOW_HEADERS, names.clone()));
     }
-    // Browsers ask this before a page of the internet may reach a private network.
+    // Browsers ask this before they let a page of the internet reach a private network.
     if asked(HeaderName::from_static("access-control-request-private-network")).is_some() {
         answer.insert_header(("access-control-allow-private-network", "true"));
     }

@@ -1,4 +1,4 @@
-//! Endpoints: list, register, change, remove, sync, and how fast they are.
+//! The management of endpoints: list, register, change, remove, sync and drain endpoints, and read their speeds.
 
 use std::ops::RangeInclusive;
 use std::rc::Rc;
@@ -9,7 +9,7 @@ use serde_json::{Number, Value, json};
 use uuid::Uuid;
 
 use super::error::ApiError;
-use super::{Services, ask, body};
+use super::{HttpReply, Services, ask, body};
 use crate::actors::load_manager::ReadOccupancy;
 use crate::actors::registry::{
     EndpointChange, ListEndpoints, ReadEndpoint, RegisterEndpoint, RemoveEndpoint, SetDraining, SyncEndpoint,
@@ -25,9 +25,8 @@ use crate::domain::ids::EndpointId;
 use crate::upstream::client::Upstreams;
 use crate::upstream::via;
 
-type Answer = Result<HttpResponse, ApiError>;
-
-/// A new endpoint, or what to change of one; what is left out has its default, or stays.
+/// The body that registers or changes an endpoint. A field that is left out takes its default in a new endpoint, and stays
+/// as it is in a change.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EndpointBody {
@@ -45,7 +44,7 @@ pub struct EndpointBody {
     models: Option<Option<Vec<String>>>,
 }
 
-/// Tells a field that is `null` from one that is left out.
+/// Distinguishes a field that is `null` (`Some(None)`) from a field that is left out (`None`).
 fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }
@@ -86,7 +85,7 @@ impl EndpointBody {
     }
 }
 
-/// Reads a whole number of this range.
+/// Reads a whole number and checks that it is within `range`.
 fn within(
     field: &str,
     given: Option<Option<Number>>,
@@ -105,7 +104,7 @@ fn wrong(field: &str, value: &str, allowed: &str) -> ApiError {
     ApiError::InvalidRequest { message, param: Some(field.to_owned()) }
 }
 
-/// Returns what is wrong with a body that lacks a field.
+/// Returns the error of a body that lacks a required field.
 pub fn missing(field: &str) -> ApiError {
     ApiError::InvalidRequest { message: format!("`{field}` is missing"), param: Some(field.to_owned()) }
 }
@@ -113,13 +112,13 @@ pub fn missing(field: &str) -> ApiError {
 /// Reads an endpoint's id from a path.
 ///
 /// # Errors
-/// If there can be no endpoint with this id.
+/// If the text is not a UUID, so that no endpoint can have it as id.
 pub fn endpoint_id(text: &str) -> Result<EndpointId, ApiError> {
     Uuid::parse_str(text).map(EndpointId).map_err(|_| ApiError::UnknownEndpoint(text.to_owned()))
 }
 
-/// Returns every endpoint.
-pub async fn list(services: web::Data<Services>) -> Answer {
+/// Answers with every endpoint, in the order of registration.
+pub async fn list(services: web::Data<Services>) -> HttpReply {
     Ok(HttpResponse::Ok().json(views(&services).await?))
 }
 
@@ -133,8 +132,8 @@ pub async fn views(services: &Services) -> Result<Vec<EndpointView>, ApiError> {
     Ok(views)
 }
 
-/// Registers an endpoint; answers once it is saved.
-pub async fn register(services: web::Data<Services>, request: HttpRequest, payload: web::Payload) -> Answer {
+/// Registers an endpoint; answers once the endpoint is saved.
+pub async fn register(services: web::Data<Services>, request: HttpRequest, payload: web::Payload) -> HttpReply {
     let given = body::read_json::<EndpointBody>(&request, payload).await?.check()?;
     let definition = EndpointDefinition {
         name: given.name.ok_or_else(|| missing("name"))?,
@@ -147,11 +146,11 @@ pub async fn register(services: web::Data<Services>, request: HttpRequest, paylo
     };
     check_address(&services, &request, &definition.base_url).await?;
     let view = ask(&services.registry, RegisterEndpoint(definition)).await??;
-    // Nobody can have been granted a slot of it yet.
+    // No slot of a new endpoint can have been granted yet.
     Ok(HttpResponse::Created().json(EndpointView { in_flight: Some(0), breaker: Some(BreakerView::CLOSED), ..view }))
 }
 
-/// Refuses an address at which no inference server can be meant.
+/// Refuses an address that cannot be that of an inference server: a link-local one, or that of a Leaseway.
 async fn check_address(services: &Services, request: &HttpRequest, base_url: &str) -> Result<(), ApiError> {
     if !services.allow_link_local_endpoints && is_link_local(base_url) {
         let allowed = "an address that is not link-local, unless server.allow_link_local_endpoints is set";
@@ -165,7 +164,7 @@ async fn check_address(services: &Services, request: &HttpRequest, base_url: &st
 }
 
 /// Returns one endpoint.
-pub async fn read(services: web::Data<Services>, id: web::Path<String>) -> Answer {
+pub async fn read(services: web::Data<Services>, id: web::Path<String>) -> HttpReply {
     let view = ask(&services.registry, ReadEndpoint(endpoint_id(&id)?)).await??;
     show(&services, view).await
 }
@@ -176,7 +175,7 @@ pub async fn update(
     id: web::Path<String>,
     request: HttpRequest,
     payload: web::Payload,
-) -> Answer {
+) -> HttpReply {
     let id = endpoint_id(&id)?;
     let change = body::read_json::<EndpointBody>(&request, payload).await?.check()?;
     if let Some(base_url) = &change.base_url {
@@ -186,36 +185,36 @@ pub async fn update(
     show(&services, view).await
 }
 
-/// Removes an endpoint; answers once it is gone from the database.
-pub async fn remove(services: web::Data<Services>, id: web::Path<String>) -> Answer {
+/// Removes an endpoint; answers once the endpoint is gone from the database.
+pub async fn remove(services: web::Data<Services>, id: web::Path<String>) -> HttpReply {
     ask(&services.registry, RemoveEndpoint(endpoint_id(&id)?)).await??;
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// Probes an endpoint and reads its models now.
-pub async fn sync(services: web::Data<Services>, id: web::Path<String>) -> Answer {
+/// Probes an endpoint and reads its models; answers with what the probe found.
+pub async fn sync(services: web::Data<Services>, id: web::Path<String>) -> HttpReply {
     let view = ask(&services.registry, SyncEndpoint(endpoint_id(&id)?)).await??;
     show(&services, view).await
 }
 
-/// Gives an endpoint no more leases.
-pub async fn drain(services: web::Data<Services>, id: web::Path<String>) -> Answer {
+/// Takes an endpoint out of service: it gets no new leases.
+pub async fn drain(services: web::Data<Services>, id: web::Path<String>) -> HttpReply {
     set_draining(&services, &id, true).await
 }
 
-/// Gives a drained endpoint leases again.
-pub async fn resume(services: web::Data<Services>, id: web::Path<String>) -> Answer {
+/// Puts an endpoint back into service: it gets leases again.
+pub async fn resume(services: web::Data<Services>, id: web::Path<String>) -> HttpReply {
     set_draining(&services, &id, false).await
 }
 
-async fn set_draining(services: &Services, id: &str, draining: bool) -> Answer {
+async fn set_draining(services: &Services, id: &str, draining: bool) -> HttpReply {
     let endpoint = endpoint_id(id)?;
     let view = ask(&services.registry, SetDraining { endpoint, draining }).await??;
     show(services, view).await
 }
 
-/// Returns how fast an endpoint is, by model and API.
-pub async fn model_tps(services: web::Data<Services>, id: web::Path<String>) -> Answer {
+/// Returns the speeds of an endpoint by model and API.
+pub async fn model_tps(services: web::Data<Services>, id: web::Path<String>) -> HttpReply {
     let view = ask(&services.registry, ReadEndpoint(endpoint_id(&id)?)).await??;
     let speeds = ask(&services.tps, ReadSpeeds(view.id)).await?;
     let shown = speeds.into_iter().map(|((model, api_kind), speed)| {
@@ -234,7 +233,7 @@ pub async fn model_tps(services: web::Data<Services>, id: web::Path<String>) -> 
     Ok(HttpResponse::Ok().json(shown.collect::<Vec<Value>>()))
 }
 
-async fn show(services: &Services, view: EndpointView) -> Answer {
+async fn show(services: &Services, view: EndpointView) -> HttpReply {
     let mut views = [view];
     fill_occupancy(services, &mut views).await?;
     let [view] = views;

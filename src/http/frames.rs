@@ -1,7 +1,7 @@
-//! Lets what a viewer sends pass frame by frame, and no frame that declares itself long.
+//! Passes a viewer's bytes on frame by frame, and refuses a frame that declares a long payload.
 //!
-//! actix's decoder believes the length that a frame declares: it waits for the whole of it and keeps all that comes, so that
-//! one connection could fill the memory.
+//! actix's decoder believes the length that a frame declares. It keeps all bytes until the whole frame has come, so that one
+//! connection could fill the memory.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -10,16 +10,17 @@ use actix_web::error::PayloadError;
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 
-/// The longest payload of a frame, in bytes. Viewers send nothing but control frames, which have 125 at most.
+/// The longest payload of a frame, in bytes. Viewers send only control frames, whose payload has at most 125 bytes.
 const PAYLOAD_MAX: u64 = 1024;
 
-/// The bytes of a WebSocket connection, one whole frame at a time.
+/// Yields the bytes of a WebSocket connection, one whole frame at a time.
 ///
-/// It holds what came in one read, and of the frame that is not yet complete at most its head and [`PAYLOAD_MAX`] bytes.
+/// It holds the bytes of one read, and at most the head and [`PAYLOAD_MAX`] bytes of a frame that is not yet complete.
 pub struct ShortFrames<S> {
     stream: S,
     read: BytesMut,
-    /// A frame was passed on and is decoded before the next one is. The decoder would otherwise gather all there are first.
+    /// A frame has been passed on, and the decoder must decode it before it gets the next one. Without this pause the decoder
+    /// would first gather all frames that there are.
     is_decoding: bool,
 }
 
@@ -57,13 +58,14 @@ impl<S: Stream<Item = Result<Bytes, PayloadError>> + Unpin> Stream for ShortFram
     }
 }
 
-/// What the beginning of a frame tells of its length.
+/// What is known of a frame's length from its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Length {
-    /// Too little has come to tell.
+    /// Too few bytes have come to know the length.
     NotYet,
-    /// The bytes of the whole frame.
+    /// The length of the whole frame, head included, in bytes.
     Known(usize),
+    /// The payload is longer than [`PAYLOAD_MAX`].
     TooLong,
 }
 

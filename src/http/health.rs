@@ -1,4 +1,4 @@
-//! Is it alive, and is it ready.
+//! Whether the process lives, and whether it is ready to serve.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::error::ApiError;
-use super::{Services, ask};
+use super::{HttpReply, Services, ask};
 use crate::actors::load_manager::ReadOccupancy;
 use crate::actors::persistence::PingStore;
 use crate::actors::registry::ListEndpoints;
@@ -18,19 +18,19 @@ use crate::upstream::via::INSTANCE;
 /// How long the database may take to answer.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// 200 while the process lives. Says in a header that this is a Leaseway, and which one.
+/// Answers 200 while the process lives. A header of the answer names this Leaseway, so that others recognize it.
 pub async fn health(services: web::Data<Services>) -> HttpResponse {
     HttpResponse::Ok().insert_header((INSTANCE, services.instance.clone())).json(json!({ "status": "ok" }))
 }
 
-/// 200 once actors and database answer and as long as requests are taken.
-pub async fn ready(services: web::Data<Services>) -> Result<HttpResponse, ApiError> {
+/// Answers 200 while the actors and the database answer and Leaseway takes requests.
+pub async fn ready(services: web::Data<Services>) -> HttpReply {
     if services.draining.load(Ordering::Relaxed) {
         return Err(ApiError::NotReady("Leaseway is stopping"));
     }
     ask(&services.load_manager, ReadOccupancy).await?;
     ask(&services.registry, ListEndpoints).await?;
-    // It may be waiting for somebody else who has locked the database.
+    // The database may be locked by another process for longer than a readiness check may take.
     let answered = timeout(DATABASE_TIMEOUT, services.store.ask(PingStore)).await;
     match answered {
         Ok(Ok(())) => {}

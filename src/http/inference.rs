@@ -1,42 +1,40 @@
-//! The inference API: a lease, the endpoint's answer, nothing else.
+//! The inference API: reads a request, leases an endpoint, and relays the endpoint's answer.
 
 use std::rc::Rc;
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, web};
 
 use super::error::ApiError;
 use super::serving::Inference;
-use super::{Services, body, queue_updates};
+use super::{HttpReply, Services, body, queue_updates};
 use crate::domain::request::ApiKind;
 use crate::upstream::client::Upstreams;
 use crate::upstream::request_body::RequestBody;
 use crate::upstream::via;
 
-type Answer = Result<HttpResponse, ApiError>;
-
-/// Relays a chat completion.
-pub async fn chat_completions(request: HttpRequest, payload: web::Payload) -> Answer {
+/// Relays a request for a chat completion.
+pub async fn chat_completions(request: HttpRequest, payload: web::Payload) -> HttpReply {
     relay(ApiKind::ChatCompletions, request, payload).await
 }
 
-/// Relays a completion.
-pub async fn completions(request: HttpRequest, payload: web::Payload) -> Answer {
+/// Relays a request for a completion.
+pub async fn completions(request: HttpRequest, payload: web::Payload) -> HttpReply {
     relay(ApiKind::Completions, request, payload).await
 }
 
 /// Relays a request for embeddings.
-pub async fn embeddings(request: HttpRequest, payload: web::Payload) -> Answer {
+pub async fn embeddings(request: HttpRequest, payload: web::Payload) -> HttpReply {
     relay(ApiKind::Embeddings, request, payload).await
 }
 
-/// Relays a request for a response.
-pub async fn responses(request: HttpRequest, payload: web::Payload) -> Answer {
+/// Relays a request of the Responses API.
+pub async fn responses(request: HttpRequest, payload: web::Payload) -> HttpReply {
     relay(ApiKind::Responses, request, payload).await
 }
 
-/// Leases an endpoint and relays its answer. Dropping the future, as actix does when the client leaves, gives back
-/// whatever the request holds: its place in the line, its lease, its connection to the endpoint.
-async fn relay(api_kind: ApiKind, request: HttpRequest, payload: web::Payload) -> Answer {
+/// Leases an endpoint and relays its answer. actix drops this future when the client leaves; that frees everything that the
+/// request holds: its place in the queue, its lease, its connection to the endpoint.
+async fn relay(api_kind: ApiKind, request: HttpRequest, payload: web::Payload) -> HttpReply {
     let services = request.app_data::<web::Data<Services>>().expect("set for every worker").clone();
     let upstreams = request.app_data::<Rc<Upstreams>>().expect("set for every worker").clone();
     if via::has_passed(request.headers(), &services.instance) {

@@ -1,4 +1,4 @@
-//! What holds for every request: its id, how long a header may be, and how its path is read.
+//! What is done for every request: give it an id, refuse headers that are too long, and normalize its path.
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -20,8 +20,8 @@ const REQUEST_ID_MAX: usize = 128;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Gives every answer an `x-request-id`, the client's own if it sent a sane one, refuses headers that are too long, and
-/// takes superfluous slashes out of the path.
+/// Gives every answer an `x-request-id` (the client's own if it is short and printable), refuses headers that are too long,
+/// and removes superfluous slashes from the path.
 ///
 /// # Errors
 /// Those of the handlers.
@@ -62,14 +62,14 @@ fn too_long(headers: &HeaderMap) -> Option<ApiError> {
     Some(ApiError::invalid(message))
 }
 
-/// Joins slashes that stand in a row and cuts off one at the end, so that what is meant is found.
+/// Joins slashes that stand in a row and cuts off a slash at the end, so that such a path finds its route.
 fn normalize(request: &mut ServiceRequest) {
     let Some(path) = normalized(request.path()) else { return };
     let target = match request.uri().query() {
         Some(query) => format!("{path}?{query}"),
         None => path,
     };
-    // The text was part of a good target before; what cannot be a target matches no route as it is.
+    // A path that does not parse is left as it is; it then matches no route.
     let Ok(target) = target.parse::<PathAndQuery>() else { return };
     let mut parts = request.uri().clone().into_parts();
     parts.path_and_query = Some(target);
@@ -79,7 +79,7 @@ fn normalize(request: &mut ServiceRequest) {
     }
 }
 
-/// Returns the path without superfluous slashes; `None` if it has none.
+/// Returns the path without superfluous slashes; `None` if there are none.
 fn normalized(path: &str) -> Option<String> {
     let ends = path.len() > 1 && path.ends_with('/');
     if !ends && memchr::memmem::find(path.as_bytes(), b"//").is_none() {

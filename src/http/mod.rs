@@ -1,4 +1,4 @@
-//! The HTTP face: the routes, their handlers, and what handlers ask.
+//! The HTTP layer: the routes, their handlers, and the services that handlers use.
 
 mod assets;
 mod body;
@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Handler, Message};
+use actix_web::HttpResponse;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use tokio::time::timeout;
 
@@ -46,37 +47,52 @@ use crate::actors::persistence::StoreDesk;
 use crate::actors::registry::{ModelCatalog, Registry};
 use crate::actors::tps_tracker::TpsTracker;
 
-/// How long a question to an actor may take.
+/// How long an actor may take to answer a handler.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Whom handlers ask, and what they must know.
+/// What a handler returns: a response, or the error that becomes one.
+type HttpReply = Result<HttpResponse, ApiError>;
+
+/// What handlers use: the actors that they ask, and the settings that they need.
 pub struct Services {
+    /// Grants leases to requests.
     pub desk: LeaseDesk,
+    /// Answers questions about the queue, leases and selections.
     pub load_manager: Addr<LoadManager>,
+    /// Answers questions about endpoints, and changes endpoints.
     pub registry: Addr<Registry>,
+    /// Answers questions about speeds.
     pub tps: Addr<TpsTracker>,
+    /// Answers questions about the last hour and the totals.
     pub history: Addr<HistoryRecorder>,
+    /// Answers questions to the database.
     pub store: StoreDesk,
+    /// Sends events to viewers.
     pub events: Addr<EventHub>,
+    /// The models of the online endpoints, read without asking an actor.
     pub catalog: Arc<ModelCatalog>,
-    /// The header that names the client.
+    /// The header that names the client; `None` if the client's address names it.
     pub client_header: Option<HeaderName>,
+    /// The longest body of an inference request, in bytes.
     pub max_body_bytes: usize,
+    /// The rules that decide which requests may come in.
     pub doors: Doors,
-    /// The memory that request bodies may take together.
+    /// The memory that all request bodies together may take.
     pub room: Arc<Room>,
-    /// Endpoints may have link-local addresses.
+    /// True if endpoints may have link-local addresses.
     pub allow_link_local_endpoints: bool,
     /// The id of this Leaseway, different after every start.
     pub instance: HeaderValue,
+    /// When refused clients are told to come again.
     pub retry_after: RetryAfter,
+    /// True once Leaseway has begun to stop.
     pub draining: Arc<AtomicBool>,
 }
 
-/// Asks an actor.
+/// Asks an actor and waits for its answer.
 ///
 /// # Errors
-/// If it gives no answer in time.
+/// If the actor gives no answer within [`ANSWER_TIMEOUT`].
 async fn ask<A, M>(actor: &Addr<A>, message: M) -> Result<M::Result, ApiError>
 where
     A: Actor + Handler<M>,

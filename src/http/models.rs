@@ -1,10 +1,10 @@
-//! The list of models, from memory.
+//! The list of models, read from memory.
 
 use actix_web::{HttpResponse, web};
 use serde_json::{Value, json};
 
-use super::Services;
 use super::error::ApiError;
+use super::{HttpReply, Services};
 use crate::domain::ids::ModelId;
 
 /// Returns the models of the endpoints that are online.
@@ -14,8 +14,8 @@ pub async fn list(services: web::Data<Services>) -> HttpResponse {
     HttpResponse::Ok().json(json!({ "object": "list", "data": data }))
 }
 
-/// Returns one model.
-pub async fn read(services: web::Data<Services>, id: web::Path<String>) -> Result<HttpResponse, ApiError> {
+/// Returns one model, if an online endpoint has it.
+pub async fn read(services: web::Data<Services>, id: web::Path<String>) -> HttpReply {
     let catalog = services.catalog.load();
     match catalog.get_key_value(id.as_str()) {
         Some((model, created)) => Ok(HttpResponse::Ok().json(show(model, *created))),

@@ -1,4 +1,4 @@
-//! The overview: everything a viewer sees first.
+//! The overview: everything that a viewer sees first.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
@@ -14,18 +14,23 @@ use crate::domain::endpoint::{EndpointStatus, EndpointView};
 use crate::domain::event::EndpointTps;
 use crate::domain::timeline::Minute;
 
-/// Everything a viewer sees first.
+/// Everything that a viewer sees first. Its fields are the JSON of `/api/dashboard/overview`.
 #[derive(Debug, Serialize)]
 pub struct Overview {
+    /// Every endpoint, in the order of registration.
     pub endpoints: Vec<EndpointView>,
+    /// The totals of endpoints and requests.
     pub stats: Value,
+    /// The requests of the last 60 minutes by minute, oldest first.
     pub history: Vec<Value>,
+    /// The speed of each endpoint over all its models, in the order of `endpoints`.
     pub endpoint_tps: Vec<EndpointTps>,
+    /// When this overview was read.
     pub generated_at: DateTime<Utc>,
 }
 
 impl Overview {
-    /// Asks everybody.
+    /// Asks all actors for their part.
     ///
     /// # Errors
     /// If an actor gives no answer.
@@ -67,7 +72,8 @@ fn stats(endpoints: &[EndpointView], load: &Load, recent: &Recent) -> Value {
     })
 }
 
-/// Returns the mean time of the requests served within the last hour, else the mean latency of the endpoints online.
+/// Returns the mean time of the requests served within the last hour, in milliseconds. Without such requests it is the mean
+/// latency of the online endpoints; `None` if that is not known either.
 fn average_response_ms(endpoints: &[EndpointView], load: &Load) -> Option<f64> {
     let by_probes = || average_latency_ms(endpoints);
     load.last_hour.average_response_ms().or_else(by_probes)

@@ -8,19 +8,19 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::clock;
 use crate::domain::time::Moment;
 
-/// Descriptors that are not given to clients and to the requests of clients: for the database, listeners, logs, and probes.
+/// Descriptors that neither clients nor their requests may take. They are for the database, listeners, logs, and probes.
 const RESERVED: usize = 256;
 
-/// The most connections, whatever the limit of descriptors is; each takes memory, too.
+/// The most connections, however high the limit of descriptors is, because each connection takes memory, too.
 const PLACES_MAX: usize = 100_000;
 
-/// The fewest descriptors that serve a busy fleet.
+/// The fewest descriptors that suffice for a busy fleet; Leaseway warns the operator of fewer.
 const FILES_WANTED: usize = 4096;
 
-/// How long nothing is said about full places after it was said, in seconds.
+/// The shortest time between two warnings that all places are taken, in seconds.
 const WARN_INTERVAL_SECS: u64 = 60;
 
-/// Raises the limit of open files to the most that this process may have. Returns it.
+/// Raises the limit of open files to the highest that this process may set, and returns the new limit.
 pub fn raise_open_files() -> usize {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
@@ -37,34 +37,34 @@ pub fn raise_open_files() -> usize {
     files
 }
 
-/// Returns how many clients may be connected: each may need a second descriptor, for its endpoint. With few descriptors, a
-/// quarter of them is reserved.
+/// Returns how many clients may be connected. Each client counts twice, since its request may need a second descriptor for
+/// its endpoint. If descriptors are few, a quarter of them is reserved instead of [`RESERVED`].
 fn places_of(files: usize) -> usize {
     let reserved = RESERVED.min(files / 4);
     ((files - reserved) / 2).clamp(1, PLACES_MAX)
 }
 
-/// The connections of clients, counted.
+/// Counts the connections of clients.
 ///
-/// actix accepts no more than there are places; more wait in the kernel's backlog.
+/// actix accepts no more connections than there are places; further ones wait in the kernel's backlog.
 #[derive(Debug)]
 pub struct Places {
-    /// At least 1.
+    /// How many places there are, at least 1.
     max: usize,
     taken: AtomicUsize,
     started: Moment,
-    /// When it was said last that all are taken, in seconds after `started`, plus 1; 0: never.
+    /// When Leaseway last warned that all places are taken, in seconds after `started`, plus 1; 0 if it never has.
     said: AtomicU64,
 }
 
 impl Places {
-    /// Divides what a limit of open files allows among `workers` threads, each of which accepts as many.
+    /// Divides the places that a limit of open files allows equally among `workers` threads.
     pub fn new(files: usize, workers: usize) -> Arc<Self> {
         let max = (places_of(files) / workers).max(1) * workers;
         Arc::new(Self { max, taken: AtomicUsize::new(0), started: clock::now(), said: AtomicU64::new(0) })
     }
 
-    /// Returns how many there are.
+    /// Returns how many places there are, taken or not.
     pub fn max(&self) -> usize {
         self.max
     }
@@ -73,19 +73,19 @@ impl Places {
     pub fn take(self: &Arc<Self>) -> Place {
         let taken = self.taken.fetch_add(1, Ordering::Relaxed) + 1;
         if taken >= self.max && self.may_say(clock::now().since(self.started).as_secs()) {
-            log::warn!("as many clients are connected as may be, more wait clients={taken}");
+            log::warn!("all places for clients are taken, further clients wait clients={taken}");
         }
         Place(self.clone())
     }
 
-    /// Tells, at most once an interval, that it is time to say that all places are taken.
+    /// Returns true, at most once in [`WARN_INTERVAL_SECS`], if it is time to warn that all places are taken.
     fn may_say(&self, secs: u64) -> bool {
         let is_due = |said: u64| (said == 0 || secs + 1 >= said + WARN_INTERVAL_SECS).then_some(secs + 1);
         self.said.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_due).is_ok()
     }
 }
 
-/// The place of one connection, given back when this is dropped.
+/// The place of one connection; dropping it frees the place.
 #[derive(Debug)]
 pub struct Place(Arc<Places>);
 

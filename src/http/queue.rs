@@ -1,18 +1,17 @@
-//! The line, as operators see it.
+//! What operators see of the queue, the running requests and the selections.
 
 use std::time::Duration;
 
 use actix_web::{HttpResponse, web};
 use serde_json::{Value, json};
 
-use super::error::ApiError;
-use super::{Services, ask};
+use super::{HttpReply, Services, ask};
 use crate::actors::load_manager::{ReadLine, ReadLoad, ReadSelections};
 use crate::clock;
 use crate::domain::dispatch::{ModelWait, RecentGrant, Running};
 
-/// Returns who waits and is served now, and the means of the last hour.
-pub async fn stats(services: web::Data<Services>) -> Result<HttpResponse, ApiError> {
+/// Returns how many requests wait and run now, and the averages of the last hour.
+pub async fn stats(services: web::Data<Services>) -> HttpReply {
     let load = ask(&services.load_manager, ReadLoad).await?;
     Ok(HttpResponse::Ok().json(json!({
         "waiting_count": load.waiting,
@@ -24,8 +23,8 @@ pub async fn stats(services: web::Data<Services>) -> Result<HttpResponse, ApiErr
     })))
 }
 
-/// Returns how often each endpoint was chosen, and why.
-pub async fn selections(services: web::Data<Services>) -> Result<HttpResponse, ApiError> {
+/// Returns how often each endpoint was chosen, and for which reasons.
+pub async fn selections(services: web::Data<Services>) -> HttpReply {
     let report = ask(&services.load_manager, ReadSelections).await?;
     let total = report.selections.total;
     Ok(HttpResponse::Ok().json(json!({
@@ -37,8 +36,8 @@ pub async fn selections(services: web::Data<Services>) -> Result<HttpResponse, A
     })))
 }
 
-/// Returns how filled the line is.
-pub async fn load_status(services: web::Data<Services>) -> Result<HttpResponse, ApiError> {
+/// Returns how full the queue is.
+pub async fn load_status(services: web::Data<Services>) -> HttpReply {
     let load = ask(&services.load_manager, ReadLoad).await?;
     Ok(HttpResponse::Ok().json(json!({
         "backpressure_state": load.backpressure,
@@ -49,8 +48,8 @@ pub async fn load_status(services: web::Data<Services>) -> Result<HttpResponse, 
     })))
 }
 
-/// Returns who waits, what runs, and the latest grants.
-pub async fn waiting(services: web::Data<Services>) -> Result<HttpResponse, ApiError> {
+/// Returns the waiting requests by model, the running requests, and the latest grants.
+pub async fn waiting(services: web::Data<Services>) -> HttpReply {
     let line = ask(&services.load_manager, ReadLine).await?;
     let model = |wait: &ModelWait| {
         json!({

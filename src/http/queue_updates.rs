@@ -1,7 +1,7 @@
-//! Live updates for those who wait and ask for them: the head at once, a comment in the stream whenever the place in the
-//! line changes, then the endpoint's stream.
+//! Live updates for waiting clients that ask for them: the head at once, a comment in the stream whenever the request's
+//! place in the queue changes, then the endpoint's stream.
 //!
-//! Only a request that has to wait is answered so; any other gets its ordinary answer, whatever it asks for.
+//! Only a request that has to wait gets updates; every other request gets its ordinary answer, even if it asks for updates.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -16,15 +16,16 @@ use futures_util::stream;
 use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
 
+use super::HttpReply;
 use super::error::ApiError;
 use super::serving::{Inference, Served, no_buffering};
 use crate::dialect::Dialect;
 use crate::domain::dispatch::Queued;
 
-/// How long a client hears nothing at most until its stream begins.
+/// The longest time that a client hears nothing until its stream begins.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 
-/// The longest answer that is read for its error, in bytes.
+/// The longest answer that is read to find its error, in bytes.
 const ERROR_MAX: usize = 64 * 1024;
 
 type Serving = Pin<Box<dyn Future<Output = Result<Served, ApiError>>>>;
@@ -34,11 +35,11 @@ pub fn are_wanted(request: &HttpRequest) -> bool {
     request.headers().get("x-leaseway-queue-updates").is_some_and(|value| value == "sse")
 }
 
-/// Serves a request for a stream, with updates from the moment it waits.
+/// Serves a request for a stream, with updates from the moment that it begins to wait.
 ///
 /// # Errors
-/// If it is refused, or its endpoint fails, without having waited.
-pub async fn answer(inference: Inference) -> Result<HttpResponse, ApiError> {
+/// If the request is refused, or its endpoint fails, before it has waited.
+pub async fn answer(inference: Inference) -> HttpReply {
     let (sender, mut updates) = watch::channel(None);
     let mut serving: Serving = Box::pin(inference.serve(Some(sender)));
     tokio::select! {
@@ -53,25 +54,26 @@ pub async fn answer(inference: Inference) -> Result<HttpResponse, ApiError> {
     Ok(response.body(BodyStream::new(stream::unfold(body, Body::next))))
 }
 
-/// A stream that begins with comments.
+/// The body of the response: comments while the request waits, then the endpoint's stream.
 struct Body {
     phase: Phase,
     updates: watch::Receiver<Option<Queued>>,
-    /// Ends when the client has heard nothing for [`SILENCE_MAX`]. Only a comment starts it anew, or else whatever happens in
-    /// silence would prolong it.
+    /// Ends when the client has heard nothing for [`SILENCE_MAX`]. Only a comment restarts this timer; what the client does not
+    /// hear must not prolong the silence.
     silence: Pin<Box<Sleep>>,
 }
 
+/// How far the response has come.
 enum Phase {
     /// The request waits for a lease, or for the first byte of its answer.
     Waiting(Serving),
-    /// An answer has come; one that is no stream is read for its error.
+    /// An answer has come. If it is not a stream, it is being read to find its error.
     Beginning(Pin<Box<dyn Future<Output = Phase>>>),
-    /// The endpoint's stream passes.
+    /// The endpoint's stream is relayed.
     Relaying(BoxBody),
-    /// What is left is an event that says why there is no stream.
+    /// One event is left to send; it says why there is no stream.
     Failed(Bytes),
-    /// Nothing is left.
+    /// Nothing is left to send.
     Done,
 }
 
@@ -125,7 +127,8 @@ impl Body {
         }
     }
 
-    /// Returns a comment, which SSE clients ignore: the place in the line, or that an endpoint is at work.
+    /// Returns a comment, which SSE clients ignore. It tells the place in the queue, or only keeps the connection alive while
+    /// an endpoint is at work.
     fn comment(&mut self) -> Bytes {
         self.silence = Box::pin(sleep(SILENCE_MAX));
         match *self.updates.borrow_and_update() {
@@ -138,7 +141,7 @@ impl Body {
     }
 }
 
-/// Goes over to the endpoint's stream, or to the error that came in its place.
+/// Returns the phase after the answer has come: the endpoint's stream, or the error that came in its place.
 async fn begin(served: Result<Served, ApiError>) -> Phase {
     let Served { status, headers, body, endpoint, .. } = match served {
         Ok(served) => served,
@@ -160,7 +163,7 @@ mod tests {
 
     use super::*;
 
-    /// Collects what a client hears, and when, in seconds since `started`.
+    /// Collects up to `pieces` pieces that a client hears, each with its time in seconds since `started`.
     async fn hear(mut body: Body, started: Instant, pieces: usize) -> (Vec<(u64, String)>, Option<Body>) {
         let mut heard = Vec::new();
         for _ in 0..pieces {
@@ -187,7 +190,7 @@ mod tests {
         let body = Body::new(Box::pin(std::future::pending()), updates);
         let (heard, body) = hear(body, started, 2).await;
         assert_eq!(heard, at(&[(15, PLACE), (30, PLACE)]));
-        // It has a lease.
+        // The request gets its lease.
         sender.send_replace(None);
         let (heard, _) = hear(body.expect("it goes on"), started, 2).await;
         assert_eq!(heard, at(&[(45, AT_WORK), (60, AT_WORK)]));

@@ -1,31 +1,29 @@
-//! Load reports, pushed by endpoints or by agents beside them.
+//! Load reports, which endpoints or agents beside them push.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 
 use super::endpoints::{endpoint_id, missing};
 use super::error::ApiError;
-use super::{Services, ask, body};
+use super::{HttpReply, Services, ask, body};
 use crate::actors::registry::{ListReports, ReportLoad};
 use crate::domain::load::{LoadReport, OutOfRange};
 
-type Answer = Result<HttpResponse, ApiError>;
-
-/// Takes a load report.
+/// Takes a load report of an endpoint.
 pub async fn report(
     services: web::Data<Services>,
     id: web::Path<String>,
     request: HttpRequest,
     payload: web::Payload,
-) -> Answer {
+) -> HttpReply {
     let endpoint = endpoint_id(&id)?;
     let report = check(body::read_json::<LoadReport>(&request, payload).await?)?;
     ask(&services.registry, ReportLoad { endpoint, report }).await??;
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// Returns the newest report, each of its fields `null` while there is none, and the latest ones, oldest first.
-pub async fn list(services: web::Data<Services>, id: web::Path<String>) -> Answer {
+/// Returns the newest report, with `null` in every field while there is none, and the latest reports, oldest first.
+pub async fn list(services: web::Data<Services>, id: web::Path<String>) -> HttpReply {
     let endpoint = endpoint_id(&id)?;
     let history = ask(&services.registry, ListReports(endpoint)).await??;
     let mut shown = match history.last() {

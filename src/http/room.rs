@@ -1,30 +1,30 @@
-//! The memory that request bodies may take together.
+//! The memory that all request bodies together may take.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
-/// Bytes that are left for request bodies, shared by all threads.
+/// Counts the bytes that are left for request bodies; all threads share it.
 #[derive(Debug)]
 pub struct Room {
     free: AtomicUsize,
 }
 
 impl Room {
-    /// Creates room for `bytes` bytes.
+    /// Creates room for `bytes` bytes of bodies.
     pub fn new(bytes: usize) -> Arc<Self> {
         Arc::new(Self { free: AtomicUsize::new(bytes) })
     }
 
-    /// Takes room; `None` if less is left.
+    /// Takes room for `bytes` bytes; `None` if less is left.
     pub fn take(self: &Arc<Self>, bytes: usize) -> Option<Taken> {
         let mut taken = Taken { room: self.clone(), bytes: 0 };
         taken.grow(bytes).then_some(taken)
     }
 }
 
-/// Room that is taken, until this is dropped.
+/// Room that a body has taken; dropping it frees the room.
 #[derive(Debug)]
 pub struct Taken {
     room: Arc<Room>,
@@ -32,7 +32,7 @@ pub struct Taken {
 }
 
 impl Taken {
-    /// Takes more room; false, and nothing taken, if less is left.
+    /// Takes room for `bytes` bytes more. Returns false, and takes nothing, if less is left.
     pub fn grow(&mut self, bytes: usize) -> bool {
         let take = |free: usize| free.checked_sub(bytes);
         let is_taken = self.room.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok();
@@ -47,7 +47,7 @@ impl Taken {
         self.bytes
     }
 
-    /// Ties the room to the bytes that fill it: it is given back when they, and every slice of them, are dropped.
+    /// Ties the room to the bytes that fill it: the room is freed when the last slice of the bytes is dropped.
     pub fn hold(self, bytes: Bytes) -> Bytes {
         Bytes::from_owner(Held { bytes, _taken: self })
     }
@@ -59,6 +59,7 @@ impl Drop for Taken {
     }
 }
 
+/// Bytes that keep their room until they are dropped.
 struct Held {
     bytes: Bytes,
     _taken: Taken,

@@ -1,4 +1,4 @@
-//! The one table of routes: path, door, methods.
+//! The table of all routes: path, door, methods.
 
 use actix_web::body::BoxBody;
 use actix_web::dev::ServiceRequest;
@@ -10,9 +10,11 @@ use actix_web::{FromRequest, Handler, HttpRequest, HttpResponse, Resource, Respo
 
 use super::doors::Door::{self, Health, Inference, Private};
 use super::error::ApiError;
-use super::{Services, assets, dashboard, doors, endpoints, health, inference, models, queue, reports, statistics};
+use super::{
+    HttpReply, Services, assets, dashboard, doors, endpoints, health, inference, models, queue, reports, statistics,
+};
 
-/// Every route there is. Superfluous slashes are gone before a route is looked for.
+/// Adds all routes. Superfluous slashes are removed from a path before its route is looked up.
 pub fn routes(config: &mut ServiceConfig) {
     let bad_query = |error: QueryPayloadError, _: &HttpRequest| ApiError::invalid(error.to_string()).into();
     config.app_data(QueryConfig::default().error_handler(bad_query));
@@ -37,7 +39,7 @@ pub fn routes(config: &mut ServiceConfig) {
     config.default_service(web::to(unknown_path));
 }
 
-/// The inference API, with and without `/v1`: people set the base URL either way.
+/// Adds the inference API with and without `/v1`, because people set the base URL either way.
 fn inference_routes(config: &mut ServiceConfig) {
     let mut at = |path: &str, methods: Methods| {
         let without_version = path.strip_prefix("/v1").unwrap_or(path);
@@ -61,7 +63,7 @@ fn endpoint_routes(config: &mut ServiceConfig) {
     at("/api/endpoints/{id}/model-tps", get(endpoints::model_tps));
     at("/api/endpoints/{id}/model-stats", get(statistics::of_endpoint_by_model));
     at("/api/endpoints/{id}/daily-stats", get(statistics::of_endpoint_by_day));
-    // Load reports are taken under every name that agents know an endpoint by.
+    // Agents call an endpoint an endpoint, a node or an agent; load reports are taken under all three names.
     at("/api/endpoints/{id}/metrics", get(reports::list).post(reports::report));
     at("/api/nodes/{id}/metrics", get(reports::list).post(reports::report));
     at("/api/agents/{id}/metrics", get(reports::list).post(reports::report));
@@ -69,12 +71,12 @@ fn endpoint_routes(config: &mut ServiceConfig) {
 
 /// The methods of a path, each with its handler.
 struct Methods {
-    /// As `Allow` lists them.
+    /// The value of the header `Allow`.
     allow: String,
     routes: Vec<Route>,
 }
 
-/// Answers `GET`, and `HEAD` with the same head.
+/// Makes `handler` answer `GET`, and `HEAD` with the same head.
 fn get<F, Args>(handler: F) -> Methods
 where
     F: Handler<Args>,
@@ -85,7 +87,7 @@ where
     Methods { allow: "GET, HEAD".to_owned(), routes: vec![route] }
 }
 
-/// Answers `POST`.
+/// Makes `handler` answer `POST`.
 fn post<F, Args>(handler: F) -> Methods
 where
     F: Handler<Args>,
@@ -130,7 +132,7 @@ impl Methods {
     }
 }
 
-/// Puts these methods, behind this door, at each of the paths.
+/// Adds the methods at each of the paths, behind the door.
 fn add(config: &mut ServiceConfig, paths: &[&str], door: Door, methods: Methods) {
     let Methods { allow, routes } = methods;
     let not_allowed = move |request: HttpRequest| {
@@ -144,7 +146,7 @@ fn add(config: &mut ServiceConfig, paths: &[&str], door: Door, methods: Methods)
     config.service(resource.wrap(from_fn(pass)));
 }
 
-async fn unknown_path(services: web::Data<Services>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+async fn unknown_path(services: web::Data<Services>, request: HttpRequest) -> HttpReply {
     doors::check(Private, &request, &services)?;
     Err(ApiError::UnknownPath(request.path().to_owned()))
 }

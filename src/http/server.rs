@@ -1,6 +1,7 @@
-//! Listens, and serves HTTP/1.1 on every connection.
+//! Listens on the configured address and serves HTTP/1.1 on every connection.
 //!
-//! actix-web's own `HttpServer` would do, if it let the connection be wrapped; see [`super::client_stream`].
+//! actix-web's own `HttpServer` is not used because it does not allow the connection to be wrapped; see
+//! [`super::client_stream`].
 
 use std::fmt;
 use std::io;
@@ -26,16 +27,16 @@ use crate::config::Config;
 /// How long an idle client connection is kept.
 const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(75);
 
-/// How long the head of the first request on a connection may take. A head that is slower than 1 KiB a second is cut then.
+/// How long the head of the first request on a connection may take; a connection whose head takes longer is closed.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long connections have to close once nothing is left to answer, in seconds.
+/// How long connections may take to close after the last answer, in seconds.
 const CLOSE_SECS: u64 = 2;
 
-/// Connections that the kernel holds until they are accepted.
+/// The most connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 2048;
 
-/// Serves the application that `app` makes for each worker.
+/// Serves the application that `app` makes for each worker. Returns the address that it listens on, and the server.
 ///
 /// # Errors
 /// If the address cannot be listened on.
@@ -76,7 +77,7 @@ where
             let stream = ClientStream::new(tcp, &upstream, &places);
             async move { Ok::<_, DispatchError>((stream, peer)) }
         };
-        // A request that cannot be parsed has been answered by then, 400 or 431, without a body: actix asks nobody for one.
+        // actix itself answers a request that it cannot parse, with 400 or 431 and no body, before this error comes here.
         fn_service(accept).and_then(http).map_err(|error| {
             log::debug!("connection ended error=\"{error}\"");
             error
@@ -94,7 +95,7 @@ where
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // A restart must not wait for the connections of the time before.
+    // A restarted Leaseway must not wait until the kernel has forgotten the connections of the previous process.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;

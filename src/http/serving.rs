@@ -1,4 +1,4 @@
-//! Serves one request: leases and attempts, one after the other, then the answer's head.
+//! Serves one request: attempts, each with its own lease, one after the other, and then the head of the answer.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::upstream::request_body::RequestBody;
 
 /// A request that has been read.
 pub struct Inference {
-    /// What every request is served with.
+    /// The services that all handlers use.
     pub services: web::Data<Services>,
     /// The worker's connections to endpoints.
     pub upstreams: Rc<Upstreams>,
@@ -39,22 +39,22 @@ pub struct Inference {
 pub struct Served {
     /// The endpoint's status.
     pub status: StatusCode,
-    /// The endpoint's headers, those apart that are for Leaseway only.
+    /// The endpoint's headers, without those that are for Leaseway only.
     pub headers: HeaderMap,
     /// The endpoint's body.
     pub body: BoxBody,
-    /// The endpoint.
+    /// The endpoint that answered.
     pub endpoint: Arc<Target>,
-    /// What a request that waited was told first, and how long it waited in all.
+    /// What was expected when the request joined the queue, and how long it waited in all; `None` if it did not wait.
     queued: Option<(Queued, Duration)>,
 }
 
 impl Inference {
-    /// Waits for a lease, telling `updates` of the wait, and then for the first byte of the answer; [`Attempts`] decides
-    /// whether a failure before that byte is tried again on another endpoint. One deadline holds for all waits.
+    /// Waits for a lease, reporting the wait to `updates`, and then for the first byte of the answer. If the endpoint fails
+    /// before that byte, [`Attempts`] decides whether another endpoint is tried. One deadline holds for all waits.
     ///
     /// # Errors
-    /// If there is no lease or no answer.
+    /// If the request gets no lease or no answer.
     pub async fn serve(self, updates: Option<QueueUpdates>) -> Result<Served, ApiError> {
         let Self { services, upstreams, request, api_kind, body } = self;
         let client = client::identify(&request, services.client_header.as_ref());
@@ -100,7 +100,7 @@ impl Inference {
 }
 
 impl Served {
-    /// Returns the answer with what Leaseway adds to its head.
+    /// Returns the answer with the headers that Leaseway adds.
     pub fn into_response(self, is_stream: bool) -> HttpResponse {
         let mut response = HttpResponse::new(self.status);
         *response.headers_mut() = self.headers;
@@ -118,12 +118,12 @@ impl Served {
     }
 }
 
-/// Returns the header that has proxies such as nginx pass a stream on piece by piece.
+/// Returns the header that makes proxies such as nginx pass a stream on piece by piece.
 pub fn no_buffering() -> (HeaderName, HeaderValue) {
     (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"))
 }
 
-/// Tells a client that its request waited: for how long, and what was to be expected when it joined the line.
+/// Adds the headers that tell a client how long its request waited, and what was expected when it joined the queue.
 fn add_queue_headers(headers: &mut HeaderMap, queued: Queued, waited: Duration) {
     headers.insert(HeaderName::from_static("x-queue-status"), HeaderValue::from_static("queued"));
     let wait_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);

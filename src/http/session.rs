@@ -1,42 +1,45 @@
-//! One viewer: a WebSocket that is told everything once, and then every event.
+//! One viewer's session: a WebSocket that gets the overview once, and then every event.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Handler, StreamHandler, WrapFuture};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, web};
 use actix_web_actors::ws;
 use serde::Serialize;
 
-use super::Services;
 use super::error::ApiError;
 use super::frames::ShortFrames;
 use super::overview::Overview;
+use super::{HttpReply, Services};
 use crate::actors::event_hub::{Broadcast, Subscribe};
 use crate::clock;
 use crate::domain::time::Moment;
 
+/// How often a viewer is pinged.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 
-/// A peer that has been silent for this long is gone.
+/// A viewer that has sent nothing for this long, not even a pong, is taken to be gone.
 const SILENCE_MAX: Duration = Duration::from_secs(40);
 
-/// What comes before every event, and looks like one.
+/// The first messages of a session, in the form of events.
 #[derive(Serialize)]
 #[serde(tag = "type", content = "data")]
 enum First {
+    /// Everything that the viewer sees first.
     Snapshot(Overview),
 }
 
-/// A viewer's session.
+/// The actor of one viewer's session.
 pub struct Session {
     services: web::Data<Services>,
-    /// Events that came while the overview was read, which may be older than they are; `None` when it is not being read. They
-    /// are those of the time that reading takes, [`super::ANSWER_TIMEOUT`] for each question at most, at ten a second of one
-    /// key.
+    /// Events that come while the overview is being read, sent after it; `None` while no overview is being read. Their number
+    /// is bounded by the time that reading takes, at most [`super::ANSWER_TIMEOUT`] for each question, and by the ten events of
+    /// one key that the hub sends in a second.
     held: Option<Vec<Arc<[String]>>>,
-    /// Events were missed while the overview was read, parts of which may be older than they are.
+    /// The viewer missed events while the overview was being read, so that the overview must be read again.
     is_stale: bool,
+    /// When the viewer last sent anything.
     heard: Moment,
 }
 
@@ -44,17 +47,13 @@ impl Session {
     /// Answers a WebSocket handshake.
     ///
     /// # Errors
-    /// If it is none.
-    pub fn open(
-        services: web::Data<Services>,
-        request: &HttpRequest,
-        payload: web::Payload,
-    ) -> Result<HttpResponse, ApiError> {
+    /// If the request is not a WebSocket handshake.
+    pub fn open(services: web::Data<Services>, request: &HttpRequest, payload: web::Payload) -> HttpReply {
         let session = Self { services, held: None, is_stale: false, heard: clock::now() };
         ws::start(session, request, ShortFrames::new(payload)).map_err(|error| ApiError::invalid(error.to_string()))
     }
 
-    /// Sends everything there is to see, and then the events that have come meanwhile.
+    /// Sends the overview, and then the events that have come while it was read.
     fn send_snapshot(&mut self, ctx: &mut ws::WebsocketContext<Self>) {
         if self.held.is_some() {
             self.is_stale = true;
@@ -68,7 +67,7 @@ impl Session {
             match overview {
                 Ok(overview) => ctx.text(serde_json::to_string(&First::Snapshot(overview)).expect("text keys only")),
                 Err(error) => {
-                    log::debug!("viewer let go error=\"{error}\"");
+                    log::debug!("viewer's session closed, the overview cannot be read error=\"{error}\"");
                     return leave(ctx, ws::CloseCode::Again);
                 }
             }
@@ -129,7 +128,7 @@ impl StreamHandler<Result<ws::Message, ws::ProtocolError>> for Session {
                 ctx.stop();
             }
             Ok(_) => {}
-            // The bytes ended badly: a frame that declared itself too long.
+            // `ShortFrames` has refused a frame that is too long.
             Err(ws::ProtocolError::Io(_)) => leave(ctx, ws::CloseCode::Size),
             Err(_) => leave(ctx, ws::CloseCode::Protocol),
         }

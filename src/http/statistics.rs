@@ -1,4 +1,4 @@
-//! Sums by model and by day, from the database.
+//! Sums of requests and tokens by model and by day, read from the database.
 
 use actix_web::{HttpResponse, web};
 use chrono::Days;
@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::endpoints::endpoint_id;
 use super::error::ApiError;
-use super::{ANSWER_TIMEOUT, Services, ask};
+use super::{ANSWER_TIMEOUT, HttpReply, Services, ask};
 use crate::actors::history_recorder::Flush;
 use crate::actors::persistence::{Question, ReadDays, ReadModelSums};
 use crate::actors::registry::ReadEndpoint;
@@ -16,18 +16,17 @@ use crate::clock;
 use crate::domain::history::DailySums;
 use crate::domain::ids::{EndpointId, ModelId};
 
-type Answer = Result<HttpResponse, ApiError>;
-
-/// The longest time that can be asked for, in days.
+/// The longest period that can be asked for, in days.
 const DAYS_MAX: u64 = 365;
 
+/// The period that a request for sums by day asks for.
 #[derive(Deserialize)]
 pub struct Period {
     days: Option<String>,
 }
 
 impl Period {
-    /// Returns how many days are asked for, today included; a week if none are said.
+    /// Returns how many days are asked for, today included; 7 if the request does not say.
     fn days(&self) -> Result<u64, ApiError> {
         let Some(text) = &self.days else { return Ok(7) };
         text.parse().ok().filter(|days| (1..=DAYS_MAX).contains(days)).ok_or_else(|| ApiError::InvalidRequest {
@@ -37,23 +36,23 @@ impl Period {
     }
 }
 
-/// The sums of one endpoint by model, over all days.
-pub async fn of_endpoint_by_model(services: web::Data<Services>, id: web::Path<String>) -> Answer {
+/// Returns the sums of one endpoint by model, over all days.
+pub async fn of_endpoint_by_model(services: web::Data<Services>, id: web::Path<String>) -> HttpReply {
     let id = known(&services, &id).await?;
     by_model(&services, Some(id)).await
 }
 
-/// The sums of all endpoints there ever were by model, over all days.
-pub async fn of_all_by_model(services: web::Data<Services>) -> Answer {
+/// Returns the sums of all endpoints by model, over all days, including endpoints that have been removed.
+pub async fn of_all_by_model(services: web::Data<Services>) -> HttpReply {
     by_model(&services, None).await
 }
 
-/// The sums of one endpoint by day, oldest first.
+/// Returns the sums of one endpoint by day, oldest first.
 pub async fn of_endpoint_by_day(
     services: web::Data<Services>,
     id: web::Path<String>,
     period: web::Query<Period>,
-) -> Answer {
+) -> HttpReply {
     let (endpoint, days) = (known(&services, &id).await?, period.days()?);
     let today = clock::local_day(clock::wall());
     let first = today.checked_sub_days(Days::new(days - 1)).unwrap_or(today);
@@ -72,7 +71,7 @@ async fn known(services: &Services, id: &str) -> Result<EndpointId, ApiError> {
     Ok(ask(&services.registry, ReadEndpoint(endpoint_id(id)?)).await??.id)
 }
 
-async fn by_model(services: &Services, endpoint: Option<EndpointId>) -> Answer {
+async fn by_model(services: &Services, endpoint: Option<EndpointId>) -> HttpReply {
     ask(&services.history, Flush).await?;
     let sums = read(services, ReadModelSums(endpoint)).await?;
     let shown = sums.iter().map(|(model, sums): &(ModelId, DailySums)| {
@@ -83,7 +82,7 @@ async fn by_model(services: &Services, endpoint: Option<EndpointId>) -> Answer {
     Ok(HttpResponse::Ok().json(shown.collect::<Vec<Value>>()))
 }
 
-/// Asks the database.
+/// Asks the database and waits at most [`ANSWER_TIMEOUT`] for the answer.
 async fn read<Q: Question>(services: &Services, question: Q) -> Result<Q::Answer, ApiError> {
     match timeout(ANSWER_TIMEOUT, services.store.ask(question)).await {
         Ok(Ok(answer)) => Ok(answer),
@@ -101,7 +100,7 @@ fn show(sums: &DailySums) -> Value {
     })
 }
 
-/// Returns tokens ÷ seconds; `None` without time or tokens.
+/// Returns tokens ÷ seconds; `None` if there are no tokens or no time was measured.
 fn tps(sums: &DailySums) -> Option<f64> {
     let is_measured = sums.output_tokens > 0 && sums.duration_ms > 0;
     is_measured.then(|| sums.output_tokens as f64 * 1000.0 / sums.duration_ms as f64)

@@ -89,7 +89,7 @@ async fn idle_connections_leave_descriptors_for_endpoints_and_probes() {
     let mut client = RawClient::post(address, CHAT, &chat("m", false)).await;
     client.read_until("\"usage\"").await;
     let idle = join_all((0..200).map(|_| RawClient::send(address, "GET /health HTTP/1.1\r\n"))).await;
-    process.line("as many clients are connected as may be").await;
+    process.line("all places for clients are taken").await;
     // One that is connected already is served, over a connection to an endpoint; so are probes.
     let body = chat("m", false).to_string();
     client.write(format!("{}{body}", announced(body.len())).as_bytes()).await;
