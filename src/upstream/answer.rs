@@ -1,4 +1,4 @@
-//! Reads an endpoint's answer piece by piece and tells its end from a cut.
+//! Reads an endpoint's answer piece by piece and distinguishes its end from a cut.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -20,33 +20,36 @@ use crate::domain::endpoint::Target;
 use crate::domain::request::Failure;
 use crate::domain::time::Moment;
 
-/// What an endpoint's connection gave.
+/// What one read of an answer yields.
 pub enum Read {
+    /// The next bytes of the body.
     Bytes(Bytes),
+    /// The body has ended.
     End(End),
+    /// The body broke off.
     Broken(Failure),
 }
 
-/// An end of an answer.
+/// How sure it is that an answer has ended, and was not cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Length or chunks say that nothing is missing.
+    /// The length or the last chunk shows that nothing is missing.
     Certain,
-    /// The connection was closed, which may have been a cut.
+    /// Only the closed connection shows the end, so that a part may be missing.
     Uncertain,
 }
 
-/// Tells whether a head says where the body ends.
+/// Tells whether a head says where its body ends, by a length or by chunks.
 pub fn is_framed(headers: &HeaderMap) -> bool {
     headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING)
 }
 
-/// An answer whose head has come.
+/// Reads an answer whose head has come.
 pub struct AnswerReader {
     target: Arc<Target>,
     response: ClientResponse,
     wire: Rc<Wire>,
-    /// Bytes already read.
+    /// Bytes that were read and put back.
     next: Option<Bytes>,
     idle_timeout: Duration,
     last_read: Instant,
@@ -54,23 +57,25 @@ pub struct AnswerReader {
 }
 
 impl AnswerReader {
-    /// Wraps an answer that comes over `wire` and may pause for `idle_timeout` once its first bytes have come.
+    /// Wraps an answer that comes over `wire`. After its first bytes it may pause for `idle_timeout`.
     pub fn new(target: Arc<Target>, response: ClientResponse, wire: Rc<Wire>, idle_timeout: Duration) -> Self {
         let last_read = Instant::now();
         let idle_timer = Box::pin(sleep_until(last_read + idle_timeout));
         Self { target, response, wire, next: None, idle_timeout, last_read, idle_timer }
     }
 
+    /// Returns the head of the answer.
     pub fn response(&self) -> &ClientResponse {
         &self.response
     }
 
-    /// Tells why the answer cannot be what awc takes it for. Its connection is then out of use: awc has put it back with the
-    /// rest of the answer still to come, which would pass as the answer to another request.
+    /// Returns why awc has misread the answer; `None` if it has not. A misread answer takes its connection out of use: awc keeps
+    /// the connection although the rest of the answer is still to come, and would take that rest for the answer to another
+    /// request.
     ///
-    /// awc takes an interim answer (RFC 9110 section 15.2) for the final one, and a body in HTTP/1.1 without length and
-    /// chunks, which may end with the connection (RFC 9112 section 6.3), for an empty one. An answer with both length and
-    /// chunks is an error (RFC 9112 section 6.1), which the client's side of Leaseway would frame wrongly.
+    /// awc takes an interim answer (RFC 9110 section 15.2) for the final one. It takes a body in HTTP/1.1 that has neither length
+    /// nor chunks, and so may end with the connection (RFC 9112 section 6.3), for an empty one. An answer with both length and
+    /// chunks is an error (RFC 9112 section 6.1), which Leaseway would frame wrongly for its client.
     pub fn misread(&self) -> Option<&'static str> {
         let (status, headers) = (self.response.status(), self.response.headers());
         let reason = if status.is_informational() {
@@ -91,12 +96,12 @@ impl AnswerReader {
         self.wire.is_doubtful()
     }
 
-    /// Tells whether the status says that there is no body, whatever else the head says.
+    /// Tells whether the status rules out a body, whatever else the head says.
     pub fn has_no_body(&self) -> bool {
         matches!(self.response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
     }
 
-    /// Waits for the first bytes, however long they take; false if the body is empty.
+    /// Waits for the first bytes of the body without a time limit. Returns false if the body is empty.
     ///
     /// # Errors
     /// If the connection breaks.
@@ -121,7 +126,7 @@ impl AnswerReader {
         }
     }
 
-    /// Reads the rest of a body of at most `limit` bytes; `None` if it is longer, and then nothing is lost of it.
+    /// Reads the rest of the body. Returns `None` if it is longer than `limit` bytes; what was read is then put back.
     ///
     /// # Errors
     /// If the connection breaks.
@@ -140,17 +145,17 @@ impl AnswerReader {
         }
     }
 
-    /// Makes `bytes` the next to be read.
+    /// Puts bytes back, so that the next read returns them.
     pub fn put_back(&mut self, bytes: Bytes) {
         self.next = Some(bytes);
     }
 
-    /// Returns when bytes came last.
+    /// Returns when the last bytes came.
     pub fn last_read(&self) -> Moment {
         clock::moment(self.last_read)
     }
 
-    /// Takes note of bytes that came. Only a good answer shows that the endpoint is well.
+    /// Notes that bytes have come. Only the bytes of a good answer show that the endpoint is well.
     fn heard(&mut self) {
         self.last_read = Instant::now();
         if self.response.status().as_u16() < 400 {
@@ -158,7 +163,7 @@ impl AnswerReader {
         }
     }
 
-    /// Checks the connection once the answer has ended by its length or its chunks.
+    /// Checks the connection after the answer has ended by its length or its last chunk.
     pub fn settle(&self) {
         let headers = self.response.headers();
         let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.trim().parse().ok());
@@ -166,14 +171,14 @@ impl AnswerReader {
         if !self.has_no_body() {
             self.wire.settle(length);
         } else if is_chunked || length.is_some_and(|length| length > 0) {
-            // What the head announces was not read.
+            // The head announces a body that was not read.
             self.wire.retire();
         } else {
             self.wire.settle(Some(0));
         }
     }
 
-    /// Reads on; must not be called again after an end.
+    /// Reads the next bytes of the body. Must not be called again after an end.
     pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Read> {
         if let Some(bytes) = self.next.take() {
             return Poll::Ready(Read::Bytes(bytes));
@@ -195,7 +200,7 @@ impl AnswerReader {
         }
     }
 
-    /// Judges a broken connection: it ends a body that has neither length nor chunks and cuts any other.
+    /// Returns what a broken connection means: the end of a body that has neither length nor chunks, a cut of every other body.
     fn broken(&self, error: awc::error::PayloadError) -> Read {
         if is_framed(self.response.headers()) {
             Read::Broken(Failure::ConnectionLost(error.to_string()))
@@ -204,7 +209,7 @@ impl AnswerReader {
         }
     }
 
-    /// Waits until nothing was read for the idle time. The timer is moved only when it fires, not for every read.
+    /// Waits until nothing has been read for the idle time. The timer is moved only when it fires, not at every read.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             ready!(self.idle_timer.as_mut().poll(cx));

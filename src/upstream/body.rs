@@ -1,6 +1,6 @@
-//! The body of an answer on its way to the client: relays, measures, and carries the lease.
+//! The body of an answer on its way to the client: relays the answer, measures it, and carries the lease.
 //!
-//! One read in, one write out. The last piece is held until the endpoint has ended its answer, so that the slot is free
+//! Each read yields one piece. The last piece is held until the endpoint has ended its answer, so that the slot is free
 //! before the client can know that the answer is complete. Dropping the body abandons the lease and closes the connection.
 
 use std::fmt;
@@ -22,15 +22,16 @@ use crate::domain::ids::ModelId;
 use crate::domain::request::{Failure, Outcome};
 use crate::lease::Lease;
 
-/// How long the last piece of an answer waits for the endpoint to end it.
+/// How long the last piece of an answer is held while the endpoint does not end the answer.
 const LAST_PIECE_WAIT: Duration = Duration::from_millis(100);
 
-/// How long an error event has to reach the socket before the connection is cut, which discards what is unsent.
+/// The time between an error event and the cut of the connection. The cut discards unsent bytes, so that the event needs this
+/// time to reach the socket.
 const CUT_DELAY: Duration = Duration::from_millis(50);
 
-/// An answer's body that owns the lease it was got with.
+/// The body of an answer, which owns the lease of its request.
 pub struct LeasedBody {
-    /// `None` once ended.
+    /// `None` once the lease has ended.
     lease: Option<Lease>,
     dialect: Dialect,
     /// The model that the client asked for.
@@ -43,26 +44,25 @@ pub struct LeasedBody {
     state: State,
 }
 
+/// Measures the answer by its form.
 enum Meter {
     Stream(StreamMeter),
     Json(JsonMeter),
 }
 
+/// How far the body has come.
 enum State {
+    /// Pieces are read and passed on.
     Relaying,
-    /// The last piece waits for the end.
-    Ending {
-        last: Bytes,
-        timer: Pin<Box<Sleep>>,
-    },
-    /// The answer broke off; the connection is cut when the timer ends.
-    Cutting {
-        timer: Pin<Box<Sleep>>,
-    },
+    /// The last piece is held until the answer ends or the timer fires.
+    Ending { last: Bytes, timer: Pin<Box<Sleep>> },
+    /// The answer broke off; the connection is cut when the timer fires.
+    Cutting { timer: Pin<Box<Sleep>> },
+    /// Nothing is left to send.
     Done,
 }
 
-/// Why a connection to a client was cut.
+/// The error that makes actix cut the connection to the client.
 #[derive(Debug)]
 pub struct CutOff;
 
@@ -75,7 +75,7 @@ impl fmt::Display for CutOff {
 impl std::error::Error for CutOff {}
 
 impl LeasedBody {
-    /// Wraps an answer whose first bytes have come, and takes its usage event out if `hide_usage`.
+    /// Wraps an answer whose first bytes have come. With `hide_usage` the client does not see the usage that Leaseway asked for.
     pub fn new(lease: Lease, dialect: Dialect, asked: ModelId, answer: AnswerReader, hide_usage: bool) -> Self {
         let headers = answer.response().headers();
         let content_type = headers.get(header::CONTENT_TYPE);
@@ -90,7 +90,7 @@ impl LeasedBody {
         Self { lease: Some(lease), dialect, asked, status, answer, meter, size, received: 0, state: State::Relaying }
     }
 
-    /// Wraps an answer without a body; its lease ends here, for an empty body is never polled.
+    /// Wraps an answer without a body. Its lease ends at once, since actix never polls an empty body.
     pub fn empty(lease: Lease, dialect: Dialect, asked: ModelId, answer: AnswerReader) -> Self {
         let mut body = Self::new(lease, dialect, asked, answer, false);
         body.succeed();
@@ -102,7 +102,7 @@ impl LeasedBody {
         body
     }
 
-    /// Ends the lease of an answer that came whole; an answer of 400 or above is a failed request all the same.
+    /// Ends the lease of an answer that came whole. An answer with status 400 or above counts as failed although it is whole.
     fn succeed(&mut self) {
         let Some(mut lease) = self.lease.take() else { return };
         if self.status.as_u16() >= 400 {
@@ -119,7 +119,7 @@ impl LeasedBody {
         lease.end(Outcome::Succeeded { tokens });
     }
 
-    /// Ends the lease as failed, and returns the event that tells the client of a stream.
+    /// Ends the lease as failed. Returns the error event for the client if the answer is a stream.
     fn fail(&mut self, failure: Failure) -> Option<Bytes> {
         self.state = State::Cutting { timer: Box::pin(sleep(CUT_DELAY)) };
         let lease = self.lease.take()?;
@@ -137,7 +137,7 @@ impl LeasedBody {
         event
     }
 
-    /// Takes note of a piece and returns what of it goes on; `None` if that is nothing, or has to wait.
+    /// Measures a piece and returns the bytes for the client; `None` if there are none, or if the piece must wait as the last.
     fn take(&mut self, bytes: Bytes) -> Option<Bytes> {
         self.received += bytes.len() as u64;
         let (passed, done) = match &mut self.meter {
@@ -165,8 +165,8 @@ impl LeasedBody {
         Some(passed)
     }
 
-    /// Ends the answer and returns what was held back of it; a stream whose end is uncertain must have said that it is
-    /// complete.
+    /// Ends the answer and returns the bytes that were held back. A stream whose end is uncertain fails unless it has said that
+    /// it is complete.
     fn finish(&mut self, end: End) -> Option<Bytes> {
         let rest = match &mut self.meter {
             Meter::Stream(meter) => {

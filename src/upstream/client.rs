@@ -1,4 +1,4 @@
-//! HTTP clients: one per endpoint and thread, so that an endpoint's idle connections go when it goes.
+//! HTTP clients: one for each endpoint and thread, so that the idle connections of an endpoint are closed with its client.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -19,10 +19,10 @@ use crate::domain::endpoint::Target;
 use crate::domain::ids::EndpointId;
 use crate::domain::time::Moment;
 
-/// An awc connection outlives this many seconds only if it is in use.
+/// How long awc keeps a connection; a connection in use stays open longer.
 const CONNECTION_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
-/// Creates a client without a total timeout, without limits of its own, and without touching bodies or redirects.
+/// Creates a client that has no total timeout and no limit of connections, and does not follow redirects.
 pub fn build_client(config: &UpstreamConfig, https: bool) -> Client {
     build_client_of(config, https, Rc::default())
 }
@@ -41,7 +41,7 @@ fn build_client_of(config: &UpstreamConfig, https: bool, peer: Rc<Peer>) -> Clie
     Client::builder().connector(connector).disable_timeout().disable_redirects().no_default_headers().finish()
 }
 
-/// Returns the TLS settings, with the certificate authorities of this machine; read once, when first needed.
+/// Returns the TLS settings with the certificate authorities of this machine, which are read once, when first needed.
 fn tls_config() -> Arc<ClientConfig> {
     static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     let build = || {
@@ -52,7 +52,7 @@ fn tls_config() -> Arc<ClientConfig> {
         }
         roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
-            log::warn!("no certificate authorities found, no https endpoint can be trusted");
+            log::warn!("no certificate authorities found, https endpoints cannot be reached");
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
@@ -65,33 +65,35 @@ fn tls_config() -> Arc<ClientConfig> {
     CONFIG.get_or_init(build).clone()
 }
 
-/// A way to an endpoint.
+/// A client for an endpoint, with the state that its connections share.
 #[derive(Clone)]
 pub struct Route {
+    /// The client that sends the requests.
     pub client: Client,
-    /// What the connections of the client share.
+    /// The state that the connections of the client share.
     pub peer: Rc<Peer>,
-    /// The client makes a connection for one request only.
+    /// True if the client makes a connection for one request only.
     pub is_fresh: bool,
 }
 
+/// A kept client and its last use.
 struct EndpointClient {
     target: Arc<Target>,
     route: Route,
     used: Moment,
 }
 
-/// The clients of one thread.
+/// The clients of one thread, by endpoint.
 pub struct Upstreams {
     /// The settings of section `upstream`.
     pub config: UpstreamConfig,
-    /// The id of this Leaseway, added to every request.
+    /// The id of this Leaseway, which every request to an endpoint carries.
     pub instance: HeaderValue,
     clients: RefCell<HashMap<EndpointId, EndpointClient>>,
 }
 
 impl Upstreams {
-    /// Creates the clients of this thread and looks after them for as long as the thread serves.
+    /// Creates the clients of this thread, and drops unused ones regularly for as long as the thread serves.
     pub fn start(config: UpstreamConfig, instance: HeaderValue) -> Rc<Self> {
         let interval = config.pool_idle_timeout.max(Duration::from_secs(1));
         let upstreams = Rc::new(Self { config, instance, clients: RefCell::default() });
@@ -106,7 +108,8 @@ impl Upstreams {
         upstreams
     }
 
-    /// Returns the way to a target: its connections are kept, unless it was caught sending answers that no request asked for.
+    /// Returns the route to a target. Its connections are kept, unless the target was caught sending answers that no request
+    /// asked for.
     pub fn route(&self, target: &Arc<Target>) -> Route {
         let mut clients = self.clients.borrow_mut();
         let used = clock::now();
@@ -125,7 +128,7 @@ impl Upstreams {
         route
     }
 
-    /// Returns a way to a target over a new connection, which is not kept.
+    /// Returns a route to a target over a new connection, which is not kept.
     pub fn fresh_route(&self, target: &Arc<Target>) -> Route {
         let config = UpstreamConfig { pool_idle_timeout: Duration::ZERO, ..self.config.clone() };
         Self::build_route(&config, target, true)
@@ -136,8 +139,8 @@ impl Upstreams {
         Route { client: build_client_of(config, target.is_https(), peer.clone()), peer, is_fresh }
     }
 
-    /// Drops the clients of endpoints that have had no request for `pool_idle_timeout`, and so their idle connections,
-    /// which awc would keep until the next request. Answers on their way are not touched.
+    /// Drops the clients of endpoints that have had no request for `pool_idle_timeout`. This closes their idle connections, which
+    /// awc itself would keep until the next request. Running requests go on.
     fn drop_unused(&self, now: Moment) {
         let keep = self.config.pool_idle_timeout;
         self.clients.borrow_mut().retain(|_, known| now.since(known.used) < keep);

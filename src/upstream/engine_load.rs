@@ -1,21 +1,21 @@
-//! Reads how engines tell their load on pages of their own. Pure; what makes no sense is no report.
+//! Reads the load that engines tell on pages of their own. Pure; a page that makes no sense yields no report.
 //!
-//! Of a Prometheus page (text format 0.0.4) only gauges are wanted, so that its lines are read here: of the crates that parse
-//! the format one does not take the colons in these engines' names, the other cannot be linked under this licence.
+//! Only gauges of Prometheus pages (text format 0.0.4) are needed, and this file reads their lines itself. Of the crates that
+//! parse the format, one does not accept the colons in these engines' names, and the other's licence does not allow its use.
 
 use serde::Deserialize;
 
 use crate::domain::endpoint::{EndpointKind, MODEL_NAME_MAX};
 use crate::domain::load::{LOADED_MODELS_MAX, LoadReport};
 
-/// Reads a page.
+/// Reads the load from the body of a page; `None` if the page makes no sense.
 pub type Reader = fn(&[u8]) -> Option<LoadReport>;
 
-/// Returns the pages on which a kind of engine tells its load, each a `GET` that costs no tokens; the first that can be
-/// read counts.
+/// Returns the paths on which a kind of engine tells its load, with their readers. Each is a `GET` that costs no tokens; the
+/// first page that can be read counts.
 pub fn pages(kind: EndpointKind) -> &'static [(&'static str, Reader)] {
     match kind {
-        // Either may be switched off; the first is, unless asked for, but knows who waits.
+        // The operator of the engine may switch off either page. `/metrics` is off by default, but tells waiting requests, too.
         EndpointKind::Llamacpp => &[("/metrics", llamacpp_metrics), ("/slots", llamacpp_slots)],
         EndpointKind::Vllm => &[("/metrics", vllm_metrics)],
         EndpointKind::Ollama => &[("/api/ps", ollama_ps)],
@@ -23,13 +23,13 @@ pub fn pages(kind: EndpointKind) -> &'static [(&'static str, Reader)] {
     }
 }
 
-/// Reads vLLM's Prometheus page: requests that run and wait, and the part of the KV cache in use, which is what of the
-/// VRAM is there to be used up.
+/// Reads vLLM's Prometheus page: running and waiting requests, and the used part of the KV cache. vLLM reserves all its VRAM
+/// at its start, so that the KV cache is the part of VRAM that can run out.
 fn vllm_metrics(page: &[u8]) -> Option<LoadReport> {
     let page = std::str::from_utf8(page).ok()?;
     let running = gauges(page, "vllm:num_requests_running").reduce(|a, b| a + b)?;
     let waiting: f64 = gauges(page, "vllm:num_requests_waiting").sum();
-    // The older name first used by vLLM's engine of version 0.
+    // The engine of vLLM's version 0 uses the second name.
     let cache = ["vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"];
     let cache = cache.iter().find_map(|name| gauges(page, name).reduce(f64::max));
     Some(LoadReport {
@@ -39,7 +39,7 @@ fn vllm_metrics(page: &[u8]) -> Option<LoadReport> {
     })
 }
 
-/// Reads llama.cpp's Prometheus page: requests in slots, and those that wait for one.
+/// Reads llama.cpp's Prometheus page: the requests in slots and the requests that wait for a slot.
 fn llamacpp_metrics(page: &[u8]) -> Option<LoadReport> {
     let page = std::str::from_utf8(page).ok()?;
     let processing = gauges(page, "llamacpp:requests_processing").next()?;
@@ -52,7 +52,7 @@ struct Slot {
     is_processing: bool,
 }
 
-/// Reads llama.cpp's list of slots.
+/// Reads llama.cpp's list of slots, of which those that process a request count.
 fn llamacpp_slots(page: &[u8]) -> Option<LoadReport> {
     let slots: Vec<Slot> = serde_json::from_slice(page).ok()?;
     let active = slots.iter().filter(|slot| slot.is_processing).count();
@@ -71,7 +71,7 @@ struct LoadedModel {
     size_vram: u64,
 }
 
-/// Reads Ollama's list of loaded models.
+/// Reads Ollama's list of loaded models and the VRAM that they take.
 fn ollama_ps(page: &[u8]) -> Option<LoadReport> {
     let LoadedModels { models } = serde_json::from_slice(page).ok()?;
     Some(LoadReport {
@@ -88,7 +88,7 @@ fn ollama_ps(page: &[u8]) -> Option<LoadReport> {
     })
 }
 
-/// Returns the values of a gauge, one per set of labels.
+/// Returns the values of a gauge, one for each set of labels.
 fn gauges<'a>(page: &'a str, name: &'a str) -> impl Iterator<Item = f64> + 'a {
     page.lines().filter_map(move |line| {
         let rest = line.strip_prefix(name)?;
@@ -105,7 +105,7 @@ fn count(value: f64) -> Option<u32> {
     (0.0..=f64::from(u32::MAX)).contains(&value).then_some(value as u32)
 }
 
-/// Returns a part, 0 to 1, in percent.
+/// Returns a part of 0 to 1 in percent; `None` for any other number.
 fn percent(part: f64) -> Option<f64> {
     (0.0..=1.0).contains(&part).then_some(part * 100.0)
 }
@@ -118,7 +118,7 @@ mod tests {
         report.and_then(|report| report.active_requests)
     }
 
-    /// Part of what vLLM 0.11 answered after ten requests, its label for the model shortened.
+    /// A part of the page of vLLM 0.11 after ten requests; the label of the model is shortened.
     const VLLM: &str = r#"# HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge
 vllm:num_requests_running{engine="0",model_name="Qwen/Qwen3-0.6B"} 3.0
@@ -151,7 +151,7 @@ vllm:time_to_first_token_seconds_sum{engine="0",model_name="Qwen/Qwen3-0.6B"} 0.
 
     #[test]
     fn llamacpp_tells_its_requests_on_either_page() {
-        // Parts of what llama-server answered with two slots and three requests.
+        // Parts of the pages of llama-server with two slots and three requests.
         let metrics = "# HELP llamacpp:n_busy_slots_per_decode Average number of busy slots per llama_decode() call\n\
             # TYPE llamacpp:n_busy_slots_per_decode counter\nllamacpp:n_busy_slots_per_decode 1.95\n\
             # HELP llamacpp:requests_processing Number of requests processing.\n\

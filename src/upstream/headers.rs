@@ -1,32 +1,32 @@
-//! Which headers pass.
+//! Decides which headers pass from client to endpoint and from endpoint to client.
 
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-/// Headers that belong to one connection and not to the message (RFC 9110 section 7.6.1). Those that begin with `proxy-`
-/// are among them.
+/// Headers that belong to one connection and not to the message (RFC 9110 section 7.6.1). [`KEEP_ALIVE`] and the headers that
+/// begin with [`PROXY`] belong to one connection, too.
 const HOP_BY_HOP: [HeaderName; 5] =
     [header::CONNECTION, header::TE, header::TRAILER, header::TRANSFER_ENCODING, header::UPGRADE];
 
-/// A further such header, for which there is no constant.
+/// Another header that belongs to one connection; the crate `http` has no constant for it.
 const KEEP_ALIVE: &str = "keep-alive";
 
-/// The beginning of the names of headers between a client and a proxy.
+/// The prefix of headers between a client and a proxy.
 const PROXY: &str = "proxy-";
 
-/// Request headers that are made anew for the endpoint.
+/// Request headers that Leaseway sets anew for the endpoint.
 const REQUEST_REPLACED: [HeaderName; 4] =
     [header::HOST, header::EXPECT, header::ACCEPT_ENCODING, header::CONTENT_LENGTH];
 
-/// Request headers that hold a client's secrets or say where it is.
+/// Request headers that hold a client's secrets or tell its address.
 const REQUEST_PRIVATE: [HeaderName; 3] = [header::AUTHORIZATION, header::COOKIE, header::FORWARDED];
 
-/// Further such headers, for which there is no constant.
+/// More private headers, for which the crate `http` has no constants.
 const REQUEST_PRIVATE_NAMES: [&str; 3] = ["x-api-key", "api-key", "x-real-ip"];
 
-/// The beginning of the names of headers by which proxies say where a client is.
+/// The prefix of headers by which proxies tell a client's address.
 const FORWARDED: &str = "x-forwarded-";
 
-/// Response headers that would name the endpoint's address or speak for Leaseway.
+/// Response headers that would tell the endpoint's address or that Leaseway sets itself.
 const RESPONSE_REPLACED: [HeaderName; 8] = [
     header::CONTENT_LENGTH,
     header::LOCATION,
@@ -38,15 +38,15 @@ const RESPONSE_REPLACED: [HeaderName; 8] = [
     header::DATE,
 ];
 
-/// Further such headers, for which there is no constant.
+/// More such response headers, for which the crate `http` has no constants.
 const RESPONSE_REPLACED_NAMES: [&str; 5] =
     ["alt-svc", "x-request-id", "x-accel-buffering", "x-should-retry", "x-leaseway-endpoint"];
 
-/// The beginning of the names of headers that say which pages may read an answer: Leaseway says that itself.
+/// The prefix of headers that say which pages may read an answer. Leaseway sets them itself.
 const CORS: &str = "access-control-";
 
-/// Returns the headers of a client's request that go to the endpoint, with the endpoint's own key if it has one. Those of
-/// `dropped` do not.
+/// Returns the headers of a client's request that go to the endpoint, without those in `dropped`, and with the endpoint's own
+/// key if it has one.
 pub fn to_endpoint(received: &HeaderMap, dropped: &[HeaderName], api_key: Option<&str>) -> HeaderMap {
     let mut sent = HeaderMap::with_capacity(received.len() + 2);
     for (name, value) in passing(received) {
@@ -78,7 +78,7 @@ pub fn to_client(received: &HeaderMap) -> HeaderMap {
     sent
 }
 
-/// Returns what is not hop-by-hop, neither by its name nor because `connection` says so.
+/// Returns the headers that are not hop-by-hop, neither by name nor because the header `connection` lists them.
 fn passing(received: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
     let nominated: Vec<&str> = received
         .get_all(header::CONNECTION)

@@ -1,4 +1,4 @@
-//! Reads the usage of a JSON answer as it goes by. Pure.
+//! Reads the usage and the model of a JSON answer while it is relayed. Pure.
 
 use std::collections::VecDeque;
 
@@ -14,13 +14,15 @@ const TAIL: usize = 32 * 1024;
 /// How much of an answer's beginning is searched for its model, in bytes.
 const HEAD: usize = 1024;
 
-/// Keeps the end of a JSON answer, where its usage stands, without copying it.
+/// Keeps the beginning and the end of a JSON answer, which hold its model and its usage, without copying them.
 #[derive(Debug)]
 pub struct JsonMeter {
     dialect: Dialect,
-    /// The beginning, at most [`HEAD`] bytes.
+    /// The beginning of the answer, at most [`HEAD`] bytes.
     head: Option<Bytes>,
+    /// The last pieces of the answer. The first of them is dropped once the others have [`TAIL`] bytes.
     tail: VecDeque<Bytes>,
+    /// The length of `tail`, in bytes.
     length: usize,
 }
 
@@ -30,7 +32,7 @@ impl JsonMeter {
         Self { dialect, head: None, tail: VecDeque::new(), length: 0 }
     }
 
-    /// Takes note of what was read.
+    /// Notes the bytes that were read.
     pub fn observe(&mut self, read: &Bytes) {
         self.head.get_or_insert_with(|| read.slice(..read.len().min(HEAD)));
         self.tail.push_back(read.clone());
@@ -43,7 +45,7 @@ impl JsonMeter {
         }
     }
 
-    /// Returns the usage that the answer reports.
+    /// Returns the usage that the answer reports; `None` if it reports none.
     pub fn tokens(&mut self) -> Option<TokenCount> {
         let tail = match self.tail.len() {
             0 => return None,
@@ -54,7 +56,8 @@ impl JsonMeter {
         self.dialect.tokens_of_answer(tail)
     }
 
-    /// Returns the model that the answer names, if that is not `asked`. Must be called before [`JsonMeter::tokens`].
+    /// Returns the model that the answer names, if it is not `asked`. Must be called before [`JsonMeter::tokens`], which takes the
+    /// end of the answer.
     pub fn other_model(&self, asked: &ModelId) -> Option<ModelId> {
         let mut parts = self.head.iter().chain(&self.tail);
         parts.find_map(|part| self.dialect.model_of_answer(part)).filter(|model| model != asked)

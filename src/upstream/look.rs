@@ -1,4 +1,4 @@
-//! Looks closer at an endpoint that has answered its probe: its kind, its slots, its load. Nothing waits for what comes of it.
+//! Looks closer at an endpoint that has answered its probe: its kind, its slots, its load. Nothing waits for the findings.
 
 use actix_web::http::StatusCode;
 use serde::Deserialize;
@@ -9,37 +9,37 @@ use super::page::{Asker, PAGE_MAX};
 use crate::domain::endpoint::{EndpointKind, MAX_CONCURRENCY};
 use crate::domain::load::LoadReport;
 
-/// What is to be found out.
+/// What a look must find out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// The kind of the server.
     pub kind: bool,
-    /// How many slots the engine itself has.
+    /// The number of slots that the engine itself has.
     pub slots: bool,
-    /// Its load.
+    /// The load of the server.
     pub load: bool,
 }
 
 impl Wanted {
-    /// Tells whether anything is to be found out about a server of this kind; `None`: not known.
+    /// Tells whether there is anything to find out about a server of this kind; `None` if the kind is not known.
     pub fn is_any(self, kind: Option<EndpointKind>) -> bool {
         let tells_load = kind.is_some_and(|kind| !engine_load::pages(kind).is_empty());
         self.kind || self.slots || (self.load && tells_load)
     }
 }
 
-/// What was found out.
+/// What a look has found out.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Findings {
-    /// The kind; `None` if it was not wanted.
+    /// The kind of the server; `None` if it was not wanted.
     pub kind: Option<EndpointKind>,
-    /// The engine's own number of slots; `None` if it does not tell, or was not asked.
+    /// The number of slots of the engine; `None` if the engine does not tell it or was not asked.
     pub slots: Option<u32>,
-    /// The load; `None` if the server does not tell, or was not asked.
+    /// The load of the server; `None` if the server does not tell it or was not asked.
     pub load: Option<LoadReport>,
 }
 
-/// Asks for what is `wanted`, one page after the other.
+/// Finds out what is `wanted`, one page after the other.
 pub(super) async fn look(asker: Asker, known: Option<EndpointKind>, wanted: Wanted) -> Findings {
     let kind = if wanted.kind { Some(detect(&asker).await) } else { None };
     let Some(is) = kind.or(known) else { return Findings::default() };
@@ -48,7 +48,7 @@ pub(super) async fn look(asker: Asker, known: Option<EndpointKind>, wanted: Want
     Findings { kind, slots, load }
 }
 
-/// Pages by which a server gives itself away: path, kind, and a field that its JSON object has.
+/// Pages that only one kind of server has: path, kind, and a field of the page's JSON object.
 const PAGES: &[(&str, EndpointKind, &str)] = &[
     ("/api/system", EndpointKind::Xllm, "\"xllm_version\""),
     ("/api/tags", EndpointKind::Ollama, "\"models\""),
@@ -59,7 +59,7 @@ const PAGES: &[(&str, EndpointKind, &str)] = &[
     ("/version", EndpointKind::Vllm, "\"version\""),
 ];
 
-/// Finds out the kind from pages that only one kind of server has.
+/// Detects the kind by the [`PAGES`] that the server has.
 async fn detect(asker: &Asker) -> EndpointKind {
     for (path, kind, mark) in PAGES {
         if let Some(body) = page(asker, path).await
@@ -77,7 +77,7 @@ struct Props {
     total_slots: u32,
 }
 
-/// Asks an engine how many requests it works on at once. Only llama.cpp tells.
+/// Asks an engine how many requests it works on at one time. Only llama.cpp tells it.
 async fn slots(asker: &Asker, kind: EndpointKind) -> Option<u32> {
     match kind {
         EndpointKind::Llamacpp => read_slots(&page(asker, "/props").await?),
@@ -104,7 +104,7 @@ async fn load(asker: &Asker, kind: EndpointKind) -> Option<LoadReport> {
     None
 }
 
-/// Returns a page that was answered with success.
+/// Returns the body of a page; `None` unless the server answers with a success.
 async fn page(asker: &Asker, path: &str) -> Option<Vec<u8>> {
     let page = asker.get(path, PAGE_MAX).await.ok()?;
     StatusCode::is_success(&page.status).then_some(page.body)
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn llamacpp_tells_its_slots() {
         let check = |body: &str, expected| assert_eq!(read_slots(body.as_bytes()), expected, "{body}");
-        // Part of what llama-server answered.
+        // A part of an answer of llama-server.
         let props = r#"{"default_generation_settings":{"n_ctx":4096},"total_slots":4,"model_path":"m.gguf"}"#;
         check(props, Some(4));
         check(r#"{"total_slots":0}"#, None);

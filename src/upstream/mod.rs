@@ -1,4 +1,4 @@
-//! Talking to endpoints. The only place that names awc.
+//! Sends requests and probes to endpoints. No other part of the crate uses awc.
 
 mod answer;
 pub mod body;

@@ -1,4 +1,4 @@
-//! Reads one page of an endpoint: a `GET` that costs no tokens.
+//! Reads one page of an endpoint with a `GET` that costs no tokens.
 
 use std::io;
 use std::time::Duration;
@@ -16,36 +16,36 @@ use crate::domain::health::ProbeFailure;
 /// The longest list of models that is read, in bytes.
 pub const LIST_MAX: usize = 4 * 1024 * 1024;
 
-/// The longest page of any other sort that is read, in bytes.
+/// The longest page that is read if it is not a list of models, in bytes.
 pub const PAGE_MAX: usize = 1024 * 1024;
 
-/// How much of a reason is kept, in characters: a server may put any amount of text into what it answers.
+/// The longest reason of a failure that is kept, in characters. A server may answer with any amount of text.
 const REASON_MAX: usize = 300;
 
-/// Who is asked, and how.
+/// Asks one server for its pages.
 pub struct Asker {
-    /// The client to ask with.
+    /// The HTTP client that sends the requests.
     pub client: Client,
     /// How long each page may take.
     pub timeout: Duration,
-    /// The address below which the pages lie.
+    /// The URL to which the path of a page is appended.
     pub root_url: String,
-    /// Sent as `Authorization: Bearer`; `None`: nothing is sent.
+    /// The key sent as `Authorization: Bearer`; `None` if the server needs no key.
     pub api_key: Option<String>,
 }
 
-/// A page as it came.
+/// A page as the server sent it.
 pub struct Page {
-    /// Its status.
+    /// The status of the answer.
     pub status: StatusCode,
-    /// The header `server`, if it is text.
+    /// The header `server`; `None` if it is absent or not text.
     pub server: Option<String>,
-    /// Its body, whole.
+    /// The whole body of the answer.
     pub body: Vec<u8>,
 }
 
 impl Page {
-    /// Tells whether this is how llama.cpp answers while it loads its model.
+    /// Tells whether the page is the answer that llama.cpp gives while it loads its model.
     pub fn is_loading(&self) -> bool {
         self.status == StatusCode::SERVICE_UNAVAILABLE
             && memchr::memmem::find(&self.body.to_ascii_lowercase(), b"loading").is_some()
@@ -56,9 +56,9 @@ impl Asker {
     /// Asks for a page of up to `max` bytes.
     ///
     /// # Errors
-    /// If no answer comes in time, or one that is not HTTP or too long.
+    /// If no answer comes in time, or if the answer is not HTTP or is too long.
     pub async fn get(&self, path: &str, max: usize) -> Result<Page, ProbeFailure> {
-        // On a connection of its own: one that was kept could be stale, which says nothing about the endpoint.
+        // The page gets a connection of its own. A kept connection could be stale, which says nothing about the endpoint.
         let mut request = self.client.get(format!("{}{path}", self.root_url)).force_close();
         request.headers_mut().insert(header::ACCEPT_ENCODING, header::HeaderValue::from_static("identity"));
         if let Some(key) = &self.api_key {
@@ -77,7 +77,7 @@ impl Asker {
     }
 }
 
-/// Returns a failure for an answer that no inference server gives, with the beginning of the reason.
+/// Returns the failure of an answer that no inference server gives. A long reason is cut.
 pub fn wrong(reason: impl Into<String>) -> ProbeFailure {
     let reason = reason.into();
     ProbeFailure::Wrong(match reason.char_indices().nth(REASON_MAX) {
@@ -86,7 +86,7 @@ pub fn wrong(reason: impl Into<String>) -> ProbeFailure {
     })
 }
 
-/// Reads a body, which ends with its connection if the head does not say where.
+/// Reads a body of up to `max` bytes. If the head does not say where the body ends, it ends with the connection.
 async fn read(response: &mut ClientResponse, max: usize) -> Result<Vec<u8>, ProbeFailure> {
     let is_framed = is_framed(response.headers());
     let mut body = Vec::new();
@@ -103,7 +103,8 @@ async fn read(response: &mut ClientResponse, max: usize) -> Result<Vec<u8>, Prob
     Ok(body)
 }
 
-/// Tells apart why there is no page: an answer that is not HTTP, no answer, or no question for want of a descriptor.
+/// Returns why there is no page: the answer is not HTTP, no answer came, or the request could not be sent for want of a file
+/// descriptor.
 fn no_page(error: &SendRequestError) -> ProbeFailure {
     let io_error = match error {
         SendRequestError::Connect(ConnectError::Io(error)) => Some(error),
@@ -120,7 +121,7 @@ fn no_page(error: &SendRequestError) -> ProbeFailure {
     }
 }
 
-/// Tells whether the process, or the machine, has no file descriptor left (EMFILE and ENFILE, errno(3)).
+/// Tells whether the process or the machine has no file descriptor left (EMFILE and ENFILE, errno(3)).
 fn is_out_of_descriptors(error: &io::Error) -> bool {
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;

@@ -1,4 +1,4 @@
-//! Asks an endpoint how it is and which models it has.
+//! Asks an endpoint whether it is well and which models it has.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -17,23 +17,23 @@ use crate::config::UpstreamConfig;
 use crate::domain::endpoint::{EndpointKind, MODEL_NAME_MAX, MODELS_MAX};
 use crate::domain::health::{ProbeAnswer, ProbeFailure};
 
-/// Whom to ask.
+/// What a probe needs to know of the server.
 #[derive(Clone, Debug)]
 pub struct Probe {
-    /// The address below which the pages lie.
+    /// The URL to which the path of a page is appended.
     pub root_url: String,
-    /// Sent as `Authorization: Bearer`; `None`: nothing is sent.
+    /// The key sent as `Authorization: Bearer`; `None` if the server needs no key.
     pub api_key: Option<String>,
-    /// The kind of the server; `None` while not known.
+    /// The kind of the server; `None` while it is not known.
     pub kind: Option<EndpointKind>,
 }
 
-/// Sends probes.
+/// Sends probes and closer looks.
 pub struct Prober {
     config: UpstreamConfig,
     timeout: Duration,
     http: Client,
-    /// Made when the first https endpoint comes.
+    /// Created when the first https endpoint is probed.
     https: OnceCell<Client>,
 }
 
@@ -44,10 +44,10 @@ impl Prober {
         Self { config, timeout, http, https: OnceCell::new() }
     }
 
-    /// Asks an endpoint for its models. One of llama.cpp is asked, too, whether it is still loading: newer versions list their
+    /// Asks an endpoint for its models. llama.cpp is also asked whether it is still loading, since newer versions list their
     /// model before they can serve it.
     ///
-    /// The future fails if the endpoint does not answer, or not as an inference server does.
+    /// The future fails if the endpoint does not answer, or answers as no inference server does.
     pub fn probe(&self, probe: Probe) -> impl Future<Output = Result<ProbeAnswer, ProbeFailure>> + 'static {
         let kind = probe.kind;
         ask(self.asker(probe), kind)
@@ -117,7 +117,7 @@ struct OllamaModel {
     name: String,
 }
 
-/// Reads a list of models, and the kind that an owner gives away. An entry that makes no sense hides no other.
+/// Reads a list of models, and the kind of server if the owner of a model tells it. An entry that makes no sense is skipped.
 fn read_models(body: &[u8]) -> Result<(Vec<String>, Option<EndpointKind>), ProbeFailure> {
     let list: ModelList<'_> = serde_json::from_slice(body)
         .map_err(|error| wrong(format!("GET /v1/models answered no list of models: {error}")))?;
@@ -126,7 +126,7 @@ fn read_models(body: &[u8]) -> Result<(Vec<String>, Option<EndpointKind>), Probe
     Ok((bounded(models().map(|model| model.id.into_owned())), kind))
 }
 
-/// Asks for Ollama's own list, which its oldest versions have alone.
+/// Asks for Ollama's own list of models. The oldest versions of Ollama have no other list.
 async fn ollama_models(asker: &Asker) -> Result<Vec<String>, ProbeFailure> {
     let page = asker.get("/api/tags", LIST_MAX).await?;
     let list: Result<OllamaList, _> = serde_json::from_slice(&page.body);
@@ -136,7 +136,7 @@ async fn ollama_models(asker: &Asker) -> Result<Vec<String>, ProbeFailure> {
     }
 }
 
-/// Keeps of a list what one endpoint may have: [`MODELS_MAX`] names of up to [`MODEL_NAME_MAX`] bytes.
+/// Bounds a list of models to [`MODELS_MAX`] names of up to [`MODEL_NAME_MAX`] bytes; longer names are skipped.
 fn bounded(names: impl Iterator<Item = String>) -> Vec<String> {
     names.filter(|name| name.len() <= MODEL_NAME_MAX).take(MODELS_MAX).collect()
 }

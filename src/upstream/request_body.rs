@@ -1,7 +1,7 @@
-//! A client's request body: read once for what Leaseway must know, sent on as it came.
+//! A client's request body, which Leaseway reads once and sends on as it came.
 //!
-//! Where an endpoint is to be asked for usage, the few bytes that ask are put between slices of the original body, which
-//! is neither parsed into a tree nor copied.
+//! To ask an endpoint for usage, a few bytes are put between slices of the original body, which is neither parsed into a
+//! tree nor copied.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -14,42 +14,42 @@ use crate::dialect::{Asked, Dialect, Splice};
 use crate::domain::ids::ModelId;
 use crate::domain::request::ApiKind;
 
-/// The largest piece that is handed to awc at once, in bytes: awc copies what it is handed into its write buffer.
+/// The largest piece that awc gets at once, in bytes. awc copies each piece into its write buffer.
 const PIECE_MAX: usize = 64 * 1024;
 
-/// A request body and what it asks for.
+/// A request body, with the model and the stream option that it asks for.
 #[derive(Debug)]
 pub struct RequestBody {
     /// The model that is asked for.
     pub model: ModelId,
-    /// The client asks for a stream.
+    /// True if the client asks for a stream.
     pub stream: bool,
     bytes: Bytes,
-    /// How to ask for usage; `None` if the client asked already or there is no way.
+    /// The change of the body that asks for usage; `None` if the client itself asks or the API has no such option.
     usage_option: Option<Splice>,
 }
 
 impl RequestBody {
-    /// Reads a body.
+    /// Reads the model and the options of a body.
     ///
     /// # Errors
-    /// What is wrong, in words for the client.
+    /// If the body makes no sense; the error is a message for the client.
     pub fn parse(bytes: Bytes, api_kind: ApiKind) -> Result<Self, String> {
         let Asked { model, stream, usage_option } = Dialect::of(api_kind).read_request(&bytes, api_kind)?;
         Ok(Self { model, stream, bytes, usage_option })
     }
 
-    /// Tells whether the body takes more than one piece, so that an endpoint may refuse it before it has all of it.
+    /// Tells whether the body takes more than one piece, so that an endpoint may refuse the body before all of it has come.
     pub fn is_long(&self) -> bool {
         self.bytes.len() > PIECE_MAX
     }
 
-    /// Tells whether the client left it to Leaseway to ask for usage.
+    /// Tells whether Leaseway may ask for usage, because the client does not.
     pub fn can_ask_for_usage(&self) -> bool {
         self.usage_option.is_some()
     }
 
-    /// Returns the body as it came, or, if `ask_for_usage`, with the question put in.
+    /// Returns the body to send: as it came, or, with `ask_for_usage`, with the option that asks for usage.
     pub fn to_send(&self, ask_for_usage: bool) -> Parts {
         match &self.usage_option {
             Some(splice) if ask_for_usage => Parts([
@@ -62,7 +62,7 @@ impl RequestBody {
     }
 }
 
-/// A body in up to three parts, sent one after the other.
+/// A body in up to three parts, which are sent one after the other.
 #[derive(Debug)]
 pub struct Parts([Bytes; 3]);
 

@@ -1,8 +1,8 @@
-//! The socket below awc's HTTP: a TCP stream that reports every end as an error and checks each request and answer.
+//! The socket below awc's HTTP: a TCP stream that reports every end as an error and checks requests and answers.
 //!
-//! awc takes the end of a connection for the end of the body, so a cut answer would pass as complete. Turned into an error,
-//! the cut is seen; a body that is allowed to end with its connection is told apart by its head. What the checks know of a
-//! connection is in [`Wire`].
+//! awc takes the end of a connection for the end of the body, so that a cut answer would pass as complete. An error makes the
+//! cut visible; the head of an answer tells whether its body may end with the connection. [`Wire`] holds the state of the
+//! checks.
 
 use std::io;
 use std::pin::Pin;
@@ -19,7 +19,7 @@ use socket2::{SockRef, TcpKeepalive};
 
 use super::wire::{Peer, Wire};
 
-/// Connects to endpoints.
+/// Makes connections to endpoints.
 #[derive(Clone)]
 pub struct EndpointConnector {
     tcp: ConnectorService,
@@ -55,7 +55,7 @@ impl Service<ConnectInfo<Uri>> for EndpointConnector {
     }
 }
 
-/// A TCP stream whose end is the error `UnexpectedEof`.
+/// A TCP stream that reports its end as the error `UnexpectedEof`.
 #[derive(Debug)]
 pub struct EndpointSocket(Rc<Wire>);
 
@@ -63,7 +63,7 @@ impl AsyncRead for EndpointSocket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let wire = &self.0;
         if wire.is_out_of_use() {
-            // awc takes the end of an idle connection as a reason to drop it.
+            // The empty read looks like the end of an idle connection, which makes awc drop it.
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();

@@ -1,4 +1,4 @@
-//! Reads a stream of server-sent events as it goes by: usage, content chunks, the end. Pure.
+//! Reads a stream of server-sent events while it is relayed: usage, content chunks, the end. Pure.
 
 use std::ops::Range;
 
@@ -8,30 +8,30 @@ use crate::dialect::{Added, Dialect, Event};
 use crate::domain::ids::ModelId;
 use crate::domain::request::TokenCount;
 
-/// The longest event that is held back to see whether it is to be hidden, in bytes.
+/// The longest event that is held back until it is known whether it must be hidden, in bytes.
 const EVENT_MAX: usize = 64 * 1024;
 
-/// Watches a stream of server-sent events go by, and takes the usage event out where the client did not ask for it.
+/// Measures a stream of server-sent events, and hides the usage that the client did not ask for.
 #[derive(Debug)]
 pub struct StreamMeter {
     dialect: Dialect,
     hide_usage: bool,
-    /// Bytes of an event whose end has not come.
+    /// The bytes of an event whose end has not come; at most [`EVENT_MAX`].
     held: Bytes,
-    /// True in the middle of an event too long to hold.
+    /// True in the middle of an event that is too long to be held.
     passing_long_event: bool,
     usage: Option<TokenCount>,
     content_chunks: u64,
-    /// The stream said that it is complete.
+    /// The stream has said that it is complete, by another mark than `[DONE]`.
     complete: bool,
     done: bool,
-    /// The model that the stream named first.
+    /// The first model that the stream named.
     model: Option<ModelId>,
 }
 
 impl StreamMeter {
-    /// Creates a meter of a stream in this dialect; with `hide_usage` it takes out what is there only because Leaseway asked
-    /// for usage.
+    /// Creates a meter of a stream in this dialect. With `hide_usage` it removes everything that is in the stream only because
+    /// Leaseway asked for usage.
     pub fn new(dialect: Dialect, hide_usage: bool) -> Self {
         Self {
             dialect,
@@ -46,12 +46,12 @@ impl StreamMeter {
         }
     }
 
-    /// Returns the model that the stream named first, if that is not `asked`.
+    /// Returns the first model that the stream named, if it is not `asked`.
     pub fn other_model(&self, asked: &ModelId) -> Option<ModelId> {
         self.model.clone().filter(|model| model != asked)
     }
 
-    /// Takes what was read and returns what goes on to the client, which may be empty.
+    /// Takes the bytes that were read and returns the bytes for the client, which may be empty.
     pub fn pass(&mut self, read: Bytes) -> Bytes {
         let seen = if self.held.is_empty() {
             read.clone()
@@ -72,29 +72,29 @@ impl StreamMeter {
         without(&seen[..seen.len() - self.held.len()], &hidden)
     }
 
-    /// Returns what is still held back when the stream has ended.
+    /// Returns the bytes that are still held back when the stream has ended.
     pub fn finish(&mut self) -> Bytes {
         let held = std::mem::take(&mut self.held);
         let hidden = self.read_events(&held);
         if self.hide_usage { without(&held, &hidden) } else { Bytes::new() }
     }
 
-    /// Tells whether any content has gone by.
+    /// Tells whether the stream has had any content.
     pub fn has_content(&self) -> bool {
         self.content_chunks > 0
     }
 
-    /// Tells whether `[DONE]` has gone by.
+    /// Tells whether the stream has had its `[DONE]`.
     pub fn done(&self) -> bool {
         self.done
     }
 
-    /// Tells whether the stream has said, in any way, that it is complete.
+    /// Tells whether the stream has said, by any mark, that it is complete.
     pub fn complete(&self) -> bool {
         self.done || self.complete
     }
 
-    /// Returns the usage reported, else the content chunks counted, marked as an estimate.
+    /// Returns the reported usage, else the number of content chunks as an estimate; `None` without either.
     pub fn tokens(&self) -> Option<TokenCount> {
         let estimate = TokenCount { input: None, output: self.content_chunks, estimated: true };
         self.usage.or((self.content_chunks > 0).then_some(estimate))
@@ -113,7 +113,7 @@ impl StreamMeter {
         if self.passing_long_event && self.held.is_empty() { seen } else { seen.slice(..complete) }
     }
 
-    /// Reads whole events and returns the ranges that are there only because Leaseway asked for usage.
+    /// Reads whole events and returns the ranges that must be hidden: those that are there only because Leaseway asked for usage.
     fn read_events(&mut self, events: &[u8]) -> Vec<Range<usize>> {
         let mut hidden = Vec::new();
         let mut event_start = 0;
@@ -147,7 +147,7 @@ impl StreamMeter {
         hidden
     }
 
-    /// Takes note of the data of one event; returns what of it is there only because Leaseway asked for usage.
+    /// Notes the data of one event. Returns which part of it is there only because Leaseway asked for usage.
     fn read_data(&mut self, data: &[u8]) -> Added {
         let Event { is_done, is_complete, has_content, tokens, model, added } = self.dialect.read_event(data);
         self.done |= is_done;
@@ -161,7 +161,7 @@ impl StreamMeter {
     }
 }
 
-/// Returns bytes without these ranges, which are in order.
+/// Returns the bytes without these ranges, which must be in order.
 fn without(bytes: &[u8], ranges: &[Range<usize>]) -> Bytes {
     let mut rest = BytesMut::with_capacity(bytes.len());
     let mut start = 0;
@@ -173,7 +173,7 @@ fn without(bytes: &[u8], ranges: &[Range<usize>]) -> Bytes {
     rest.freeze()
 }
 
-/// Returns where the last whole event ends: after its blank line.
+/// Returns where the last whole event ends: after its blank line; 0 if no event is whole.
 fn last_event_end(bytes: &[u8]) -> usize {
     let mut end = bytes.len();
     while let Some(newline) = memchr::memrchr(b'\n', &bytes[..end]) {
@@ -197,7 +197,7 @@ mod tests {
         "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":9,\"total_tokens\":12}}\n\n";
     const DONE: &str = "data: [DONE]\n\n";
 
-    /// Sends a text through a meter in pieces of `size` bytes and returns what comes out.
+    /// Sends a text through a meter in pieces of `size` bytes and returns the text for the client.
     fn through(meter: &mut StreamMeter, text: &str, size: usize) -> String {
         let mut out = Vec::new();
         for piece in text.as_bytes().chunks(size) {

@@ -1,6 +1,6 @@
-//! The way of a request through Leaseways, so that one that comes round again is cut.
+//! Marks the way of a request through Leaseways, so that a request that comes back is refused.
 //!
-//! Every Leaseway has an id of its own, adds it to what it sends to endpoints, and says it at `/health`.
+//! Every Leaseway has an id of its own. It adds the id to its requests to endpoints, and tells the id at `/health`.
 
 use std::time::Duration;
 
@@ -10,22 +10,22 @@ use tokio::time::timeout;
 use super::client::build_client;
 use crate::config::UpstreamConfig;
 
-/// Lists the ids of the Leaseways that have passed a request on, one value each.
+/// The header with the ids of the Leaseways that have passed a request on, one value each.
 pub const VIA: HeaderName = HeaderName::from_static("x-leaseway-via");
 
-/// Says the id of the Leaseway that answers at `/health`.
+/// The header with the id of the Leaseway that answers at `/health`.
 pub const INSTANCE: HeaderName = HeaderName::from_static("x-leaseway-instance");
 
-/// How long an address that is to be registered may take to tell whether a Leaseway is there.
+/// How long an address may take to answer when it is registered and Leaseway asks whether it is a Leaseway.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Tells whether a request has been passed on by the Leaseway with this id already.
+/// Tells whether the Leaseway with this id has passed the request on before.
 pub fn has_passed(headers: &HeaderMap, instance: &HeaderValue) -> bool {
     let ids = headers.get_all(VIA).flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     ids.into_iter().any(|id| id.trim_ascii() == instance.as_bytes())
 }
 
-/// Tells whether a Leaseway, this one or another, answers at this address. No answer in time is none.
+/// Tells whether a Leaseway, this one or another, answers at this address. Returns false if no answer comes in time.
 pub async fn is_leaseway(config: &UpstreamConfig, root_url: &str) -> bool {
     let client = build_client(config, root_url.starts_with("https:"));
     let asked = client.get(format!("{root_url}/health")).send();

@@ -1,19 +1,19 @@
-//! What is known of one connection to an endpoint: whether it may carry another request, and whether bytes came that no
-//! request asked for.
+//! Tracks one connection to an endpoint: whether it may carry another request, and whether bytes came that no request asked
+//! for.
 //!
-//! HTTP/1.1 has nothing that ties an answer to its request but their order on the connection. An endpoint that sends one
-//! answer too many shifts all later answers of a kept connection to other requests, so:
+//! In HTTP/1.1 only the order on the connection ties an answer to its request. An endpoint that sends one answer too many
+//! shifts all later answers of a kept connection to other requests. Therefore:
 //!
 //! - Before a request is written, and when its answer has ended, nothing may be readable. `TCP_QUICKACK` at the end of an
-//!   answer brings what an endpoint with Nagle's algorithm holds back.
-//! - An answer that begins before its request is wholly written is an error of the endpoint, or belongs to no request.
-//! - One connection of each endpoint is always **watched**: it carries no further request, and nothing may come on it for
-//!   [`WATCH`]. The first answer's connection is the first to be watched, and few others are used again meanwhile, so an
-//!   endpoint that always sends too much is caught before a late surplus can reach anybody.
-//! - An endpoint that was caught gets a connection for each request ([`Target::is_caught`]), and no answer of a connection
-//!   that was kept until then is relayed.
+//!   answer makes an endpoint with Nagle's algorithm send the bytes that it holds back.
+//! - An answer that begins before its request is wholly written is an error answer, or belongs to no request.
+//! - One connection of each endpoint is **watched** whenever possible: it carries no further request, and nothing may come on
+//!   it for [`WATCH`]. The connection of the first answer is watched first, and few others are used again in the meantime, so
+//!   that an endpoint that always sends too much is caught before a late surplus can reach a client.
+//! - An endpoint that was caught gets a new connection for each request ([`Target::is_caught`]), and no answer that comes on a
+//!   connection kept before is relayed.
 //!
-//! Below TLS the bytes say nothing, so there only the closing of a kept connection is checked.
+//! The bytes of a TLS connection say nothing here, so that only the closing of such a kept connection is checked.
 
 use std::cell::{Cell, RefCell};
 use std::error::Error;
@@ -35,38 +35,38 @@ use tokio::time::timeout;
 use crate::clock;
 use crate::domain::endpoint::Target;
 
-/// How long nothing may come on a watched connection.
+/// How long a connection is watched.
 const WATCH: Duration = Duration::from_secs(2);
 
-/// How many connections of an endpoint whose first watched one is not proven silent yet carry one request only. Connections
-/// answered together send their surplus together, so the later ones must not be in use again by then.
+/// How many connections of an endpoint carry only one request while no watched connection has stayed silent. Connections that
+/// are answered together send their surplus together, and must not be in use again by then.
 const UNPROVEN: u32 = 256;
 
-/// How much of a surplus answer is looked at, in bytes: version and status.
+/// The bytes of a surplus answer that are read: those of version and status.
 const STATUS_LINE: usize = 12;
 
-/// What the connections of one thread to one endpoint share.
+/// The state that the connections of one thread to one endpoint share.
 #[derive(Debug, Default)]
 pub struct Peer {
-    /// `None` for connections that carry probes only.
+    /// The endpoint; `None` for connections that carry probes only.
     target: Option<Arc<Target>>,
-    /// The connection that is watched.
+    /// The connection that is watched now.
     watched: RefCell<Option<Rc<Wire>>>,
-    /// A watched connection stayed silent.
+    /// True once a watched connection has stayed silent for [`WATCH`].
     is_proven: Cell<bool>,
-    /// Connections that were not kept because the endpoint was not proven; at most [`UNPROVEN`].
+    /// The number of connections that were not kept because the endpoint was not proven; at most [`UNPROVEN`].
     spared: Cell<u32>,
-    /// The connection on which a request was begun last, until it is asked for.
+    /// The connection on which the newest request was begun, until [`Peer::take_begun`] takes it.
     begun: RefCell<Option<Rc<Wire>>>,
 }
 
 impl Peer {
-    /// Creates what the connections to `target` share.
+    /// Creates the state that the connections to `target` share.
     pub fn new(target: Arc<Target>) -> Self {
         Self { target: Some(target), ..Self::default() }
     }
 
-    /// Returns the connection on which a request was begun since the last call.
+    /// Returns the connection on which a request was begun since the last call; `None` if no request was begun.
     pub fn take_begun(&self) -> Option<Rc<Wire>> {
         self.begun.borrow_mut().take()
     }
@@ -76,19 +76,19 @@ impl Peer {
     }
 }
 
-/// Why a request was not written, or not wholly.
+/// Why a request was not written, or only in part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unsent {
     /// The endpoint had closed the kept connection before any byte of the request left.
     Closed,
-    /// Bytes had come before any byte of the request left.
+    /// The endpoint had sent bytes before any byte of the request left.
     Preceded,
-    /// An answer came after the first and before the last byte of the request left.
+    /// An answer came after the first byte of the request had left, and before the last.
     Overtaken,
 }
 
 impl Unsent {
-    /// Returns what an I/O error says of the request; `None` if it is an ordinary one.
+    /// Returns the reason that an I/O error carries; `None` if it is an ordinary error.
     pub fn of(error: &io::Error) -> Option<Self> {
         error.get_ref()?.downcast_ref().copied()
     }
@@ -113,10 +113,13 @@ impl Error for Unsent {}
 /// Where a connection is in its conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// No request has been begun.
     New,
+    /// A request is being written.
     Writing,
+    /// An answer is being read.
     Reading,
-    /// The answer has ended; no request is under way.
+    /// The answer has ended, and no request is under way.
     Idle,
 }
 
@@ -127,13 +130,15 @@ pub struct Wire {
     is_tls: bool,
     peer: Rc<Peer>,
     phase: Cell<Phase>,
-    /// Requests begun, the current one included.
+    /// The number of requests begun, the current one included.
     requests: Cell<u64>,
-    /// Bytes of the current request that have left.
+    /// The bytes of the current request that have left.
     written: Cell<u64>,
+    /// The bytes of the current answer that have come.
     answer: RefCell<AnswerBytes>,
     /// An error answer came before the request was wholly written.
     is_early: Cell<bool>,
+    /// The connection carries no further request.
     is_retired: Cell<bool>,
 }
 
@@ -158,13 +163,14 @@ impl Wire {
         self.requests.get() > 1
     }
 
-    /// Tells whether an error came before the current request was wholly written.
+    /// Tells whether an error answer came before the current request was wholly written.
     fn is_early(&self) -> bool {
         self.is_early.get()
     }
 
-    /// Tells whether the answer may belong to another request: the connection carried one before, and the endpoint was caught
-    /// since. The watched connection is looked at now, because its bytes may have come first and not be noticed yet.
+    /// Tells whether the answer may belong to another request: the connection carried another request before, and the endpoint
+    /// has been caught since. The watched connection is checked at once, because bytes may have come on it that its task has not
+    /// seen yet.
     pub fn is_doubtful(&self) -> bool {
         if !self.is_reused() {
             return false;
@@ -189,10 +195,10 @@ impl Wire {
         self.phase.get() == Phase::Idle && (self.is_retired.get() || self.peer.is_caught())
     }
 
-    /// Checks that no answer has come before its request, or before the rest of it.
+    /// Checks that no answer has come before its request, or before the rest of its request.
     ///
     /// # Errors
-    /// If one has, or if the endpoint has closed the kept connection.
+    /// If an answer has come, or if the endpoint has closed the kept connection.
     pub(super) fn check_before_write(self: &Rc<Self>) -> io::Result<()> {
         let is_first = self.phase.get() != Phase::Writing;
         if is_first {
@@ -226,7 +232,8 @@ impl Wire {
         self.peer.begun.replace(Some(self.clone()));
     }
 
-    /// Takes note of a write, and names the failure of one that sent nothing of a request.
+    /// Notes the result of a write. If nothing of a request has left on a kept connection, the error becomes
+    /// [`Unsent::Closed`].
     pub(super) fn has_written(&self, result: io::Result<usize>) -> io::Result<usize> {
         match result {
             Ok(count) => {
@@ -246,14 +253,14 @@ impl Wire {
         Unsent::Closed.error()
     }
 
-    /// Takes note that the endpoint has closed a connection that was kept for it, as one does that is restarted.
+    /// Notes that the endpoint has closed a connection after it carried a request, as an endpoint does when it is restarted.
     pub(super) fn has_closed(&self) {
         if let Some(target) = self.peer.target.as_ref().filter(|_| self.requests.get() > 0) {
             target.suspect_restart();
         }
     }
 
-    /// Takes note of bytes that awc was handed.
+    /// Notes bytes that awc has read.
     pub(super) fn has_read(&self, bytes: &[u8]) {
         match self.phase.get() {
             Phase::Idle if !self.is_tls && !bytes.is_empty() => self.judge(Readable::of(bytes)),
@@ -265,8 +272,8 @@ impl Wire {
         }
     }
 
-    /// Checks the connection after an answer has ended whose body had this length; `None` if it came in chunks. The
-    /// connection then carries another request, or is watched, or is taken out of use.
+    /// Checks the connection after an answer has ended. `body_length` is the length of the answer's body; `None` if the body came
+    /// in chunks. The connection may then carry another request, is watched, or is taken out of use.
     pub fn settle(self: &Rc<Self>, body_length: Option<u64>) {
         self.phase.set(Phase::Idle);
         if self.is_tls {
@@ -299,7 +306,8 @@ impl Wire {
         }
     }
 
-    /// Takes the connection out of use because of bytes that no request asked for, and catches the endpoint.
+    /// Takes the connection out of use because of bytes that no request asked for, and catches the endpoint unless the bytes are
+    /// an idle notice.
     fn judge(&self, readable: Readable) {
         self.retire();
         match readable {
@@ -308,7 +316,7 @@ impl Wire {
         }
     }
 
-    /// Remembers that the endpoint sends what no request asked for.
+    /// Remembers that the endpoint sends answers that no request asked for.
     pub fn catch(&self) {
         let Some(target) = &self.peer.target else { return };
         if target.catch(clock::now()) {
@@ -320,7 +328,7 @@ impl Wire {
         }
     }
 
-    /// Returns what is readable; `None` if nothing is.
+    /// Returns the kind of the bytes that are readable; `None` if nothing is readable.
     ///
     /// # Errors
     /// If the connection is closed or broken.
@@ -333,7 +341,7 @@ impl Wire {
     }
 }
 
-/// Waits for bytes on a connection that carries no request.
+/// Watches a connection that carries no request, for [`WATCH`].
 async fn watch(wire: Rc<Wire>) {
     let readable = poll_fn(|cx| {
         loop {
@@ -354,7 +362,7 @@ async fn watch(wire: Rc<Wire>) {
     wire.peer.watched.take();
 }
 
-/// Looks at what is readable, without waiting and without reading it.
+/// Looks at the readable bytes without waiting and without removing them.
 fn peek(tcp: &TcpStream) -> io::Result<Readable> {
     if SockRef::from(tcp).peek(&mut [MaybeUninit::uninit()])? == 0 {
         return Err(io::ErrorKind::ConnectionReset.into());
@@ -365,14 +373,14 @@ fn peek(tcp: &TcpStream) -> io::Result<Readable> {
     Ok(Readable::of(&bytes[..length]))
 }
 
-/// What an endpoint sent that no request asked for, by its first bytes.
+/// The kind of bytes that no request asked for, by their first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Readable {
-    /// An error, which may be the answer to a request that is still being written.
+    /// An error answer, which may belong to a request that is still being written.
     Error,
-    /// A 408, with which some servers close an idle connection.
+    /// An answer 408, with which some servers close an idle connection.
     IdleNotice,
-    /// Anything else.
+    /// Any other bytes.
     Answer,
 }
 
@@ -386,13 +394,13 @@ impl Readable {
     }
 }
 
-/// What is known of the bytes of an answer, without reading them as HTTP does.
+/// Counts the bytes of an answer, without parsing them as HTTP.
 #[derive(Debug, Default)]
 struct AnswerBytes {
     length: u64,
-    /// The length of the head, its blank line included, once that has come.
+    /// The length of the head, its blank line included; `None` until the blank line has come.
     head_length: Option<u64>,
-    /// The last bytes.
+    /// The last four bytes.
     tail: [u8; 4],
 }
 
@@ -407,7 +415,7 @@ impl AnswerBytes {
         self.tail[4 - kept..].copy_from_slice(&bytes[bytes.len() - kept..]);
     }
 
-    /// Looks for the blank line, which may have begun in earlier bytes.
+    /// Looks for the blank line, which may have begun in earlier bytes. `tail` holds these.
     fn find_head_end(&mut self, bytes: &[u8]) {
         let mut seen = [0; 7];
         seen[..4].copy_from_slice(&self.tail);
@@ -418,7 +426,8 @@ impl AnswerBytes {
         self.head_length = across.or_else(within).map(|end| self.length + end as u64);
     }
 
-    /// Tells whether more came than an answer whose body has this length; `None` if it ends with its last chunk.
+    /// Tells whether more bytes came than the answer has. `body_length` is the length of its body; `None` if the body ends with
+    /// its last chunk.
     fn has_more_than(&self, body_length: Option<u64>) -> bool {
         match (self.head_length, body_length) {
             (Some(head), Some(body)) => self.length > head + body,
