@@ -13,15 +13,16 @@ use crate::domain::event::Event;
 use crate::domain::ids::EndpointId;
 use crate::domain::stored_endpoint::StoredEndpoint;
 
-type Reply<T> = ResponseActFuture<Registry, Result<T, RegistryError>>;
+/// The result of a change, which comes once the change is saved.
+type Saved<T> = ResponseActFuture<Registry, Result<T, RegistryError>>;
 
-/// Registers an endpoint; answered once it is saved.
+/// Registers an endpoint. The answer comes once the endpoint is saved.
 #[derive(Message)]
 #[rtype(result = "Result<EndpointView, RegistryError>")]
 pub struct RegisterEndpoint(pub EndpointDefinition);
 
 impl Handler<RegisterEndpoint> for Registry {
-    type Result = Reply<EndpointView>;
+    type Result = Saved<EndpointView>;
 
     fn handle(&mut self, RegisterEndpoint(definition): RegisterEndpoint, _: &mut Context<Self>) -> Self::Result {
         let id = EndpointId(Uuid::new_v4());
@@ -43,27 +44,28 @@ impl Handler<RegisterEndpoint> for Registry {
     }
 }
 
-/// What to change of an endpoint; `None` leaves it.
+/// A change of an endpoint; a field that is `None` stays as it is.
 #[derive(Clone, Debug, Default)]
 pub struct EndpointChange {
     /// The new name.
     pub name: Option<String>,
     /// The new address.
     pub base_url: Option<String>,
-    /// `Some(None)`: find out.
+    /// The new kind; `Some(None)` if Leaseway must detect it.
     pub kind: Option<Option<EndpointKind>>,
-    /// `Some(None)`: as many as the engine tells.
+    /// The new number of slots; `Some(None)` for as many as the engine tells.
     pub max_concurrency: Option<Option<u32>>,
-    /// 0 to 10000; `Some(None)`: none.
+    /// The new score, 0 to 10000; `Some(None)` for no score.
     pub capability_score: Option<Option<u32>>,
-    /// `Some(None)`: none.
+    /// The new key; `Some(None)` for no key.
     pub api_key: Option<Option<String>>,
-    /// The only models that the endpoint may serve; empty: all it has.
+    /// The only models that the endpoint may serve; empty for all that it lists.
     pub allowed_models: Option<Vec<String>>,
 }
 
 impl EndpointChange {
-    /// Returns the definition changed. A new address forgets the key, which belongs to the old one, unless one is given with it.
+    /// Returns the changed definition. A new address drops the old key, which belongs to the old address, unless the change also
+    /// gives a key.
     fn apply(self, to: &EndpointDefinition) -> EndpointDefinition {
         let keeps_address = self.base_url.as_ref().is_none_or(|new| root_url(new) == to.root_url());
         let kept_key = to.api_key.clone().filter(|_| keeps_address);
@@ -79,18 +81,18 @@ impl EndpointChange {
     }
 }
 
-/// Changes an endpoint; answered once the change is saved.
+/// Changes an endpoint. The answer comes once the change is saved.
 #[derive(Message)]
 #[rtype(result = "Result<EndpointView, RegistryError>")]
 pub struct UpdateEndpoint {
     /// The endpoint to change.
     pub id: EndpointId,
-    /// What to change of the endpoint.
+    /// The fields to change.
     pub change: EndpointChange,
 }
 
 impl Handler<UpdateEndpoint> for Registry {
-    type Result = Reply<EndpointView>;
+    type Result = Saved<EndpointView>;
 
     fn handle(&mut self, UpdateEndpoint { id, change }: UpdateEndpoint, _: &mut Context<Self>) -> Self::Result {
         let change = self.changeable(id).map(|entry| {
@@ -116,13 +118,13 @@ impl Handler<UpdateEndpoint> for Registry {
     }
 }
 
-/// Removes an endpoint; answered once it is gone from the database. Its running requests go on.
+/// Removes an endpoint. The answer comes once it is gone from the database. Its running requests go on.
 #[derive(Message)]
 #[rtype(result = "Result<(), RegistryError>")]
 pub struct RemoveEndpoint(pub EndpointId);
 
 impl Handler<RemoveEndpoint> for Registry {
-    type Result = Reply<()>;
+    type Result = Saved<()>;
 
     fn handle(&mut self, RemoveEndpoint(id): RemoveEndpoint, _: &mut Context<Self>) -> Self::Result {
         let definition = self.changeable(id).map(|entry| entry.definition.clone());
@@ -140,7 +142,7 @@ impl Handler<RemoveEndpoint> for Registry {
 }
 
 impl Registry {
-    /// Returns an endpoint that the API may change.
+    /// Returns an endpoint if the API may change it now.
     fn changeable(&self, id: EndpointId) -> Result<&Entry, RegistryError> {
         let entry = self.entries.get(&id).ok_or(RegistryError::NotFound(id))?;
         let name = || entry.definition.name.clone();
@@ -153,7 +155,7 @@ impl Registry {
         Ok(entry)
     }
 
-    /// Changes an endpoint in memory and returns how it is shown; `None` if it is gone.
+    /// Changes an endpoint in memory and returns its view; `None` if the endpoint is gone.
     pub(super) fn redefine(
         &mut self,
         id: EndpointId,
@@ -162,7 +164,7 @@ impl Registry {
     ) -> Option<EndpointView> {
         let entry = self.entries.get_mut(&id)?;
         if entry.redefine(definition, source) {
-            // What is on its way is about another server.
+            // Probes and looks that are under way ask the old server.
             self.probes.forget(id);
             self.looks.forget(id);
         }
@@ -170,7 +172,7 @@ impl Registry {
         Some(entry.view())
     }
 
-    /// Removes an endpoint from memory; the dispatcher is not told.
+    /// Removes an endpoint from memory. The caller must tell the dispatcher.
     pub(super) fn forget(&mut self, id: EndpointId) -> Option<Entry> {
         let entry = self.entries.remove(&id);
         self.directory.remove(id);
@@ -191,8 +193,8 @@ impl Registry {
         })
     }
 
-    /// Saves a change that was reserved, and frees the reservation whatever comes of it.
-    fn saved(&self, change: Result<(EndpointId, SaveEndpoints), RegistryError>) -> Reply<()> {
+    /// Saves a reserved change, and then frees the reservation, saved or not.
+    fn saved(&self, change: Result<(EndpointId, SaveEndpoints), RegistryError>) -> Saved<()> {
         let store = self.neighbours.store.clone();
         let reserved = change.as_ref().ok().map(|(id, _)| *id);
         let save = async move {

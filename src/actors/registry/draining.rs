@@ -1,4 +1,4 @@
-//! Taking an endpoint out of service and back.
+//! Takes endpoints out of service and puts them back.
 
 use actix::{Context, Handler, Message};
 
@@ -6,14 +6,14 @@ use super::{Registry, RegistryError};
 use crate::domain::endpoint::EndpointView;
 use crate::domain::ids::EndpointId;
 
-/// Takes an endpoint out of service, or puts it back; its running requests go on. This changes no definition, so that it is
-/// allowed for endpoints of the config file, and is forgotten at the end of the process.
+/// Takes an endpoint out of service, or puts it back; its running requests go on. Draining is not part of the definition:
+/// it is allowed for endpoints of the config file, and it ends with the process.
 #[derive(Message)]
 #[rtype(result = "Result<EndpointView, RegistryError>")]
 pub struct SetDraining {
-    /// The endpoint to take out or to put back.
+    /// The endpoint to take out of service or to put back.
     pub endpoint: EndpointId,
-    /// True: the endpoint gets no more leases.
+    /// True to take the endpoint out of service, false to put it back.
     pub draining: bool,
 }
 

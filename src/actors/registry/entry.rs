@@ -17,38 +17,47 @@ use crate::domain::stored_endpoint::{Observation, StoredEndpoint};
 use crate::upstream::look::Wanted;
 use crate::upstream::probe::Probe;
 
-/// How many names of models are kept that answers came from and the endpoint does not list.
+/// The most names kept of models that answers named although the endpoint does not list them.
 const ODD_ANSWERS_MAX: usize = 16;
 
-/// A registered endpoint.
+/// A registered endpoint: its definition, health, models, counters and reports.
 pub struct Entry {
+    /// The settings that the operator gave.
     pub definition: EndpointDefinition,
+    /// Whether the API or the config file defines the endpoint.
     pub source: EndpointSource,
+    /// When the endpoint was registered first.
     pub registered_at: DateTime<Utc>,
+    /// The results of probes and requests.
     pub health: Health,
+    /// The requests that the endpoint has had since its registration.
     pub counters: Counters,
-    /// `None` while not found out.
+    /// The kind that probes or looks have detected; `None` while it is not detected.
     pub detected_kind: Option<EndpointKind>,
-    /// The kind is to be found out by looking closer.
+    /// True if the next closer look must detect the kind.
     pub seeks_kind: bool,
-    /// How many slots the engine says it has; `None` while it has not said.
+    /// The number of slots that the engine tells; `None` while it has not told any.
     pub engine_slots: Option<u32>,
-    /// The operator has been told where the number of slots comes from.
+    /// True once the log says where the number of slots comes from.
     pub is_slots_logged: bool,
-    /// All the models the server lists, allowed or not.
+    /// All models that the server lists, allowed or not.
     pub models: Vec<String>,
-    /// The list is the server's own of this process; else it is what the database has, and the server may have others.
+    /// True if the server itself has sent the list since this process began or the address changed. If false, the list comes
+    /// from the database and may be outdated.
     pub is_list_current: bool,
-    /// Names of models, not in the list, that answers came from and that the operator was warned of.
+    /// Names of models that answers named although they are not in the list; the operator has been warned of each. At most
+    /// [`ODD_ANSWERS_MAX`].
     pub odd_answers: BTreeSet<ModelId>,
+    /// The address and key that leases carry, shared with them.
     pub target: Arc<Target>,
+    /// The latest load reports.
     pub reports: Reports,
-    /// The operator wants no new leases on it; until resumed, or the end of the process.
+    /// True if the operator wants no new leases on the endpoint; lasts until it is resumed or the process ends.
     pub is_draining: bool,
 }
 
 impl Entry {
-    /// Takes up an endpoint, new or from the database; it is pending until its first probe.
+    /// Creates the entry of an endpoint, new or from the database, which is pending until its first probe.
     pub fn new(stored: StoredEndpoint) -> Self {
         let StoredEndpoint { id, definition, source, registered_at, observation, counters } = stored;
         Self {
@@ -70,8 +79,8 @@ impl Entry {
         }
     }
 
-    /// Takes over a changed definition. What was observed of another address or key no longer counts, but the old models
-    /// serve until the first probe. Returns whether it is another server now.
+    /// Applies a changed definition. With another address or key the old observations no longer count, but the old models are
+    /// served until the first probe. Returns whether the address or key is another.
     pub fn redefine(&mut self, definition: EndpointDefinition, source: EndpointSource) -> bool {
         let target = self.target.redefined(&definition);
         let is_another = !target.is_same_server(&self.target);
@@ -90,14 +99,14 @@ impl Entry {
         is_another
     }
 
-    /// Takes over what a good probe has found out.
+    /// Applies the findings of a good probe.
     pub fn observe(&mut self, answer: ProbeAnswer) {
         if let Some(kind) = answer.kind {
             self.detected_kind = Some(kind);
             self.seeks_kind = false;
         }
         match answer.models {
-            // A server that lists nothing while it loads has not made its list yet.
+            // An empty list of a server that is loading is not its real list yet.
             Some(models) if !(answer.is_loading && models.is_empty()) => {
                 if models != self.models {
                     self.odd_answers.clear();
@@ -109,34 +118,35 @@ impl Entry {
         }
     }
 
-    /// Takes note of a model that an answer names in place of the one asked for. Returns whether the model is neither listed
-    /// nor known from an earlier answer; of such names [`ODD_ANSWERS_MAX`] are kept until the list changes, others are ignored.
+    /// Notes the model that an answer names in place of the requested one. Returns true if the model is neither listed nor noted
+    /// before. At most [`ODD_ANSWERS_MAX`] names are noted until the list changes; further names are ignored.
     pub fn answers_oddly(&mut self, model: &ModelId) -> bool {
         let is_listed = self.models.iter().any(|listed| listed == model.as_str());
         !is_listed && self.odd_answers.len() < ODD_ANSWERS_MAX && self.odd_answers.insert(model.clone())
     }
 
-    /// Returns how the endpoint is doing. One that is draining is not shown as anything else, but probed all the same.
+    /// Returns the status. An endpoint that is draining is shown as draining whatever its probes find.
     pub fn status(&self) -> EndpointStatus {
         if self.is_draining { EndpointStatus::Draining } else { self.health.status }
     }
 
+    /// Tells whether the endpoint gets leases.
     pub fn is_online(&self) -> bool {
         self.status() == EndpointStatus::Online
     }
 
-    /// Returns the kind; `None` while not known.
+    /// Returns the kind, defined or detected; `None` while it is not known.
     pub fn kind(&self) -> Option<EndpointKind> {
         self.definition.kind.or(self.detected_kind)
     }
 
-    /// Returns how many slots there are.
+    /// Returns the number of slots: the one defined, else the engine's own, else 1.
     pub fn slots(&self) -> u32 {
         self.definition.max_concurrency.or(self.engine_slots).unwrap_or(1)
     }
 
-    /// Returns the models that the endpoint may serve. While its list is not known, these are all that it is allowed to serve;
-    /// if all are, those it had before.
+    /// Returns the models that the endpoint may serve: those that it lists and is allowed to serve. While its list is not
+    /// current, these are all allowed models; if every model is allowed, the models of the old list.
     pub fn served_models(&self) -> BTreeSet<ModelId> {
         let allowed = &self.definition.allowed_models;
         let names: Vec<&String> = match (allowed.is_empty(), self.is_list_current) {
@@ -150,25 +160,25 @@ impl Entry {
         names.into_iter().map(|model| ModelId::from(model.as_str())).collect()
     }
 
-    /// Tells whether the endpoint may turn out to serve any model whatever.
+    /// Tells whether any model may turn out to be on the endpoint, because its list is not known yet.
     fn may_serve_any(&self) -> bool {
         let is_unknown = matches!(self.status(), EndpointStatus::Pending | EndpointStatus::Loading);
         is_unknown && !self.is_list_current && self.definition.allowed_models.is_empty()
     }
 
-    /// Returns what to ask of the server.
+    /// Returns what a probe of the server needs.
     pub fn probe(&self) -> Probe {
         Probe { root_url: self.target.root_url.clone(), api_key: self.target.api_key.clone(), kind: self.kind() }
     }
 
-    /// Returns what is to be found out beside what probes tell; the load, if `load` is wanted.
+    /// Returns what a closer look must find out; the load only if `load`.
     pub fn wanted(&self, load: bool) -> Wanted {
         let slots = self.definition.max_concurrency.is_none()
             && (self.kind() == Some(EndpointKind::Llamacpp) || !self.is_slots_logged);
         Wanted { kind: self.definition.kind.is_none() && self.seeks_kind, slots, load }
     }
 
-    /// Returns what the dispatcher must know.
+    /// Returns the facts that the dispatcher needs.
     pub fn facts(&self) -> EndpointFacts {
         self.target.learn_kind(self.kind());
         EndpointFacts {
@@ -192,7 +202,7 @@ impl Entry {
         }
     }
 
-    /// Returns what the database keeps of what was found out.
+    /// Returns the observations that the database keeps.
     pub fn observation(&self) -> Observation {
         Observation {
             kind: self.detected_kind,
@@ -202,7 +212,7 @@ impl Entry {
         }
     }
 
-    /// Returns what viewers are told of the endpoint's health.
+    /// Returns the event that tells viewers the endpoint's health.
     pub fn health_changed(&self) -> HealthChanged {
         HealthChanged {
             endpoint_id: self.target.id,

@@ -1,4 +1,4 @@
-//! The config file's endpoints, when it is read again.
+//! Applies the endpoints of the config file when the file is read again.
 
 use actix::{ActorFutureExt, Context, Handler, Message, ResponseActFuture, WrapFuture};
 use uuid::Uuid;
@@ -12,8 +12,8 @@ use crate::domain::event::Event;
 use crate::domain::ids::EndpointId;
 use crate::domain::reconcile::{Reconciled, reconcile};
 
-/// Applies the endpoints of the config file as at a start; answered once the change is saved, with how many were added or
-/// changed, and removed. If it cannot be saved, nothing changes.
+/// Applies the endpoints of the config file as at a start. The answer comes once the change is saved: how many endpoints were
+/// added or changed, and how many were removed. If the change cannot be saved, nothing changes.
 #[derive(Message)]
 #[rtype(result = "Result<(usize, usize), RegistryError>")]
 pub struct ApplyFile(pub Vec<EndpointDefinition>);
@@ -28,7 +28,7 @@ impl Handler<ApplyFile> for Registry {
         }
         let stored = self.entries.values().map(Entry::stored).collect();
         let known = reconcile(stored, file, clock::wall(), Uuid::new_v4);
-        // Nobody else changes an endpoint meanwhile.
+        // All names and addresses are reserved, so that no endpoint changes until this change is saved.
         let all = known.endpoints.iter().map(|endpoint| (endpoint.id, &endpoint.definition));
         self.directory.reserve_all(all);
         let store = self.neighbours.store.clone();
@@ -42,7 +42,7 @@ impl Handler<ApplyFile> for Registry {
     }
 }
 
-/// Warns the operator of the endpoints made over the API that are so no more.
+/// Warns the operator of each endpoint that was registered over the API and now belongs to the config file.
 pub fn warn_of_taken_over(known: &Reconciled) {
     for name in &known.taken_over {
         log::warn!("endpoint made over the API is taken over by the config file endpoint={name}");

@@ -1,4 +1,4 @@
-//! Load reports: what endpoints, or agents beside them, push, and what endpoints tell when asked.
+//! Load reports: those that endpoints or agents beside them push, and those that closer looks pull.
 
 use actix::{Context, Handler, Message};
 
@@ -10,7 +10,7 @@ use crate::domain::load::LoadReport;
 use crate::domain::reports::{ReceivedReport, ReportSource};
 
 impl Registry {
-    /// Keeps a report of an endpoint and passes it on.
+    /// Keeps a report of an endpoint and passes it on to LoadManager.
     pub(super) fn take_up(
         &mut self,
         id: EndpointId,
@@ -25,13 +25,13 @@ impl Registry {
     }
 }
 
-/// Takes up a report that has been checked. It counts for every lease asked for after the answer.
+/// Keeps a pushed report, which must have been checked. The report counts for every lease requested after the answer.
 #[derive(Message)]
 #[rtype(result = "Result<(), RegistryError>")]
 pub struct ReportLoad {
     /// The endpoint that the report is about.
     pub endpoint: EndpointId,
-    /// What is reported.
+    /// The reported load.
     pub report: LoadReport,
 }
 

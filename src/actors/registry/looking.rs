@@ -1,4 +1,4 @@
-//! Closer looks: what is found out about an endpoint beside its probes, and nothing waits for.
+//! Closer looks: find out what probes do not tell about an endpoint. Nothing waits for their results.
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 
@@ -11,7 +11,7 @@ use crate::domain::reports::ReportSource;
 use crate::upstream::look::{Findings, Wanted};
 
 impl Registry {
-    /// Looks closer at an endpoint when its turn comes, if anything is to be found out.
+    /// Looks closer at an endpoint when its turn comes, if there is anything to find out.
     pub(super) fn look(&mut self, id: EndpointId, ctx: &mut Context<Self>) {
         if self.wanted(id).is_some() {
             self.looks.due(id);
@@ -19,15 +19,16 @@ impl Registry {
         }
     }
 
-    /// Returns what is to be found out about an endpoint, `None` if nothing is. An endpoint that pushes reports is not asked
-    /// for its load.
+    /// Returns what a look at an endpoint must find out; `None` if there is nothing to find out. An endpoint that pushes reports
+    /// is not asked for its load.
     fn wanted(&self, id: EndpointId) -> Option<Wanted> {
         let entry = self.entries.get(&id).filter(|entry| entry.is_online())?;
         let wanted = entry.wanted(!entry.reports.is_pushed(clock::now(), self.reports_fresh));
         wanted.is_any(entry.kind()).then_some(wanted)
     }
 
-    pub(super) fn begin_looks(&mut self, ctx: &mut Context<Self>) {
+    /// Begins as many looks as may run at one time.
+    fn begin_looks(&mut self, ctx: &mut Context<Self>) {
         while let Some(id) = self.looks.begin() {
             let Some((wanted, entry)) = self.wanted(id).zip(self.entries.get(&id)) else {
                 self.looks.ended(id);
@@ -60,7 +61,7 @@ impl Registry {
             }
         }
         if let Some(load) = findings.load {
-            // The endpoint is there, so that this cannot fail.
+            // This cannot fail, since the endpoint was found above.
             let _ = self.take_up(id, load, ReportSource::Pulled);
         }
         let Some(entry) = self.entries.get(&id) else { return };
@@ -73,13 +74,13 @@ impl Registry {
         self.unsaved.insert(id);
         self.save_observed(ctx);
         if kind != before.0 && kind == Some(EndpointKind::Llamacpp) {
-            // It may be loading, and tells so on a page that other kinds do not have.
+            // llama.cpp may be loading its model, which it tells on a page that only probes of this kind read.
             self.probe(id, ctx);
         }
     }
 }
 
-/// Tells the operator how many slots an endpoint has whose `max_concurrency` was left out.
+/// Logs how many slots an endpoint has whose `max_concurrency` was left out.
 fn log_slots(entry: &Entry) {
     let (endpoint, slots) = (&entry.definition.name, entry.slots());
     match entry.engine_slots {

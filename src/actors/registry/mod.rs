@@ -1,10 +1,10 @@
-//! Registry: which endpoints exist, their health, models and counters.
+//! Registry: keeps the endpoints, their health, models and counters.
 //!
 //! A definition is saved before its registration, change or removal is answered; until then its name and address are
-//! reserved. Probes run beside the mailbox, one per endpoint and [`PROBES_MAX`] in all; what they do not tell, closer looks
-//! find out afterwards.
+//! reserved. Probes run beside the mailbox, one for each endpoint and [`PROBES_MAX`] in all. Closer looks afterwards find
+//! out what probes do not tell.
 //!
-//! No change of one endpoint looks at the others: with n endpoints it costs as much as with one.
+//! A change of one endpoint does not look at the others: it costs the same however many endpoints there are.
 
 mod changes;
 mod draining;
@@ -47,60 +47,60 @@ use crate::domain::turns::Turns;
 use crate::store::StoreError;
 use crate::upstream::probe::Prober;
 
-/// How often an endpoint is probed that is loading its model, or may be gone.
+/// How often an endpoint that is loading its model or may be gone is probed.
 const UNSETTLED_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often Registry looks for endpoints that may have been restarted. Their models are to be read again within a second.
+/// How often Registry looks for endpoints that may have been restarted, whose models must be read again within a second.
 const RESTARTS_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How often viewers are told counters at most.
+/// The shortest time between two events about the counters of one endpoint.
 const TELL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The list of models, replaced by Registry, read by HTTP without asking anybody.
+/// The list of models. Registry replaces it; HTTP reads it without asking an actor.
 pub type ModelCatalog = ArcSwap<ModelList>;
 
-/// How many probes, and how many closer looks, are on their way at once. Each takes one file descriptor.
+/// The most probes, and the most closer looks, that run at one time. Each takes one file descriptor.
 const PROBES_MAX: usize = 128;
 
-/// Where Registry tells its facts.
+/// The recipients of Registry's facts.
 pub struct Neighbours {
-    /// Executes what is to be stored.
+    /// Saves observations.
     pub persistence: Addr<Persistence>,
-    /// Where changes that a client has asked for are saved.
+    /// Saves changes that a client has asked for.
     pub store: StoreDesk,
-    /// Leases endpoints.
+    /// Hears of changed endpoints, in order to lease them.
     pub dispatcher: Recipient<EndpointsChanged>,
-    /// Measures endpoints.
+    /// Hears of changed endpoints, in order to measure their speeds.
     pub speeds: Recipient<EndpointsChanged>,
-    /// Learns what endpoints report.
+    /// Hears of load reports.
     pub loads: Recipient<LoadReported>,
     /// Hears of every good probe.
     pub answers: Recipient<EndpointAnswered>,
-    /// Tells viewers.
+    /// Sends events to viewers.
     pub events: Recipient<Publish>,
-    /// Where the list of models is published.
+    /// The published list of models.
     pub catalog: Arc<ModelCatalog>,
 }
 
 /// Owns the endpoints.
 pub struct Registry {
     entries: BTreeMap<EndpointId, Entry>,
-    /// Names and addresses, those whose saving is under way among them.
+    /// The names and addresses of the endpoints, and those that are reserved while a change is being saved.
     directory: Directory,
     catalog: Catalog,
     prober: Prober,
     probes: Turns,
     looks: Turns,
-    /// When the operator was last warned that there is no file descriptor for probes; `None` for never.
+    /// When the operator was last warned that probes lack file descriptors; `None` if never.
     warned_of_descriptors: Option<Moment>,
     health: HealthConfig,
-    /// How long a load report counts.
+    /// How long a load report counts after it has come.
     reports_fresh: Duration,
     /// Endpoints whose counters have changed since viewers were last told.
     counted: BTreeSet<EndpointId>,
-    /// Endpoints of which something was found out that is not saved.
+    /// Endpoints whose newest observation is not saved.
     unsaved: BTreeSet<EndpointId>,
-    /// Observations are on their way to be saved.
+    /// True while observations are being saved.
     saving: bool,
     neighbours: Neighbours,
 }
@@ -108,22 +108,22 @@ pub struct Registry {
 /// Why Registry did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RegistryError {
-    /// There is no endpoint with this id.
+    /// No endpoint has this id.
     NotFound(EndpointId),
-    /// Another endpoint has this name.
+    /// Another endpoint has this name already.
     NameTaken(String),
-    /// Another endpoint has the address.
+    /// Another endpoint has this address already.
     AddressTaken {
         /// The address that was given.
         base_url: String,
         /// The name of the other endpoint.
         owner: String,
     },
-    /// The endpoint of this name belongs to the config file.
+    /// The endpoint of this name is defined in the config file, so that the API cannot change it.
     ManagedByFile(String),
-    /// Another change of this endpoint is being saved.
+    /// Another change of the endpoint of this name is being saved.
     BeingChanged(String),
-    /// The database did not save the change.
+    /// The database failed to save the change.
     Store(StoreError),
 }
 
@@ -145,7 +145,7 @@ impl fmt::Display for RegistryError {
 impl std::error::Error for RegistryError {}
 
 impl Registry {
-    /// Creates a registry of endpoints that are in the database already.
+    /// Creates a registry of the endpoints that the database has; a load report counts for `reports_fresh`.
     pub fn new(
         stored: Vec<StoredEndpoint>,
         prober: Prober,
@@ -176,7 +176,7 @@ impl Registry {
     fn tell_changed(&self, updated: Vec<EndpointId>, removed: Vec<EndpointId>) {
         let facts = updated.iter().filter_map(|id| self.entries.get(id)).map(Entry::facts);
         let changed = EndpointsChanged { updated: facts.collect(), removed };
-        // Who measures must know an endpoint before its first lease ends.
+        // TpsTracker is told first, since it must know an endpoint before the first lease of the endpoint ends.
         self.neighbours.speeds.do_send(changed.clone());
         self.neighbours.dispatcher.do_send(changed);
     }
@@ -185,7 +185,7 @@ impl Registry {
         self.neighbours.events.do_send(Publish(event));
     }
 
-    /// Tells viewers of the counters that have moved.
+    /// Tells viewers the counters that have changed.
     fn tell_counted(&mut self, _: &mut Context<Self>) {
         for id in std::mem::take(&mut self.counted) {
             let Some(Counters { total, successful, failed }) = self.entries.get(&id).map(|entry| entry.counters) else {
@@ -200,7 +200,7 @@ impl Registry {
         }
     }
 
-    /// Brings the model list up to date with what has become of these endpoints.
+    /// Updates the list of models after these endpoints have changed.
     fn publish_catalog(&mut self, changed: &[EndpointId]) {
         let mut is_changed = false;
         for id in changed {
@@ -230,7 +230,7 @@ impl Actor for Registry {
     }
 }
 
-/// Asks for every endpoint, in the order of registration.
+/// Asks for all endpoints, in the order of registration.
 #[derive(Message)]
 #[rtype(result = "Vec<EndpointView>")]
 pub struct ListEndpoints;

@@ -1,4 +1,4 @@
-//! Probes: when they are sent and what they change.
+//! Probes: when they are sent, and what their results change.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ use crate::domain::health::{ProbeAnswer, ProbeFailure};
 use crate::domain::ids::EndpointId;
 use crate::domain::time::Moment;
 
-/// How often the operator is warned of the same trouble at most.
+/// The shortest time between two warnings that probes cannot be sent.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
 type Probed = Result<ProbeAnswer, ProbeFailure>;
 
-/// Probes an endpoint and reads its models anew; answered with what came of it.
+/// Probes an endpoint and reads its models anew. The answer comes after the probe and shows its result.
 #[derive(Message)]
 #[rtype(result = "Result<EndpointView, RegistryError>")]
 pub struct SyncEndpoint(pub EndpointId);
@@ -49,7 +49,7 @@ impl Handler<SyncEndpoint> for Registry {
 }
 
 impl Registry {
-    /// Probes every endpoint for which it is time, and looks closer at the others.
+    /// Probes every endpoint whose probe is due, and looks closer at the others.
     pub(super) fn probe_due(&mut self, ctx: &mut Context<Self>) {
         self.save_observed(ctx);
         let (now, interval) = (clock::now(), self.health.interval);
@@ -61,26 +61,27 @@ impl Registry {
         others.into_iter().for_each(|id| self.look(id, ctx));
     }
 
-    /// Probes the endpoints that are loading or may be gone.
+    /// Probes the endpoints that are loading or may have gone.
     pub(super) fn unsettled_due(&mut self, ctx: &mut Context<Self>) {
         let unsettled = self.entries.values().filter(|entry| entry.health.is_unsettled());
         unsettled.for_each(|entry| self.probes.due(entry.target.id));
         self.begin_probes(ctx);
     }
 
-    /// Reads the models of the endpoints again that may have been restarted.
+    /// Probes the endpoints that may have been restarted, in order to read their models again.
     pub(super) fn restarts_due(&mut self, ctx: &mut Context<Self>) {
         let restarted = self.entries.values().filter(|entry| entry.target.take_restart_suspicion());
         restarted.for_each(|entry| self.probes.want(entry.target.id));
         self.begin_probes(ctx);
     }
 
-    /// Probes an endpoint as soon as may be. A probe that is on its way was sent too early to count.
+    /// Probes an endpoint as soon as possible. If a probe is under way, another one follows, since the first was sent too early.
     pub(super) fn probe(&mut self, id: EndpointId, ctx: &mut Context<Self>) {
         self.probes.want(id);
         self.begin_probes(ctx);
     }
 
+    /// Begins as many probes as may run at one time.
     fn begin_probes(&mut self, ctx: &mut Context<Self>) {
         while let Some(id) = self.probes.begin() {
             let Some(entry) = self.entries.get(&id) else {
@@ -100,7 +101,7 @@ impl Registry {
         }
     }
 
-    /// Tells everybody of an endpoint that has changed, and whose status was `before`.
+    /// Tells viewers and other actors that an endpoint has changed; its status was `before`.
     pub(super) fn tell_change(&mut self, id: EndpointId, before: EndpointStatus) {
         let Some(entry) = self.entries.get(&id) else { return };
         if entry.status() != before {
@@ -109,12 +110,13 @@ impl Registry {
             self.publish(Event::EndpointStatusChanged { endpoint_id: id, old_status, new_status });
         }
         self.publish(Event::changed(entry.view()));
-        // The catalogue first: a client that was granted a lease may ask for the list of models next.
+        // The list of models is updated first: a client that gets a lease because of this change may read the list next.
         self.publish_catalog(&[id]);
         self.tell_changed(vec![id], Vec::new());
     }
 
-    /// Takes over what a probe has found, unless the endpoint is another server by now, or a later probe has ended before.
+    /// Applies the result of a probe that was `sent` to `target`. The result is ignored if the endpoint has another address or
+    /// key by now, or if a later probe has ended before.
     fn probed(&mut self, target: &Target, sent: Moment, probed: Probed, ctx: &mut Context<Self>) {
         let id = target.id;
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.target.is_same_server(target)) else { return };
@@ -132,7 +134,7 @@ impl Registry {
             Err(failure) => entry.health.failed(sent, target.heard(), failure, self.health.failures_to_offline),
         }
         if entry.health.status != EndpointStatus::Online {
-            // A server that comes back may be another kind.
+            // A server that comes back may be of another kind.
             entry.seeks_kind = true;
         }
         self.unsaved.insert(id);
@@ -149,7 +151,7 @@ impl Registry {
         self.save_observed(ctx);
     }
 
-    /// Warns that probes cannot be sent, every [`WARN_INTERVAL`] at most.
+    /// Warns that probes cannot be sent, at most once in [`WARN_INTERVAL`].
     fn warn_of_descriptors(&mut self, reason: &str) {
         let now = clock::now();
         if self.warned_of_descriptors.is_none_or(|warned| now.since(warned) >= WARN_INTERVAL) {

@@ -1,4 +1,4 @@
-//! Saves what probes have observed: what changes at once, latencies with the next round of probes.
+//! Saves the observations of probes: changes at once, latencies with the next round of probes.
 
 use actix::{AsyncContext, Context, Handler, Message};
 
@@ -9,7 +9,7 @@ use crate::domain::ids::EndpointId;
 use crate::domain::stored_endpoint::Observation;
 
 impl Registry {
-    /// Saves what has been observed since the last saving, unless one is on its way.
+    /// Saves the observations that are not saved yet, unless others are being saved at the moment.
     pub(super) fn save_observed(&mut self, ctx: &mut Context<Self>) {
         if self.saving || self.unsaved.is_empty() {
             return;
@@ -31,7 +31,7 @@ impl Handler<ObservationsSaved> for Registry {
     }
 }
 
-/// Sends everything observed to be saved.
+/// Makes Registry save all observations, even while others are being saved.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct SaveObserved;
