@@ -1,7 +1,8 @@
-//! EventHub: who listens.
+//! EventHub: sends events to the viewers.
 //!
-//! Events are gathered for a moment, so that a viewer gets at most ten a second of one key and each event is written once
-//! for all viewers. A viewer that does not keep up gets nothing more until its mailbox has room, and then starts afresh.
+//! Events are gathered for 100 ms, so that a viewer gets at most ten events of one key in a second, and each event is turned
+//! into JSON once for all viewers. A viewer that does not keep up gets nothing more until its mailbox has room, and then
+//! reads everything anew.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,27 +16,29 @@ use crate::domain::event::{Event, EventKey};
 /// How long events are gathered before they are sent.
 const GATHER: Duration = Duration::from_millis(100);
 
-/// The most events that are gathered. Beyond it those that were replaced make room; if that is not enough, every viewer
-/// starts afresh.
+/// The most events that are gathered. When there are more, events that were replaced are removed; if that is not enough, all
+/// are removed and every viewer reads everything anew.
 const GATHERED_MAX: usize = 10_000;
 
 /// Owns the list of viewers.
 #[derive(Default)]
 pub struct EventHub {
-    /// One for each WebSocket, so the connections that the server takes are its bound; one that has gone is taken out with the
-    /// next event or the next viewer.
+    /// One viewer for each WebSocket, so that the number of the server's connections is their bound. A viewer that has gone is
+    /// removed when the next events are sent or the next viewer comes.
     viewers: Vec<Viewer>,
-    /// In the order of the newest of each key; `None` where an event was replaced. At most [`GATHERED_MAX`].
+    /// The events to send, in order; `None` where a newer event of the same key has replaced an event. At most
+    /// [`GATHERED_MAX`].
     gathered: Vec<Option<Event>>,
-    /// Where the newest event of each key is gathered.
+    /// The index in `gathered` of the newest event of each key.
     places: HashMap<EventKey, usize>,
-    /// A [`GatherDue`] is on its way.
+    /// True while a [`GatherDue`] is scheduled.
     is_due: bool,
 }
 
+/// One WebSocket session.
 struct Viewer {
     mailbox: Recipient<Broadcast>,
-    /// The viewer has missed something.
+    /// True if the viewer has missed events.
     is_behind: bool,
 }
 
@@ -43,15 +46,15 @@ impl Actor for EventHub {
     type Context = Context<Self>;
 }
 
-/// What a viewer is sent.
+/// A message to a viewer.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub enum Broadcast {
-    /// Events as JSON, in their order.
+    /// Events, each as JSON, in order.
     Events(Arc<[String]>),
-    /// The viewer has missed events, and must read everything anew.
+    /// The viewer has missed events and must read everything anew.
     StartAfresh,
-    /// Leaseway is stopping.
+    /// Leaseway is stopping; the viewer must close its connection.
     Close,
 }
 
@@ -69,7 +72,7 @@ impl Handler<Subscribe> for EventHub {
     }
 }
 
-/// Tells every viewer of an event.
+/// Sends an event to every viewer; the newest event of a key replaces older ones that have not been sent.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Publish(pub Event);
@@ -94,6 +97,7 @@ impl Handler<Publish> for EventHub {
     }
 }
 
+/// It is time to send the gathered events.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct GatherDue;
@@ -110,7 +114,7 @@ impl Handler<GatherDue> for EventHub {
     }
 }
 
-/// Sends what is gathered, then takes leave of every viewer.
+/// Sends the gathered events, then closes the session of every viewer.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct CloseViewers;
@@ -133,7 +137,8 @@ impl EventHub {
         }
     }
 
-    /// Takes out what was replaced. If more than half of the room is still taken, nothing stays and every viewer starts afresh.
+    /// Removes the gaps of replaced events. If more than half of the room is still taken, removes all events and makes every
+    /// viewer read everything anew.
     fn make_room(&mut self) {
         self.gathered.retain(Option::is_some);
         if self.gathered.len() > GATHERED_MAX / 2 {
@@ -153,7 +158,7 @@ impl EventHub {
 }
 
 impl Viewer {
-    /// Sends events; returns false if the viewer has gone. A viewer that does not read has a full mailbox.
+    /// Sends events. Returns false if the viewer has gone. The mailbox of a viewer that does not read is full.
     fn send(&mut self, events: &Arc<[String]>) -> bool {
         let message = match self.is_behind {
             true => Broadcast::StartAfresh,
@@ -266,7 +271,7 @@ mod tests {
         }
         let seen = reading.send(Seen).await.expect("alive");
         assert_eq!(seen.len(), 10, "{seen:?}");
-        // From now on it reads.
+        // From now on the stalled viewer reads.
         Context::with_receiver(receiver).run(Listener(Vec::new()));
         tokio::time::advance(GATHER * 2).await;
         hub.send(Publish(Event::QueueDepth(QueueDepth::default()))).await.expect("alive");

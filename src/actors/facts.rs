@@ -1,4 +1,4 @@
-//! Facts that more than one actor reads.
+//! Facts that one actor tells others; more than one actor reads or sends each of them.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub struct LeaseEnded(pub Arc<EndedLease>);
 #[rtype(result = "()")]
 pub struct EndpointBlamed(pub Blamed);
 
-/// A request has ended without a lease.
+/// A request has ended without ever having a lease.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct RequestUnserved(pub UnservedRequest);
@@ -34,7 +34,7 @@ pub struct LoadReported {
     pub endpoint: EndpointId,
     /// What it reported.
     pub report: LoadReport,
-    /// When the report came.
+    /// When Leaseway received the report.
     pub received: Moment,
 }
 
@@ -48,12 +48,12 @@ pub struct EndpointAnswered {
     pub sent: Moment,
 }
 
-/// Endpoints are new, changed or gone.
+/// Endpoints have been added, changed or removed.
 #[derive(Clone, Message)]
 #[rtype(result = "()")]
 pub struct EndpointsChanged {
-    /// New endpoints, and all that is known of changed ones.
+    /// All facts of each endpoint that is new or has changed.
     pub updated: Vec<EndpointFacts>,
-    /// Endpoints that are gone.
+    /// Endpoints that have been removed.
     pub removed: Vec<EndpointId>,
 }

@@ -1,7 +1,7 @@
-//! HistoryRecorder: the timeline, the totals of requests, and what is not yet written to the database.
+//! HistoryRecorder: keeps the timeline, the totals of requests, and the history that is not yet written to the database.
 //!
-//! An end is counted at once. [`WriteBehind`] says when it is written, [`Retention`] when old history is removed; Persistence
-//! executes both.
+//! The end of a lease or request is counted at once. [`WriteBehind`] decides when it is written, [`Retention`] when old
+//! history is removed; Persistence executes both.
 
 use std::time::Duration;
 
@@ -22,29 +22,31 @@ use crate::domain::write_behind::{BatchNumber, WriteBehind};
 use crate::store::StoreError;
 use crate::store::retention::Kept;
 
-/// How often viewers hear of the current minute at most.
+/// The shortest time between two events about the current minute.
 const TELL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What was written before this start.
+/// The history that earlier runs have written.
 #[derive(Clone, Debug, Default)]
 pub struct Past {
-    /// Of the last hour.
+    /// The minutes of the last hour in which requests ended.
     pub minutes: Vec<Minute>,
+    /// The totals of all earlier runs.
     pub totals: Totals,
 }
 
-/// Everything that was ever counted.
+/// The totals since the database was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// By their final answer, however many leases each took.
+    /// Requests, counted once each by their final outcome, however many leases a request took.
     pub requests: Counters,
+    /// Tokens that endpoints generated.
     pub output_tokens: i64,
 }
 
-/// How the database is kept up to date.
+/// When history is written, and how much of it is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Upkeep {
-    /// The longest that anything waits to be written.
+    /// The longest time between the end of a request and its write.
     pub flush_interval: Duration,
     /// The age at which history rows are removed.
     pub retention: Duration,
@@ -52,31 +54,34 @@ pub struct Upkeep {
     pub history_max_rows: u32,
 }
 
-/// Where HistoryRecorder has things written and removed.
+/// The recipients that write and remove history for HistoryRecorder.
 pub struct Writer {
+    /// Writes batches.
     pub batches: Recipient<WriteBatch>,
+    /// Removes old history.
     pub removals: Recipient<RemoveOld>,
 }
 
-/// Owns the timeline, the totals and what is unwritten.
+/// Owns the timeline, the totals and the history that is not yet written.
 pub struct HistoryRecorder {
     timeline: Timeline,
     totals: Totals,
     write_behind: WriteBehind,
     retention: Retention,
-    /// The server's local day, as of a minute.
+    /// A minute since the epoch, and the server's local day in that minute.
     today: (i64, NaiveDate),
-    /// Each waits for a batch to be written. They are HTTP requests, which are taken out once their client has left, so
-    /// the connections that the server takes are their bound.
+    /// Callers that wait until a batch is written. Each is an HTTP request and is removed once its client has left, so that the
+    /// number of the server's connections is their bound.
     flushing: Vec<(BatchNumber, Caller<()>)>,
     upkeep: Upkeep,
     writer: Writer,
     events: Recipient<Publish>,
-    /// The minute that viewers were told of last, and whether it has changed since.
+    /// The minute of the last event to viewers, and whether requests have been counted since that event.
     told: (i64, bool),
 }
 
 impl HistoryRecorder {
+    /// Creates a recorder that goes on from `past`.
     pub fn new(past: Past, upkeep: Upkeep, writer: Writer, events: Recipient<Publish>) -> Self {
         Self {
             timeline: Timeline::from(past.minutes),
@@ -103,7 +108,7 @@ impl HistoryRecorder {
         self.write_behind.record(today, HistoryRow { created_at: wall, end });
     }
 
-    /// Returns the minute and the day. The day is found out once a minute.
+    /// Returns the minute since the epoch and the server's local day. The day is computed once a minute.
     fn look_at_calendar(&mut self, wall: DateTime<Utc>) -> (i64, NaiveDate) {
         let minute = minute_of(wall);
         if self.today.0 != minute {
@@ -125,7 +130,7 @@ impl HistoryRecorder {
         }
     }
 
-    /// Has the next bit of old history removed if its time has come.
+    /// Sends the next removal of old history on its way if its time has come.
     fn remove_old(&mut self, ctx: &mut Context<Self>) {
         if self.retention.is_due(clock::now()) {
             let kept =
@@ -136,12 +141,12 @@ impl HistoryRecorder {
 }
 
 impl HistoryRecorder {
-    /// Tells viewers of the current minute if it is new or has more in it.
+    /// Sends viewers the current minute if it has begun or has changed since the last event.
     fn tell_minute(&mut self, _: &mut Context<Self>) {
         let current = minute_of(clock::wall());
         let (told, has_more) = std::mem::replace(&mut self.told, (current, false));
         if has_more && told != current {
-            // What came after viewers heard of it last.
+            // Requests ended in the old minute after its last event.
             self.publish_minute(told);
         }
         if has_more || told != current {
@@ -215,9 +220,9 @@ impl Handler<BatchDone> for HistoryRecorder {
             }
             BatchDone::Failed(batch, error) => {
                 let failed = self.write_behind.failed(*batch, clock::now());
-                // Store itself says that the database is away.
+                // `Store` itself logs that the database is away.
                 if failed.is_first && !matches!(error, StoreError::Away(_)) {
-                    log::error!("statistics cannot be written, kept until they can be error=\"{error}\"");
+                    log::error!("statistics cannot be written, they are kept and written later error=\"{error}\"");
                 }
                 ctx.run_later(failed.pause, Self::write);
             }
@@ -230,14 +235,14 @@ impl Handler<OldRemoved> for HistoryRecorder {
 
     fn handle(&mut self, OldRemoved { are_left }: OldRemoved, ctx: &mut Context<Self>) {
         if let Err(error) = &are_left {
-            log::warn!("old history not removed, tried again within the hour error=\"{error}\"");
+            log::warn!("old history is not removed, the next try is within the hour error=\"{error}\"");
         }
         self.retention.removed(are_left.unwrap_or(false), clock::now());
         self.remove_old(ctx);
     }
 }
 
-/// Has everything written that has been counted so far; answered once it is.
+/// Makes the recorder write everything that has been counted so far. The answer comes once that is written.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Flush;
@@ -258,10 +263,11 @@ impl Handler<Flush> for HistoryRecorder {
 /// What viewers see of the history.
 #[derive(Clone, Debug)]
 pub struct Recent {
-    /// The last sixty, oldest first.
+    /// The last 60 minutes, oldest first.
     pub minutes: Vec<Minute>,
+    /// The totals since the database was created.
     pub totals: Totals,
-    /// History rows for which there was no room since the start.
+    /// History rows that were dropped since the start because there was no room for them.
     pub rows_dropped: u64,
 }
 

@@ -1,6 +1,6 @@
-//! The actors: each owns its state, reads the clock, calls the pure code and carries out what it decided.
+//! The actors: each owns its state, reads the clock, calls the pure code and carries out what that code decides.
 //!
-//! Who tells whom (HTTP asks any of them):
+//! Which actor tells which (HTTP asks any of them):
 //!
 //! ```text
 //! Registry ── EndpointsChanged, ─▶ LoadManager ── LeaseEnded ──────┬▶ Registry (counters), EndpointBlamed
@@ -13,10 +13,10 @@
 //!    └── SaveObservations ─▶ Persistence
 //! ```
 //!
-//! Persistence answers by telling: BatchDone, OldRemoved, ObservationsSaved.
+//! Persistence reports what came of its work with messages of its own: BatchDone, OldRemoved, ObservationsSaved.
 //!
-//! Actors tell each other and never await an answer, with one exception: Registry awaits Persistence, which is a leaf,
-//! in order to answer its own caller once an endpoint is saved.
+//! Actors tell each other and never await an answer, with one exception: Registry awaits Persistence in order to answer its
+//! own caller once an endpoint is saved. That cannot deadlock, since Persistence awaits nobody.
 
 pub mod event_hub;
 pub mod facts;

@@ -1,4 +1,5 @@
-//! Persistence: executes, on a thread of its own, what others want stored. It decides nothing and owns nothing.
+//! Persistence: writes and reads the database for the other actors, on a thread of its own. It makes no decisions and keeps
+//! no state but the connection.
 
 mod desk;
 
@@ -13,7 +14,7 @@ use crate::domain::stored_endpoint::Observation;
 use crate::store::retention::Kept;
 use crate::store::{Store, StoreError};
 
-/// The one writer of the database.
+/// The only writer of the database.
 pub struct Persistence {
     store: Store,
 }
@@ -33,19 +34,21 @@ impl Actor for Persistence {
     type Context = SyncContext<Self>;
 }
 
-/// Saves what was observed of endpoints, and tells `done` how it went.
+/// Saves what was observed of endpoints, and tells `done` whether it was saved.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct SaveObservations {
+    /// The newest observation of each endpoint.
     pub observed: Vec<(EndpointId, Observation)>,
+    /// Is told once the database has saved the observations, or has failed.
     pub done: Recipient<ObservationsSaved>,
 }
 
-/// Tells how a [`SaveObservations`] went.
+/// The outcome of a [`SaveObservations`].
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct ObservationsSaved {
-    /// Those of which nothing was saved, all or none.
+    /// The endpoints whose observations were not saved: either all of the message or none.
     pub unsaved: Vec<EndpointId>,
 }
 
@@ -64,20 +67,23 @@ impl Handler<SaveObservations> for Persistence {
     }
 }
 
-/// Writes a batch and tells `done` how it went.
+/// Writes a batch of history and tells `done` whether it was written.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct WriteBatch {
+    /// The batch to write, in one transaction.
     pub batch: Batch,
+    /// Is told once the batch is written, or gets it back.
     pub done: Recipient<BatchDone>,
 }
 
-/// Tells how a [`WriteBatch`] went.
+/// The outcome of a [`WriteBatch`].
 #[derive(Message)]
 #[rtype(result = "()")]
 pub enum BatchDone {
+    /// The whole batch was written.
     Written,
-    /// Nothing of it was written.
+    /// Nothing of the batch was written, for this reason.
     Failed(Box<Batch>, StoreError),
 }
 
@@ -92,18 +98,21 @@ impl Handler<WriteBatch> for Persistence {
     }
 }
 
-/// Removes a little of the history that is not to be kept, and tells `done` whether more is left.
+/// Removes some of the history that is no longer kept, and tells `done` whether more is left.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct RemoveOld {
+    /// The history that must stay.
     pub kept: Kept,
+    /// Is told whether more is left to remove.
     pub done: Recipient<OldRemoved>,
 }
 
-/// Tells how a [`RemoveOld`] went.
+/// The outcome of a [`RemoveOld`].
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct OldRemoved {
+    /// True if rows are left to remove; an error if nothing was removed.
     pub are_left: Result<bool, StoreError>,
 }
 
@@ -115,7 +124,8 @@ impl Handler<RemoveOld> for Persistence {
     }
 }
 
-/// Leaves the database file whole. Answered after everything sent before it was executed.
+/// Moves the write-ahead log into the database file, so that a copy of the file is whole. The answer comes after everything
+/// that was sent before has been executed.
 #[derive(Message)]
 #[rtype(result = "Result<(), StoreError>")]
 pub struct Checkpoint;

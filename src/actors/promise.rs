@@ -1,4 +1,4 @@
-//! What a handler returns that answers now or later.
+//! The return value of a handler that may answer later.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -6,7 +6,7 @@ use std::rc::Rc;
 use actix::dev::{MessageResponse, OneshotSender};
 use actix::{Actor, Message};
 
-/// Somebody who waits for an answer of type `T`.
+/// The sender of a message, who waits for an answer of type `T`.
 #[derive(Debug)]
 pub struct Caller<T>(Rc<RefCell<Option<OneshotSender<T>>>>);
 
@@ -22,7 +22,7 @@ impl<T> Caller<T> {
         self.0.borrow().as_ref().is_some_and(OneshotSender::is_closed)
     }
 
-    /// Gives the answer. One that could not be delivered is dropped.
+    /// Gives the answer. If the caller no longer waits, the answer is dropped.
     pub fn answer(self, value: T) {
         if let Some(sender) = self.0.borrow_mut().take() {
             drop(sender.send(value));
@@ -30,12 +30,14 @@ impl<T> Caller<T> {
     }
 }
 
-/// What a handler returns: its answer, or the promise of one.
+/// The return value of a handler: its answer, or the promise of one.
 ///
-/// Unlike a future it spawns no task for each answer.
+/// Unlike a future, a promise spawns no task for each answer.
 #[derive(Debug)]
 pub enum Promise<T> {
+    /// The answer itself.
     Now(T),
+    /// The caller is kept elsewhere and gets its answer later, by [`Caller::answer`].
     Later(Caller<T>),
 }
 

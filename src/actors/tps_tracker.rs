@@ -1,4 +1,4 @@
-//! TpsTracker: how fast each endpoint answers with each model.
+//! TpsTracker: measures how fast each endpoint answers with each model.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,16 +11,16 @@ use crate::domain::ids::{EndpointId, ModelId};
 use crate::domain::request::{ApiKind, EndedLease, Outcome};
 use crate::domain::tps::{Aggregate, Measured, Speed};
 
-/// The speeds that an endpoint keeps of models it no longer serves.
+/// How many speeds an endpoint may have before those of models that it no longer serves are dropped.
 ///
-/// Requests are leased only for models that an endpoint serves, so clients cannot make up names; but an endpoint that lists
-/// other models with each sync would grow without this bound.
+/// Clients cannot make up names, since requests are leased only for models that an endpoint serves. But without this bound
+/// the speeds of an endpoint that lists other models with each sync would grow without end.
 const SPEEDS_MAX: usize = 1000;
 
-/// Speeds by model and API.
+/// The speeds of one endpoint by model and API.
 pub type ModelSpeeds = BTreeMap<(ModelId, ApiKind), Speed>;
 
-/// Owns the speeds, per endpoint, model and API; an endpoint that is removed takes its own along.
+/// Owns the speeds by endpoint, model and API. The speeds of an endpoint are dropped when it is removed.
 pub struct TpsTracker {
     alpha: f64,
     events: Recipient<Publish>,
@@ -28,14 +28,14 @@ pub struct TpsTracker {
 }
 
 impl TpsTracker {
-    /// Creates a tracker that goes on from the `speeds` of the endpoints there are, and whose means give `alpha` (above 0,
-    /// up to 1) as weight to the newest value.
+    /// Creates a tracker that starts with `speeds`, which has an entry for each existing endpoint. Its moving means give the
+    /// newest value the weight `alpha` (above 0, up to 1).
     pub fn new(alpha: f64, speeds: BTreeMap<EndpointId, ModelSpeeds>, events: Recipient<Publish>) -> Self {
         Self { alpha, events, speeds }
     }
 }
 
-/// Sums up one endpoint.
+/// Sums up the speeds of one endpoint over all its models.
 fn endpoint_tps(endpoint_id: EndpointId, speeds: &ModelSpeeds) -> EndpointTps {
     let mut aggregate = Aggregate::default();
     speeds.values().for_each(|speed| aggregate.add(speed));
@@ -106,7 +106,7 @@ impl Handler<ReadSpeeds> for TpsTracker {
     }
 }
 
-/// Asks for the speed of every endpoint, over all its models.
+/// Asks for the speed of every endpoint over all its models.
 #[derive(Message)]
 #[rtype(result = "BTreeMap<EndpointId, EndpointTps>")]
 pub struct ReadEndpointSpeeds;

@@ -9,7 +9,7 @@ use crate::domain::history::Batch;
 use crate::domain::ids::{ClientId, ModelId, RequestId};
 use crate::domain::request::{ApiKind, LeaseRequest, UnservedRequest};
 
-/// A writer that keeps what it is given until it is told what came of it.
+/// A writer that keeps each batch until the test says what came of it.
 #[derive(Default)]
 struct FakeWriter(Vec<WriteBatch>);
 
@@ -37,7 +37,7 @@ impl Handler<Publish> for FakeWriter {
     fn handle(&mut self, _: Publish, _: &mut Context<Self>) {}
 }
 
-/// Ends the batch that is being written. Returns its rows, `None` if there is no batch.
+/// Ends the batch that is being written. Returns its rows; `None` if no batch is being written.
 #[derive(Message)]
 #[rtype(result = "Option<usize>")]
 struct Finish {
@@ -87,7 +87,7 @@ impl Scene {
         self.recorder.send(RequestUnserved(unserved)).await.expect("alive");
     }
 
-    /// Lets so much time pass, then ends the batch that is being written.
+    /// Lets time pass, then ends the batch that is being written.
     async fn finish_after(&self, millis: u64, well: bool) -> Option<usize> {
         advance(Duration::from_millis(millis)).await;
         self.recorder.send(ReadRecent).await.expect("alive");
@@ -131,7 +131,7 @@ async fn a_flush_is_over_when_all_from_before_it_is_written() {
     let mut first = flush();
     assert!(first.as_mut().now_or_never().is_none());
     scene.recorder.send(ReadRecent).await.expect("alive");
-    // Its batch is on its way; what comes now is no part of it.
+    // The batch is on its way; requests that end now are no part of it.
     let mut second = flush();
     assert!(second.as_mut().now_or_never().is_none());
     scene.record().await;

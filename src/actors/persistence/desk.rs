@@ -1,4 +1,4 @@
-//! The desk in front of the writer: what clients cause to be asked of the database, and how much of it at a time.
+//! The desk in front of the writer: takes the questions that clients cause to the database, and bounds their number.
 
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use crate::domain::ids::{EndpointId, ModelId};
 use crate::domain::stored_endpoint::StoredEndpoint;
 use crate::store::{Store, StoreError};
 
-/// The most questions that wait for the writer or are being answered.
+/// The most questions that wait for the writer or are being answered at one time.
 ///
-/// The queue of a `SyncArbiter` has no limit, and a question stays in it although its client has left. What the actors
-/// tell the writer on their own needs no such bound: each has at most one message of a kind on its way.
+/// The queue of a `SyncArbiter` has no limit, and a question stays in it although its client has left. The messages that
+/// actors send to the writer on their own need no such bound: each actor has at most one message of a kind on its way.
 const QUESTIONS_MAX: usize = 256;
 
-/// What a client can cause to be asked of the database.
+/// A question to the database that a client can cause.
 pub trait Question: Send + 'static {
-    /// What comes back if the database does not fail.
+    /// The answer if the database does not fail.
     type Answer: Send + 'static;
 
     /// Asks the database.
@@ -30,7 +30,7 @@ pub trait Question: Send + 'static {
     fn put(self, store: &mut Store) -> Result<Self::Answer, StoreError>;
 }
 
-/// Takes questions to the writer; cheap to clone.
+/// Takes questions to the writer. Clones are cheap and share the bound.
 #[derive(Clone)]
 pub struct StoreDesk {
     persistence: Addr<Persistence>,
@@ -46,7 +46,7 @@ impl StoreDesk {
     /// Asks the database.
     ///
     /// # Errors
-    /// If the database fails, or too many others wait for it.
+    /// If the database fails, or [`QUESTIONS_MAX`] other questions wait for it.
     pub async fn ask<Q: Question>(&self, question: Q) -> Result<Q::Answer, StoreError> {
         let Ok(place) = self.room.clone().try_acquire_owned() else {
             return Err(StoreError::Query(format!("{QUESTIONS_MAX} others wait for the database")));
@@ -56,7 +56,7 @@ impl StoreDesk {
     }
 }
 
-/// A question, and the place that it takes until it has been dealt with.
+/// A question and its place among [`QUESTIONS_MAX`], which it keeps until it has been answered.
 struct Asked<Q> {
     question: Q,
     _place: OwnedSemaphorePermit,
@@ -74,7 +74,7 @@ impl<Q: Question> Handler<Asked<Q>> for Persistence {
     }
 }
 
-/// Saves the definitions of endpoints and removes others, all or nothing.
+/// Saves the definitions of some endpoints and removes other endpoints, all or nothing.
 pub struct SaveEndpoints {
     /// Endpoints that are new or changed.
     pub saved: Vec<StoredEndpoint>,
@@ -90,7 +90,7 @@ impl Question for SaveEndpoints {
     }
 }
 
-/// Asks for the sums of all days by model, of one endpoint or of all there ever were.
+/// Asks for the sums of all days by model: of one endpoint, or, with `None`, of all endpoints, removed ones included.
 pub struct ReadModelSums(pub Option<EndpointId>);
 
 impl Question for ReadModelSums {
@@ -101,11 +101,11 @@ impl Question for ReadModelSums {
     }
 }
 
-/// Asks for the sums of an endpoint's days from `first` on, oldest first.
+/// Asks for the sums of an endpoint by day, from `first` on, oldest first.
 pub struct ReadDays {
-    /// Whose days.
+    /// The endpoint whose days are asked for.
     pub endpoint: EndpointId,
-    /// The first of them.
+    /// The first day that is asked for.
     pub first: NaiveDate,
 }
 
@@ -117,7 +117,7 @@ impl Question for ReadDays {
     }
 }
 
-/// Asks the database for a sign of life.
+/// Asks whether the database answers.
 pub struct PingStore;
 
 impl Question for PingStore {
