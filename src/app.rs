@@ -1,4 +1,4 @@
-//! The composition root: opens the database, starts the actors, wires them, serves HTTP, and stops it all in order.
+//! The composition root: opens the database, starts the actors, connects them, serves HTTP, and stops everything in order.
 
 mod restore;
 
@@ -33,17 +33,25 @@ use crate::store::{Store, StoreError};
 use crate::upstream::client::Upstreams;
 use crate::upstream::probe::Prober;
 
-/// What an actor's mailbox takes before senders register as waiting; not a bound. actix's own default.
+/// The number of messages in an actor's mailbox from which on senders are registered as waiting. This is actix's own default,
+/// and not a bound.
 const MAILBOX_CAPACITY: usize = 16;
 
-/// How long the last writing may take, with a database that somebody else has locked.
+/// How long the last write may take, even if another process has locked the database.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Why Leaseway did not start.
 #[derive(Debug)]
 pub enum StartError {
+    /// The database cannot be used.
     Store(StoreError),
-    Bind { address: SocketAddr, reason: std::io::Error },
+    /// The server cannot listen on its address.
+    Bind {
+        /// The address to listen on.
+        address: SocketAddr,
+        /// Why it cannot be used.
+        reason: std::io::Error,
+    },
 }
 
 impl fmt::Display for StartError {
@@ -65,9 +73,9 @@ impl From<StoreError> for StartError {
 
 /// A running Leaseway.
 pub struct Leaseway {
-    /// Where it listens.
+    /// The address on which Leaseway listens.
     pub address: SocketAddr,
-    /// The settings it was started with.
+    /// The settings at the start.
     config: Config,
     server: ServerHandle,
     registry: Addr<Registry>,
@@ -78,7 +86,7 @@ pub struct Leaseway {
     draining: Arc<AtomicBool>,
 }
 
-/// Starts everything on the current actix system.
+/// Starts Leaseway on the current actix system.
 ///
 /// # Errors
 /// If the database cannot be used or the address is taken.
@@ -157,7 +165,7 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     Ok(Leaseway { address, config, server: handle, registry, load_manager, history, persistence, events, draining })
 }
 
-/// The mailbox of an actor that is yet to start.
+/// The mailbox of an actor that has not started yet; `None` inside once it has.
 struct Mailbox<A: Actor>(Mutex<Option<AddressReceiver<A>>>);
 
 impl<A: Actor<Context = Context<A>>> Mailbox<A> {
@@ -166,7 +174,7 @@ impl<A: Actor<Context = Context<A>>> Mailbox<A> {
         (Addr::new(sender), Arc::new(Self(Mutex::new(Some(receiver)))))
     }
 
-    /// Starts the actor on the current thread, unless it has been started.
+    /// Starts the actor on the current thread, unless it has started already.
     fn start(&self, make: impl FnOnce() -> A) {
         let receiver = self.0.lock().ok().and_then(|mut receiver| receiver.take());
         if let Some(receiver) = receiver {
@@ -175,10 +183,10 @@ impl<A: Actor<Context = Context<A>>> Mailbox<A> {
     }
 }
 
-/// Serves HTTP; every worker calls `beside_worker` when it starts.
+/// Serves HTTP. Every worker calls `beside_worker` when it starts.
 ///
-/// LoadManager lives on the thread of the first worker: a message to another thread costs a wake-up, which is more than
-/// all that LoadManager does for a request.
+/// LoadManager lives on the thread of the first worker. A message to another thread costs a wake-up, which takes longer than
+/// all work of LoadManager for a request.
 fn serve(
     config: &Config,
     services: web::Data<Services>,
@@ -197,7 +205,7 @@ fn serve(
 }
 
 impl Leaseway {
-    /// Applies the endpoints of settings that were read again. What else has changed waits for the next start.
+    /// Applies the endpoints of settings that were read again. Other changes of the settings take effect at the next start.
     pub fn reload(&self, config: Config) -> impl Future<Output = ()> + 'static {
         let waiting = self.config.sections_changed(&config);
         if !waiting.is_empty() {
@@ -215,8 +223,8 @@ impl Leaseway {
         }
     }
 
-    /// Stops in order: refuses those who wait and who come, lets running requests finish within `grace`, takes leave of
-    /// viewers, writes every statistic, and only then stops listening.
+    /// Stops in order: refuses waiting and new requests, lets running requests finish within `grace`, closes the sessions of
+    /// viewers, writes all statistics, and only then stops listening.
     pub async fn stop(self, grace: Duration) {
         self.draining.store(true, Ordering::Relaxed);
         log::info!("stopping grace_secs={}", grace.as_secs());
@@ -228,7 +236,7 @@ impl Leaseway {
         let mut is_written = self.write().await;
         let nothing_cut = answered.is_ok_and(|cut| cut == 0);
         self.server.stop(nothing_cut).await;
-        // Requests were refused until the end.
+        // Requests that were refused until the server stopped are counted, too.
         is_written = is_written && self.write().await;
         if !is_written {
             log::error!("statistics not written within {} s, given up", WRITE_TIMEOUT.as_secs());
@@ -236,7 +244,7 @@ impl Leaseway {
         log::info!("stopped");
     }
 
-    /// Writes everything that is to outlive the process. Returns whether it could.
+    /// Writes everything that must outlive the process. Returns whether all of it was written within [`WRITE_TIMEOUT`].
     async fn write(&self) -> bool {
         let write = async {
             let flushed = self.history.send(Flush).await;

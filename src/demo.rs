@@ -1,7 +1,7 @@
-//! `leaseway demo`: a working system on a machine without a GPU.
+//! `leaseway demo`: runs a whole system on a machine without a GPU.
 //!
-//! Three simulated endpoints of different speed, real HTTP servers with real token streams, an agent beside each that
-//! reports its load, and a few clients that keep them lightly busy. Nothing is kept on disk.
+//! It has three simulated endpoints of different speeds, which are real HTTP servers with real token streams, an agent beside
+//! each that reports its load, and a few clients that keep the endpoints lightly busy. Nothing is kept on disk.
 
 mod engine;
 
@@ -22,16 +22,17 @@ use crate::config::{Config, UpstreamConfig};
 use crate::domain::endpoint::EndpointDefinition;
 use crate::upstream::client::{Client, build_client};
 
+/// The simulated endpoints.
 const ENGINES: [Engine; 3] = [
     Engine { name: "demo-fast", models: &["demo-small"], slots: 4, tokens_per_second: 80 },
     Engine { name: "demo-medium", models: &["demo-small", "demo-large"], slots: 2, tokens_per_second: 40 },
     Engine { name: "demo-slow", models: &["demo-small"], slots: 1, tokens_per_second: 12 },
 ];
 
-/// How often the load of an engine is reported.
+/// How often an agent reports the load of its endpoint.
 const REPORT_INTERVAL: Duration = Duration::from_secs(3);
 
-/// The clients: the model each asks for and how long it rests between two requests.
+/// The clients: the model that each asks for, and how long it rests between two requests.
 const CLIENTS: [(&str, Duration); 4] = [
     ("demo-small", Duration::from_millis(300)),
     ("demo-small", Duration::from_millis(900)),
@@ -39,10 +40,10 @@ const CLIENTS: [(&str, Duration); 4] = [
     ("demo-large", Duration::from_millis(1100)),
 ];
 
-/// Starts the endpoints, Leaseway in front of them, and the traffic, and says on stdout what to try.
+/// Starts the endpoints, Leaseway in front of them, and the traffic, and prints on stdout what to try.
 ///
 /// # Errors
-/// If Leaseway cannot start or an endpoint finds no port.
+/// If Leaseway cannot start, or no port is free for an endpoint.
 pub fn start(mut config: Config) -> Result<Leaseway, StartError> {
     config.database.url = "sqlite://:memory:".to_owned();
     config.endpoints = Vec::new();
@@ -84,7 +85,7 @@ fn introduce(address: SocketAddr, endpoints: &[EndpointDefinition]) {
     println!("Stop with Ctrl-C.");
 }
 
-/// Asks, reads the answer, rests, and asks again, for as long as the process lives.
+/// Sends a request, reads the answer, rests, and repeats this for as long as the process lives.
 async fn client(address: SocketAddr, config: UpstreamConfig, number: usize, model: &'static str, rest: Duration) {
     let client = build_client(&config, false);
     let url = format!("http://{address}/v1/chat/completions");
@@ -103,7 +104,7 @@ async fn client(address: SocketAddr, config: UpstreamConfig, number: usize, mode
     }
 }
 
-/// Reports an engine's load every few seconds, for as long as the process lives.
+/// Reports an endpoint's load every [`REPORT_INTERVAL`] for as long as the process lives.
 async fn agent(address: SocketAddr, config: UpstreamConfig, name: &'static str, running: Arc<Running>) {
     let client = build_client(&config, false);
     loop {

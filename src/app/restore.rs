@@ -1,5 +1,5 @@
-//! Reads back, at the start, what was written before it. What cannot be read is left out, with a warning: it is no reason not
-//! to serve.
+//! Reads the statistics of earlier runs at the start. Statistics that cannot be read are left out with a warning; Leaseway
+//! serves without them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::domain::timeline::minute_of;
 use crate::domain::tps::Speed;
 use crate::store::{Store, StoreError};
 
-/// Returns the last hour, the totals, and what was measured of each of the `endpoints` on the server's local day of `wall`.
+/// Returns the last hour, the totals, and the speeds of each of the `endpoints` on the server's local day of `wall`.
 pub fn restore(
     store: &mut Store,
     endpoints: &[StoredEndpoint],

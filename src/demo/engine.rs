@@ -1,4 +1,4 @@
-//! A simulated inference server: answers at its own speed, and 429 above its slots.
+//! A simulated inference server. It answers at its own speed, and with 429 when all its slots are taken.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,14 +19,21 @@ const WORDS: [&str; 16] = [
     "only",
 ];
 
+/// The length of an answer if the request has no `max_tokens`, in tokens.
 const TOKENS_DEFAULT: u32 = 48;
+
+/// The longest answer, in tokens.
 const TOKENS_MAX: u32 = 500;
 
-/// What a simulated server is.
+/// The properties of a simulated server.
 pub struct Engine {
+    /// The name of its endpoint.
     pub name: &'static str,
+    /// The models that it lists.
     pub models: &'static [&'static str],
+    /// How many requests it works on at one time, at least 1.
     pub slots: u32,
+    /// The speed of each answer, at least 1.
     pub tokens_per_second: u32,
 }
 
@@ -53,7 +60,7 @@ pub struct Running {
     active: AtomicU32,
 }
 
-/// One slot in use; free again when dropped.
+/// One slot in use; dropping it frees the slot.
 struct Slot(Arc<Running>);
 
 impl Drop for Slot {
@@ -66,7 +73,7 @@ impl Engine {
     /// Starts the server on a free port of the loopback interface, and returns its address.
     ///
     /// # Errors
-    /// If there is none.
+    /// If no port is free.
     pub fn start(&self) -> Result<(SocketAddr, Arc<Running>), StartError> {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let running = web::Data::new(Running {
@@ -91,7 +98,7 @@ impl Engine {
 }
 
 impl Running {
-    /// Returns a load report: a simulated machine is as loaded as its slots are taken.
+    /// Returns a load report. The load of the simulated machine follows from the part of its slots that is taken.
     pub fn report(&self) -> Value {
         let active = self.active.load(Ordering::Relaxed);
         let taken = f64::from(active) / f64::from(self.slots);
