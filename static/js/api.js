@@ -1,4 +1,4 @@
-// Asks Leaseway; what it refuses is thrown as `Problem`, with the field that is wrong.
+// Sends requests to Leaseway. An error answer is thrown as a `Problem` with the field that is wrong.
 
 import { text } from "./text.js";
 

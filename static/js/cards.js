@@ -1,4 +1,4 @@
-// The cards: one figure each.
+// The cards, each of which shows one figure.
 
 import { element, write } from "./dom.js";
 import { milliseconds, NONE, percent, short, speed, text, whole } from "./text.js";
@@ -15,7 +15,7 @@ const CARDS = [
   ["tokens-per-second", "tokensPerSecond", ({ endpoint_tps }) => speed(meanSpeed(endpoint_tps))],
 ];
 
-// The mean over all endpoints, weighted by requests.
+// Returns the mean speed of all endpoints, weighted by requests; `null` if nothing was measured.
 function meanSpeed(speeds) {
   const measured = speeds.filter((known) => known.aggregate_tps !== null);
   const requests = measured.reduce((sum, known) => sum + known.total_requests, 0);

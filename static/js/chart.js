@@ -1,4 +1,4 @@
-// Bars over time: successes below, errors above, hatched so that colour is not all that tells them apart.
+// Bars over time: successes below, errors above. Errors are hatched, so that not only their colour distinguishes them.
 
 import { element, svg, write } from "./dom.js";
 import { short, text, whole } from "./text.js";
@@ -12,15 +12,15 @@ const PLOT = HEIGHT - TOP - BOTTOM;
 
 const charts = new WeakMap();
 
-// Draws `bars`, each `{key, label, success, error}`, with a label below every `every`th. What is there stays, so that
-// focus and the chosen bar do.
+// Draws `bars`, each `{key, label, success, error}`, with a label below every `every`th bar. An existing chart is changed
+// and not replaced, so that the focus and the chosen bar stay.
 export function drawChart(place, title, bars, every) {
   let chart = charts.get(place);
   if (chart?.picture.parentElement !== place) charts.set(place, (chart = newChart(place)));
   const { picture, legend } = chart;
   chart.redraw = () => drawChart(place, title, bars, every);
   chart.bars = bars;
-  // A chosen bar that has grown too old gives way to the next.
+  // If the chosen bar is no longer shown, the oldest bar becomes the chosen one.
   if (chart.chosen && !bars.some((bar) => bar.key === chart.chosen)) chart.chosen = bars[0]?.key;
   chart.width = widthIn(place);
   chart.step = (chart.width - LEFT) / Math.max(1, bars.length);
@@ -84,7 +84,7 @@ function drawBar({ bars, width, step, fill }, most, every, bar, index) {
     svg("rect", { class: "error", fill, x: left + 1, width: thick, y: TOP + PLOT - good - bad, height: bad }),
     svg("rect", { class: "hover", "data-key": bar.key, x: left, y: TOP, width: step, height: PLOT }, svg("title", {}, describe(bar))),
   ];
-  // As many labels as fit.
+  // Shows as many labels as fit.
   const spacing = every * Math.ceil(LABEL_WIDTH / (every * step));
   if (index % spacing !== (bars.length - 1) % spacing) return drawn;
   const middle = left + 1 + thick / 2;
@@ -102,7 +102,7 @@ function show({ layer, readout, bars, chosen }) {
   write(readout, bar ? describe(bar) : "");
 }
 
-// The next even number that a person would write at an axis, so that its half is whole, too.
+// Returns the next round, even number for the top of an axis, so that its half is whole, too.
 function ceiling(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   const found = [1, 2, 4, 6, 8, 10].map((factor) => factor * power).find((candidate) => candidate >= value);

@@ -1,4 +1,4 @@
-// Builds elements; text is always text, never markup.
+// Builds elements. Text is always inserted as text, never as markup.
 
 const CUT_FROM = 12;
 
@@ -20,18 +20,18 @@ function fill(node, attributes, children) {
   return node;
 }
 
-// Writes a text only where it is another one, so that readers and selections are left in peace.
+// Writes a text only if it has changed, so that screen readers and selections are not disturbed.
 export function write(node, value) {
   if (node.textContent !== value) node.textContent = value;
 }
 
-// Writes a text that may be cut, and is then whole where the pointer rests.
+// Writes a text that the page may cut; the tooltip then shows the whole text.
 export function writeCut(node, value) {
   write(node, value);
   node.title = value.length > CUT_FROM ? value : "";
 }
 
-// Disables a button while something is done, which takes the focus away from it.
+// Disables a button while `work` runs, and afterwards restores the focus, which disabling takes away.
 export async function whileDisabled(button, work) {
   button.disabled = true;
   try {
@@ -47,8 +47,7 @@ export function table(columns, rows) {
   return element("table", {}, element("thead", {}, element("tr", {}, head)), element("tbody", {}, rows));
 }
 
-// Shows a table of texts, of which only those that have changed are written, so that selections stay; with nothing to show,
-// it says so.
+// Shows a table of texts, or `nothing` if there are no rows. Only changed texts are written, so that selections stay.
 export function showTable(place, columns, rows, nothing) {
   const isTable = rows.length > 0;
   const state = `${isTable} ${document.documentElement.lang}`;

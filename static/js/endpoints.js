@@ -17,7 +17,7 @@ export function drawEndpoints(place, overview) {
   if (isEmpty) return;
   const body = place.querySelector("tbody");
   const rows = new Map([...body.children].map((drawn) => [drawn.dataset.id, drawn]));
-  // Those that are gone first: a row that is moved loses its focus.
+  // Removes old rows first, so that no other row must be moved: a moved row loses its focus.
   const known = new Set(overview.endpoints.map((endpoint) => endpoint.id));
   rows.forEach((drawn, id) => known.has(id) || drawn.remove());
   overview.endpoints.forEach((endpoint, index) => {
@@ -61,7 +61,7 @@ function writeRow(drawn, endpoint) {
   figures.forEach((cell, index) => write(cell, values[index]));
 }
 
-// Says that requests are kept away after failures, and until when, or that one is tried; nothing while all is well.
+// Writes that the endpoint is skipped after failures, and until when, or that one request tries it; nothing otherwise.
 function writeBreaker(place, { state, until }) {
   place.dataset.breaker = state;
   place.hidden = state === "closed";

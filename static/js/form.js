@@ -1,4 +1,4 @@
-// The form that adds an endpoint. What the server refuses stands beside its field.
+// The form that adds an endpoint. An error of the server stands beside the field that is wrong.
 
 import { ask } from "./api.js";
 import { element, whileDisabled, write } from "./dom.js";
@@ -6,7 +6,7 @@ import { text } from "./text.js";
 
 const dialog = document.getElementById("form");
 
-// Name, label, hint, and how it is typed.
+// The name, label, hint and attributes of each field.
 const FIELDS = [
   ["name", "name", null, { required: true, maxlength: 100 }],
   ["base_url", "address", "addressHint", { required: true, inputmode: "url", spellcheck: "false" }],
@@ -53,7 +53,7 @@ async function submit(form, general) {
   }
 }
 
-// A name or an address that is taken has no field in the answer.
+// The error for a taken name or address names no field, so that the field is guessed from the message.
 function guessField({ field, message }, values) {
   if (field) return field;
   if (message.includes(`\`${values.name}\``)) return message.startsWith("base_url") ? "base_url" : "name";

@@ -1,4 +1,4 @@
-// Draws the page from what is known, once per frame and only what has changed.
+// Draws the page from the state: once per frame, and only the parts that have changed.
 
 import { drawCards } from "./cards.js";
 import { drawChart } from "./chart.js";

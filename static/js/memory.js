@@ -1,4 +1,4 @@
-// What the browser keeps between visits, if it is allowed to.
+// Keeps settings in the browser between visits, if the browser allows it.
 
 const here = new Map();
 
@@ -15,6 +15,6 @@ export function keep(key, value) {
   try {
     localStorage.setItem(key, value);
   } catch {
-    // Remembered until the page is closed.
+    // `here` keeps the value until the page is closed.
   }
 }

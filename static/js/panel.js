@@ -1,4 +1,4 @@
-// One endpoint, opened from the table: its facts, its speeds by model, its days, and what can be done with it.
+// The panel of one endpoint, opened from the table: its facts, its speeds by model, its days, and its actions.
 
 import { ask } from "./api.js";
 import { drawChart } from "./chart.js";
@@ -10,7 +10,7 @@ import { milliseconds, moment, NONE, speed, text, whole } from "./text.js";
 
 const dialog = document.getElementById("panel");
 
-// How soon the parts are read again after an event, in milliseconds; what the database sums up less often.
+// The pauses between two readings of a part, in milliseconds. Days come from the database and are read less often.
 const MODELS_AGAIN_MS = 500;
 const DAYS_AGAIN_MS = 5000;
 
@@ -19,7 +19,7 @@ const DAY_MS = 24 * 3600 * 1000;
 
 let shown = null;
 let readers = [];
-// What is being removed is not read any more.
+// True while the endpoint is being removed; its parts are then not read.
 let isRemoving = false;
 
 listen((kinds) => {
@@ -32,7 +32,7 @@ listen((kinds) => {
 });
 
 dialog.addEventListener("close", () => {
-  // The browser tells of the closing later than it closes: the panel may be open again, or the focus may have moved on.
+  // This event comes after the panel has closed: the panel may be open again, or the focus may have moved on.
   if (dialog.open) return;
   const opener = document.querySelector(`button[data-id="${shown}"]`) ?? document.getElementById("add");
   shown = null;
@@ -55,7 +55,7 @@ export function openPanel(id) {
     element("div", { class: "chart", "data-part": "days" }),
   ));
   drawFacts(known(id));
-  // A day more than is shown: the server's may be another than here.
+  // Reads one day more than is shown, because the server's local day may differ from the browser's.
   readers = [
     partReader(id, "models", "/model-tps", MODELS_AGAIN_MS, drawModels),
     partReader(id, "days", `/daily-stats?days=${DAYS + 1}`, DAYS_AGAIN_MS, drawDays),
@@ -100,7 +100,7 @@ function drawActions(endpoint) {
   place.dataset.state = state;
   const act = (label, path) => {
     const button = element("button", { type: "button", class: "quiet" }, label);
-    // The second click of a double click would undo the first.
+    // Ignores the second click of a double click, which would undo the first.
     button.addEventListener("click", ({ detail }) => detail > 1 || perform(button, `/api/endpoints/${endpoint.id}${path}`, "POST"));
     return button;
   };
@@ -110,7 +110,7 @@ function drawActions(endpoint) {
   if (hadFocus && !isFirst) actions[0].focus();
 }
 
-// Asks once more before it removes, with a button in another place.
+// Returns a button that asks for confirmation, with another button in another place, before it removes the endpoint.
 function removeButton(endpoint) {
   const button = element("button", { type: "button", class: "danger last" }, text("remove"));
   const sure = element("button", { type: "button", class: "danger sure" }, text("reallyRemove"));
@@ -124,7 +124,7 @@ function removeButton(endpoint) {
   return button;
 }
 
-// Returns whether it was done; if not, it is said why.
+// Performs an action and returns whether it succeeded; shows the error if not.
 function perform(button, path, method) {
   const problem = dialog.querySelector("[role=alert]");
   return whileDisabled(button, async () => {
@@ -134,7 +134,7 @@ function perform(button, path, method) {
   });
 }
 
-// Returns what reads a part of the panel anew, until it is closed.
+// Returns a function that reads a part of the panel again, until the panel is closed.
 function partReader(id, part, path, pauseMs, draw) {
   const [problem, place] = ["problem", "part"].map((kind) => dialog.querySelector(`[data-${kind}=${part}]`));
   const isWanted = () => shown === id && place.isConnected && !isRemoving;
@@ -149,7 +149,7 @@ function drawDays(place, days) {
   else place.replaceChildren(element("p", { class: "none" }, text("nothingMeasured")));
 }
 
-// The last days up to today, here or where the server is, those without a request included.
+// Returns the last days, those without requests included, up to today in the browser or at the server, whichever is later.
 function toBars(days) {
   const now = new Date();
   const newest = Math.max(Date.parse(days.at(-1).date), Date.UTC(now.getFullYear(), now.getMonth(), now.getDate()));

@@ -1,11 +1,11 @@
-// Reads anew what the server knows: one reading at a time, a pause after each, and another if it was asked for meanwhile.
+// Reads a path of the server again and again: one reading at a time, then a pause, then another if it was requested.
 
 import { ask } from "./api.js";
 
-// How soon a reading that failed is tried again, in milliseconds.
+// The pause after a failed reading, in milliseconds.
 const FAILED_AGAIN_MS = 2000;
 
-// Returns what reads `path` anew, for as long as it is wanted. `take` gets what was read, or `null` and why it was not.
+// Returns a function that reads `path` again while `isWanted`. `take` gets the result, or `null` and an error message.
 export function reader(path, pauseMs, isWanted, take) {
   let isDue = false;
   let isReading = false;

@@ -1,10 +1,10 @@
-// The live connection: opened again whenever it is lost, at growing intervals.
+// The live connection. A lost connection is opened again, at growing intervals.
 
 import { apply, setConnection } from "./store.js";
 
 const RETRY_MIN_MS = 250;
 const RETRY_MAX_MS = 5000;
-// The server pings every 15 seconds, which a page does not see; events come every minute at least.
+// The page does not see the server's pings, but an event comes every minute at least.
 const SILENCE_MAX_MS = 75000;
 
 let retryMs = RETRY_MIN_MS;
@@ -27,7 +27,7 @@ export function connect() {
   });
   socket.addEventListener("close", lose);
 
-  // Once: a socket that has fallen silent may tell of its end long after another has taken its place.
+  // Runs once per socket: a silent socket may report its end long after another socket has replaced it.
   function lose() {
     if (isLost) return;
     isLost = true;

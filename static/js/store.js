@@ -1,4 +1,4 @@
-// What is known: the snapshot, and the events since.
+// Holds the state that the page shows: the snapshot, changed by the events since.
 
 const MINUTES = 60;
 const MINUTE_MS = 60000;
@@ -9,7 +9,7 @@ export const state = { connection: "connecting", overview: null };
 const listeners = [];
 let isDrawn = true;
 
-// Calls back once per frame after something has changed; `kinds` are the types of events since the last frame.
+// Calls `listener` once per frame after a change, with the set of the types of events since the last frame.
 export function listen(listener) {
   listeners.push(listener);
 }
@@ -79,7 +79,7 @@ const APPLY = {
     Object.assign(endpoint(endpoint_id) ?? {}, counters);
   },
   TpsUpdated({ endpoint_tps }, overview) {
-    // A request may outlive its endpoint.
+    // The endpoint may have been removed before its request ended.
     if (!endpoint(endpoint_tps.endpoint_id)) return;
     const others = overview.endpoint_tps.filter((other) => other.endpoint_id !== endpoint_tps.endpoint_id);
     overview.endpoint_tps = [...others, endpoint_tps];
@@ -103,7 +103,7 @@ const APPLY = {
   },
 };
 
-// Takes over an endpoint as it is now; its slots taken and its breaker are told apart.
+// Adds or replaces an endpoint. Other events tell its used slots and its breaker, which are kept.
 function put({ endpoint: read }, overview) {
   const others = overview.endpoints.filter((known) => known.id !== read.id);
   const endpoints = [...others, { in_flight: 0, breaker: { state: "closed", until: null }, ...endpoint(read.id), ...read }];
@@ -112,7 +112,7 @@ function put({ endpoint: read }, overview) {
   sumUp(overview);
 }
 
-// Adds a minute, and those without a request before it.
+// Adds a minute, and before it the minutes without requests.
 function advance(overview, newest) {
   const history = overview.history;
   const at = (minute) => new Date(minute).toISOString().replace(".000Z", "Z");
@@ -123,7 +123,7 @@ function advance(overview, newest) {
   overview.history = [...history, newest].slice(-MINUTES);
 }
 
-// Counts the endpoints, and where no request was measured, takes their latency for the response time, as the server does.
+// Counts the endpoints. If no request was measured, their latency stands for the response time, as on the server.
 function sumUp({ stats, endpoints, isMeasured }) {
   stats.total_endpoints = endpoints.length;
   for (const status of STATUSES) stats[`${status}_endpoints`] = endpoints.filter((known) => known.status === status).length;

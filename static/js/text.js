@@ -1,4 +1,4 @@
-// Every word on the page, in English and Japanese, and how numbers and times are written.
+// All words of the page in English and Japanese, and the formats of numbers and times.
 
 import { keep, recall } from "./memory.js";
 
@@ -89,7 +89,7 @@ export function whole(value) {
   return value.toLocaleString(language);
 }
 
-// A count that is rounded where it would be too long.
+// Formats a count; a count of `longest` or more is rounded.
 export function short(value, longest = 1e7) {
   return value < longest ? whole(value) : value.toLocaleString(language, { notation: "compact", maximumFractionDigits: 1 });
 }
@@ -105,7 +105,7 @@ export function speed(value) {
   return value === null || value === undefined ? NONE : `${value < 1000 ? value.toFixed(1) : whole(Math.round(value))} tok/s`;
 }
 
-// The share of successes among what has an answer, rounded down: it is 100 % only without a failure.
+// Formats the share of successes among answered requests, rounded down, so that it is 100 % only without a failure.
 export function percent(successful, failed) {
   const answered = successful + failed;
   if (answered === 0) return NONE;

@@ -1,4 +1,4 @@
-// Light or dark: as the system prefers, until somebody switches.
+// The theme, light or dark: the system's preference until the user switches.
 
 import { keep, recall } from "./memory.js";
 

@@ -1,11 +1,11 @@
-// The waiting room: who waits, what runs where, and the last grants with their reason.
+// The waiting room: waiting requests, running requests, and the last grants with their reasons.
 
 import { element, showTable, write } from "./dom.js";
 import { reader } from "./reader.js";
 import { state } from "./store.js";
 import { clock, milliseconds, NONE, text, whole } from "./text.js";
 
-// How often it is read again at most while the line moves, in milliseconds.
+// The shortest time between two readings while the queue changes, in milliseconds.
 const READ_AGAIN_MS = 1000;
 
 const place = document.getElementById("waiting");
@@ -14,7 +14,7 @@ let isVisible = false;
 let line = null;
 let readAt = 0;
 
-// Reads the line anew, soon, if anybody can see it.
+// Reads the queue again soon, if the waiting room is visible.
 export const lineMoved = reader("/api/queue/waiting", READ_AGAIN_MS, () => isVisible && !document.hidden, (read, why) => {
   write(document.getElementById("waiting-problem"), why);
   if (!read) return;
@@ -23,7 +23,7 @@ export const lineMoved = reader("/api/queue/waiting", READ_AGAIN_MS, () => isVis
   drawWaiting();
 });
 
-// What runs goes on running, as far as is known.
+// Redraws running requests between readings, so that their elapsed time grows.
 setInterval(() => isVisible && state.connection === "live" && line?.running.length > 0 && drawWaiting(), READ_AGAIN_MS);
 
 new IntersectionObserver(([entry]) => {
@@ -44,7 +44,7 @@ export function drawWaiting() {
   part("grants", "noGrants", [[text("time")], [text("endpoint")], [text("model")], [text("reason")], [text("waited"), true]], grants);
 }
 
-// The frames stay, so that scrolling and focus do.
+// Keeps the frame of a part when its content changes, so that scroll position and focus stay.
 function part(title, none, columns, rows) {
   let frame = place.querySelector(`[data-part=${title}]`);
   if (!frame) {
