@@ -16,7 +16,7 @@ use crate::domain::time::Moment;
 #[rtype(result = "()")]
 pub struct LeaseEnded(pub Arc<EndedLease>);
 
-/// An endpoint is to blame for a failed request, which may be known only after the request's next attempts.
+/// An endpoint is to blame for a failed request. This may be known only after the request's next attempts.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct EndpointBlamed(pub Blamed);

@@ -1,4 +1,4 @@
-//! Asking for a lease: granted at once, after a wait, or refused.
+//! Requests for leases, which are granted at once, granted after a wait, or refused.
 
 use std::sync::Arc;
 
@@ -14,22 +14,25 @@ use crate::domain::request::{LeaseRequest, Refusal, UnservedRequest};
 use crate::domain::time::Moment;
 use crate::lease::Lease;
 
-/// What a request for a lease is answered.
+/// The answer to a request for a lease.
 pub type LeaseAnswer = Result<Lease, Refusal>;
 
-/// What a lease is asked for.
+/// The attempt that a lease is asked for.
 #[derive(Debug)]
 pub enum Ask {
     /// The first attempt of a request.
     First(Arc<LeaseRequest>),
-    /// The next attempt of the request whose lease this is. The attempt has failed, and ends with the asking.
+    /// The next attempt of the request whose failed attempt has this lease. Asking ends the lease.
     Again(Lease),
 }
 
 /// A request that waits for a lease.
 pub(super) struct WaitingCaller {
+    /// Gets the lease or the refusal.
     pub caller: Caller<LeaseAnswer>,
+    /// The request that waits.
     pub request: Arc<LeaseRequest>,
+    /// When the wait began.
     pub since: Moment,
 }
 
@@ -37,13 +40,13 @@ pub(super) struct WaitingCaller {
 #[derive(Message)]
 #[rtype(result = "LeaseAnswer")]
 pub struct AcquireLease {
-    /// Identifies the asking; never used again.
+    /// Identifies this message; no other message has the same ticket.
     pub ticket: Ticket,
-    /// What is asked for.
+    /// The attempt that the lease is for.
     pub ask: Ask,
-    /// When waiting is over.
+    /// When the wait ends with a refusal.
     pub deadline: Moment,
-    /// Where the request hears of its wait, if it has to wait; `None` if the client does not want to know.
+    /// Gets the place in the queue while the request waits; `None` if the client wants no updates.
     pub updates: Option<QueueUpdates>,
 }
 
@@ -55,7 +58,7 @@ impl Handler<AcquireLease> for LoadManager {
         let mut decisions = Vec::new();
         let now = clock::now();
         let stopwatch = Stopwatch::start();
-        // The record of a request without another endpoint is that of its failed attempt.
+        // If the failed attempt is recorded as the end of the request, the refusal must not record another end.
         let mut has_ended = false;
         let (request, submitted) = match ask {
             Ask::First(request) => {
@@ -65,7 +68,7 @@ impl Handler<AcquireLease> for LoadManager {
             Ask::Again(failed) => {
                 let retried = self.dispatcher.retry(now, ticket, failed.into_end(), deadline, &mut decisions);
                 let Some(Retried { ended, request, submitted }) = retried else {
-                    // The lease was cut off when the shutdown grace was over, and its request ended then.
+                    // The lease and its request were ended when the shutdown grace was over.
                     self.carry_out(decisions, ctx);
                     return Promise::Now(Err(Refusal::Draining));
                 };
@@ -99,7 +102,7 @@ impl Handler<AcquireLease> for LoadManager {
     }
 }
 
-/// Takes a request out of the line; without effect if it has its answer.
+/// Takes a request out of the queue. It has no effect if the request has its answer.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct CancelWait(pub Ticket);
@@ -118,7 +121,7 @@ impl Handler<CancelWait> for LoadManager {
 }
 
 impl LoadManager {
-    /// Tells of a request that has ended without a lease.
+    /// Reports a request that has ended without a lease.
     pub(super) fn tell_unserved(&mut self, request: Arc<LeaseRequest>, refusal: Option<Refusal>, since: Moment) {
         let now = clock::now();
         if let Some(refusal) = &refusal {

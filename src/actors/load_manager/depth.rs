@@ -1,4 +1,4 @@
-//! What viewers hear of the line: how many wait, how many leases are held, and the means of the last hour.
+//! Tells viewers how many requests wait, how many leases are held, and the averages of the last hour.
 
 use std::time::Duration;
 
@@ -9,19 +9,19 @@ use crate::actors::event_hub::Publish;
 use crate::clock;
 use crate::domain::event::{Event, QueueDepth};
 
-/// How often viewers hear of the line at most.
+/// The shortest time between two events after changes.
 const DEPTH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often viewers hear of the line at least: means over the last hour move although nothing happens.
+/// The longest time between two events. The averages of the last hour change even if nothing happens.
 const MEANS_INTERVAL: Duration = Duration::from_secs(60);
 
 impl LoadManager {
-    /// Tells viewers of the line now and then, from now on.
+    /// Makes LoadManager tell viewers every [`MEANS_INTERVAL`].
     pub(super) fn tell_depth_regularly(&self, ctx: &mut Context<Self>) {
         ctx.run_interval(MEANS_INTERVAL, |_, ctx| ctx.notify(DepthDue));
     }
 
-    /// Tells viewers of the line soon if something they see has changed.
+    /// Makes viewers hear soon if anything that they see has changed.
     pub(super) fn note_depth(&mut self, ctx: &mut Context<Self>) {
         let depth = (self.dispatcher.waiting(), self.dispatcher.active());
         let slots_moved = std::mem::take(&mut self.slots_moved);

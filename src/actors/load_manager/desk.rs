@@ -1,4 +1,4 @@
-//! The only door through which HTTP gets leases.
+//! The desk, where HTTP gets its leases.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use crate::domain::ids::Ticket;
 use crate::domain::request::Refusal;
 use crate::domain::time::Moment;
 
-/// Where HTTP asks for leases.
+/// Takes requests for leases to LoadManager. Clones are cheap and share their tickets.
 #[derive(Clone)]
 pub struct LeaseDesk {
     manager: Addr<LoadManager>,
@@ -27,16 +27,15 @@ impl LeaseDesk {
         Self { manager, timeout, next_ticket: Arc::default() }
     }
 
-    /// Returns until when a request may wait that arrives now.
+    /// Returns the moment until which a request that arrives now may wait.
     pub fn deadline(&self) -> Moment {
         clock::now().after(self.timeout)
     }
 
-    /// Waits for a lease, and tells `updates` how the wait goes. Dropping the future gives back the place in the line, or the
-    /// lease.
+    /// Waits for a lease, and reports the wait to `updates`. Dropping the future frees the place in the queue, or the lease.
     ///
     /// # Errors
-    /// Why there is no lease.
+    /// The refusal, if there is no lease.
     pub async fn acquire(&self, ask: Ask, deadline: Moment, updates: Option<QueueUpdates>) -> LeaseAnswer {
         let ticket = Ticket(self.next_ticket.fetch_add(1, Ordering::Relaxed));
         let mut place = Place { manager: &self.manager, ticket: Some(ticket) };
@@ -46,7 +45,7 @@ impl LeaseDesk {
     }
 }
 
-/// Gives up a place in the line when it is dropped before the answer came.
+/// Gives up the place in the queue if it is dropped before the answer has come.
 struct Place<'a> {
     manager: &'a Addr<LoadManager>,
     ticket: Option<Ticket>,

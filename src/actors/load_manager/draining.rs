@@ -1,4 +1,4 @@
-//! The end: nobody is served any more, what runs may finish.
+//! Stopping: no further request is served, and running requests may finish.
 
 use std::time::Duration;
 
@@ -8,11 +8,12 @@ use super::LoadManager;
 use crate::actors::promise::{Caller, Promise};
 use crate::clock;
 
-/// Refuses those who wait and all who come; answered once no lease is held, or after `grace` with those left ended, with
-/// the number of those.
+/// Refuses all waiting and new requests. The answer comes once no lease is held, or after `grace`, when the leases still held
+/// are ended. It is the number of leases that were ended so.
 #[derive(Message)]
 #[rtype(result = "usize")]
 pub struct Drain {
+    /// How long running requests may take to finish.
     pub grace: Duration,
 }
 

@@ -1,6 +1,6 @@
-//! LoadManager: who holds a slot, who waits.
+//! LoadManager: grants leases and keeps the requests that wait for one.
 //!
-//! The decisions are the [`Dispatcher`]'s; this actor reads the clock, keeps those who wait for an answer and arms one
+//! The [`Dispatcher`] makes the decisions. This actor reads the clock, keeps the callers that wait for an answer, and arms one
 //! timer. Every handler answers within microseconds and awaits nothing.
 
 mod acquire;
@@ -39,38 +39,38 @@ use crate::domain::request::EndedLease;
 use crate::domain::time::Moment;
 use crate::lease::{EndLease, Lease, LeaseReports};
 
-/// Owns the dispatcher and those who wait for its answers.
+/// Owns the dispatcher and the callers that wait for its answers.
 pub struct LoadManager {
     dispatcher: Dispatcher,
-    /// Bounded by the dispatcher's line: who is here waits there.
+    /// The callers of the requests in the dispatcher's queue, whose bound holds here, too.
     waiting: HashMap<Ticket, WaitingCaller>,
     watchers: Watchers,
-    /// Watchers are to be told soon.
+    /// True while an update of the watchers is scheduled.
     updates_due: bool,
-    /// Waits until no lease is held; `None` while Leaseway is not stopping.
+    /// The caller that waits until no lease is held; `None` while Leaseway is not stopping.
     draining: Option<Caller<usize>>,
     observers: Vec<Recipient<LeaseEnded>>,
-    /// Hears of endpoints that are to blame; set when the app starts.
+    /// Hears of endpoints that are to blame for failures; set when Leaseway starts.
     blames: Option<Recipient<EndpointBlamed>>,
     unserved: Recipient<RequestUnserved>,
     events: Recipient<Publish>,
-    /// Where leases report their end; set when the actor starts.
+    /// The recipients of the leases' reports; set when the actor starts.
     report: Option<Arc<LeaseReports>>,
     timer: Option<(Moment, SpawnHandle)>,
-    /// Time spent on granting leases, in all.
+    /// The total time spent on granting leases.
     selection_time: Duration,
-    /// How many requests wait and how many leases are held, as viewers have been or will soon be told.
+    /// How many requests wait and how many leases are held, as viewers have been told or will soon be.
     depth: (usize, usize),
-    /// A lease was granted or has ended, which may have moved slots from one endpoint to another.
+    /// True if a lease was granted or has ended since `depth` was noted, so that the used slots of endpoints may have changed.
     slots_moved: bool,
-    /// Viewers have been told of `depth`.
+    /// True if viewers have been told `depth`.
     depth_told: bool,
     last_hour: LastHour,
     troubles: Troubles,
 }
 
 impl LoadManager {
-    /// Creates a manager whose line and choices obey these rules.
+    /// Creates a manager with these rules for its queue and its choices.
     pub fn new(
         rules: QueueRules,
         balancing: Balancing,
@@ -105,12 +105,12 @@ impl LoadManager {
         Lease::new(grant, report)
     }
 
-    /// Carries out decisions about waiting requests, then arms the timer for the next.
+    /// Carries out decisions about waiting requests, then arms the timer for the next decision.
     fn carry_out(&mut self, decisions: Vec<Decision>, ctx: &mut Context<Self>) {
         for decision in decisions {
             match decision {
                 Decision::Grant(ticket, grant) => {
-                    // A caller that has gone drops the lease, which comes back as its end.
+                    // If the caller has gone, the lease is dropped and reports its end.
                     let lease = self.lease(grant);
                     if let Some(waiter) = self.waiting.remove(&ticket) {
                         waiter.caller.answer(Ok(lease));
@@ -130,7 +130,7 @@ impl LoadManager {
             }
         }
         if self.waiting.is_empty() {
-            // Gives back what the longest line has taken.
+            // Frees the memory that the longest queue took.
             self.waiting = HashMap::new();
         }
         self.tell_breakers();
@@ -228,7 +228,7 @@ impl Handler<ExpiryDue> for LoadManager {
     }
 }
 
-/// Adds somebody who is told of every lease that ends.
+/// Adds a recipient that is told of every lease that ends.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Observe(pub Recipient<LeaseEnded>);
@@ -241,7 +241,7 @@ impl Handler<Observe> for LoadManager {
     }
 }
 
-/// Names who is told of endpoints that are to blame.
+/// Sets the recipient that is told of endpoints that are to blame for failures.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct ObserveBlame(pub Recipient<EndpointBlamed>);

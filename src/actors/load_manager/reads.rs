@@ -1,4 +1,4 @@
-//! What LoadManager is asked.
+//! The questions that LoadManager answers, none of which changes anything.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -13,16 +13,16 @@ use crate::domain::dispatch::{BreakerView, ModelWait, RecentGrant, Running, Sele
 use crate::domain::ids::EndpointId;
 use crate::domain::last_hour::Sums;
 
-/// What LoadManager knows of an endpoint.
+/// What LoadManager knows of one endpoint.
 #[derive(Clone, Copy, Debug)]
 pub struct Occupancy {
-    /// Slots taken.
+    /// The number of slots that are taken.
     pub in_flight: u32,
-    /// Whether requests are kept away after failures.
+    /// Whether the endpoint is skipped after failures.
     pub breaker: BreakerView,
 }
 
-/// Asks how many slots of each endpoint are in flight, and how its breaker is.
+/// Asks how many slots of each endpoint are taken, and for the state of its breaker.
 #[derive(Message)]
 #[rtype(result = "HashMap<EndpointId, Occupancy>")]
 pub struct ReadOccupancy;
@@ -38,17 +38,22 @@ impl Handler<ReadOccupancy> for LoadManager {
     }
 }
 
-/// What the line is like.
+/// How full the queue is, and the sums of the last hour.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
+    /// The number of requests that wait.
     pub waiting: usize,
+    /// The most requests that may wait.
     pub max_waiting: usize,
+    /// The number of leases that are held.
     pub active: usize,
+    /// How near the queue is to refusing requests.
     pub backpressure: Backpressure,
+    /// The sums of the last hour.
     pub last_hour: Sums,
 }
 
-/// Asks what the line is like.
+/// Asks how full the queue is.
 #[derive(Message)]
 #[rtype(result = "Load")]
 pub struct ReadLoad;
@@ -67,27 +72,31 @@ impl Handler<ReadLoad> for LoadManager {
     }
 }
 
-/// What waits and runs, and what was granted lately.
+/// The waiting requests, the running requests and the latest grants.
 #[derive(Debug)]
 pub struct LineReport {
+    /// The waiting requests, by model.
     pub by_model: Vec<ModelWait>,
+    /// The requests that hold a lease.
     pub running: Vec<Running>,
-    /// Newest first.
+    /// The latest grants, newest first.
     pub grants: Vec<RecentGrant>,
 }
 
-/// How endpoints were chosen since the start.
+/// How endpoints have been chosen since the start.
 #[derive(Debug)]
 pub struct SelectionReport {
+    /// The configured way to choose.
     pub mode: Mode,
+    /// The number of choices, in all and by reason.
     pub selections: Selections,
-    /// Of the endpoints there are now.
+    /// The number of choices of each existing endpoint, by its name.
     pub by_endpoint: BTreeMap<String, u64>,
-    /// Spent on all of them.
+    /// The total time spent on all choices.
     pub time: Duration,
 }
 
-/// Asks how endpoints were chosen.
+/// Asks how endpoints have been chosen.
 #[derive(Message)]
 #[rtype(result = "SelectionReport")]
 pub struct ReadSelections;
@@ -106,7 +115,7 @@ impl Handler<ReadSelections> for LoadManager {
     }
 }
 
-/// Asks what waits and runs.
+/// Asks for the waiting requests, the running requests and the latest grants.
 #[derive(Message)]
 #[rtype(result = "LineReport")]
 pub struct ReadLine;

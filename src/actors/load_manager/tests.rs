@@ -11,7 +11,7 @@ use crate::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus,
 use crate::domain::ids::{ClientId, EndpointId, ModelId, RequestId};
 use crate::domain::request::{ApiKind, Failure, LeaseRequest, Outcome, Refusal, UnservedRequest};
 
-/// A neighbour that remembers what it is told.
+/// A neighbour that keeps the messages it gets.
 #[derive(Default)]
 struct Probe {
     ended: Vec<Arc<EndedLease>>,
@@ -199,7 +199,7 @@ impl Handler<Ends> for Probe {
 }
 
 impl Scene {
-    /// Returns whether each lease ended its request, and how requests ended that had none.
+    /// Returns for each ended lease whether it ended its request, and how requests without a lease ended.
     async fn ends(&self) -> (Vec<bool>, Vec<Option<Refusal>>) {
         self.in_flight().await;
         self.probe.send(Ends).await.expect("alive")

@@ -1,4 +1,4 @@
-//! What is told of endpoints that fail and of requests that are refused: breakers to viewers and the log, failures to the log.
+//! Reports troubles: breakers to viewers and the log, failures of endpoints and refusals of requests to the log.
 
 use std::time::Duration;
 
@@ -17,12 +17,12 @@ use crate::domain::request::{EndedLease, Failure, Outcome, Refusal};
 use crate::domain::tally::{Tallies, Told};
 use crate::lease::AnswerBegan;
 
-/// How often the log tells of one endpoint's failures, and of refusals, at most.
+/// The shortest time between two log lines about one endpoint's failures, and between two about refusals.
 const TROUBLES_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Failures and refusals that the log has not told of yet.
+/// Failures and refusals that are not logged yet.
 pub struct Troubles {
-    /// By endpoint. An endpoint that is quiet takes no room.
+    /// The failures by endpoint. An endpoint without recent failures takes no room.
     failures: Tallies<EndpointId, Failure>,
     refusals: Tallies<(), Refusal>,
 }
@@ -34,7 +34,7 @@ impl Default for Troubles {
 }
 
 impl LoadManager {
-    /// Has the log tell of what is left of a storm once it is over.
+    /// Makes LoadManager log regularly the failures and refusals that were held back.
     pub(super) fn tell_troubles_regularly(&self, ctx: &mut Context<Self>) {
         ctx.run_interval(TROUBLES_INTERVAL, |manager, _| {
             let now = clock::now();
@@ -43,7 +43,7 @@ impl LoadManager {
         });
     }
 
-    /// Takes note of a lease that ended in a failure of its endpoint.
+    /// Notes a lease that ended in a failure of its endpoint.
     pub(super) fn note_failure(&mut self, ended: &EndedLease) {
         let Outcome::Failed(failure) = &ended.outcome else { return };
         if (failure.blame() != Blame::Never || *failure == Failure::Status(429))
@@ -53,7 +53,7 @@ impl LoadManager {
         }
     }
 
-    /// Takes note of a request that was refused.
+    /// Notes a request that was refused.
     pub(super) fn note_refusal(&mut self, refusal: &Refusal) {
         if let Some(told) = self.troubles.refusals.add(clock::now(), (), refusal.clone()) {
             warn_of_refusals(told);
@@ -65,7 +65,7 @@ impl LoadManager {
         log::warn!("requests failed endpoint={endpoint} endpoint_id={id} count={count} error=\"{reason}\"");
     }
 
-    /// Tells viewers and the log of the breakers that have opened or closed, or whose endpoint is tried.
+    /// Tells viewers and the log which breakers have opened, have closed, or let a trial request through.
     pub(super) fn tell_breakers(&mut self) {
         let (now, wall) = (clock::now(), clock::wall());
         for (target, breaker) in self.dispatcher.take_turned_breakers() {

@@ -1,4 +1,4 @@
-//! The waiting requests whose clients want to hear of their place in the line.
+//! Tells waiting requests their place in the queue, if their clients want to know it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,48 +10,49 @@ use super::LoadManager;
 use crate::domain::dispatch::{Dispatcher, Queued};
 use crate::domain::ids::Ticket;
 
-/// How often a waiting request hears of its place at most.
+/// The shortest time between two updates to a waiting request.
 const UPDATES_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Where a waiting request hears of its place; `None` while it has none.
+/// Tells a waiting request its place in the queue; `None` while the request has no place.
 pub type QueueUpdates = watch::Sender<Option<Queued>>;
 
-/// How many requests are told at once: finding a position takes microseconds, and a handler may take a few hundred.
+/// How many requests are told in one go. Finding a place takes microseconds, and a handler may take a few hundred.
 const TOLD_AT_ONCE: usize = 100;
 
-/// The requests to be told, the longest untold first. They all wait in the line, whose bound is theirs.
+/// The requests that want updates, the one with the oldest update first. All of them wait in the queue, whose bound holds
+/// here, too.
 #[derive(Default)]
 pub struct Watchers {
     watchers: VecDeque<(Ticket, QueueUpdates)>,
-    /// How many have not been told since places may have changed.
+    /// How many of them have not been told since places may have changed.
     untold: usize,
 }
 
 impl Watchers {
-    /// Tells a request that has begun to wait, and remembers it.
+    /// Tells a request that has begun to wait its place, and keeps it for updates.
     pub fn add(&mut self, dispatcher: &Dispatcher, ticket: Ticket, updates: QueueUpdates) {
         updates.send_replace(dispatcher.outlook(ticket));
         self.watchers.push_back((ticket, updates));
     }
 
-    /// Learns that places may have changed.
+    /// Notes that places may have changed.
     pub fn note_change(&mut self) {
         self.untold = self.watchers.len();
     }
 
-    /// Tells whether a request is still to be told.
+    /// Tells whether any request must still be told.
     pub fn has_untold(&self) -> bool {
         self.untold > 0
     }
 
-    /// Tells the next few requests what has changed, and forgets those that wait no more.
+    /// Tells up to [`TOLD_AT_ONCE`] requests their place if it has changed, and drops those that no longer wait.
     pub fn tell(&mut self, dispatcher: &Dispatcher) {
         for _ in 0..self.untold.min(TOLD_AT_ONCE) {
             let Some((ticket, updates)) = self.watchers.pop_front() else { break };
             self.untold -= 1;
             let outlook = dispatcher.outlook(ticket);
             let goes_on = outlook.is_some();
-            // A retry waits under another ticket, and is told the same way.
+            // A retry of the same request may wait under another ticket; its place must not be overwritten with `None`.
             if goes_on || !self.watchers.iter().any(|(_, other)| other.same_channel(&updates)) {
                 updates.send_if_modified(|known| std::mem::replace(known, outlook) != outlook);
             }
@@ -63,7 +64,7 @@ impl Watchers {
 }
 
 impl LoadManager {
-    /// Tells the watchers soon that places may have changed.
+    /// Makes the watchers hear soon that places may have changed.
     pub(super) fn note_updates(&mut self, ctx: &mut Context<Self>) {
         self.watchers.note_change();
         self.arm_updates(ctx);
