@@ -30,34 +30,43 @@ use crate::lease::Lease;
 /// The longest answer that is held back, in bytes.
 const HELD_MAX: usize = 64 * 1024;
 
-/// How long the body of an error is waited for that another endpoint may do better than.
+/// How long the body of an error answer may take if another endpoint may do better.
 const ERROR_WAIT: Duration = Duration::from_secs(5);
 
-/// What is sent to an endpoint.
+/// A client's request as it is sent to an endpoint.
 pub struct Forwarded<'a> {
+    /// The API that the request uses.
     pub api_kind: ApiKind,
-    /// Without the question mark; may be empty.
+    /// The query of the URL without its question mark; may be empty.
     pub query: &'a str,
+    /// The client's headers, of which some are not sent.
     pub headers: &'a HeaderMap,
+    /// The body of the request.
     pub body: &'a RequestBody,
 }
 
-/// An endpoint's answer, its first byte read.
+/// An endpoint's answer whose first byte has been read.
 pub struct Relayed {
+    /// The endpoint's status.
     pub status: StatusCode,
+    /// The endpoint's headers for the client.
     pub headers: HeaderMap,
+    /// The endpoint's body, which carries the lease.
     pub body: LeasedBody,
 }
 
 /// An endpoint's answer that was not relayed, because another endpoint may do better.
 pub struct HeldAnswer {
+    /// The endpoint's status.
     pub status: StatusCode,
+    /// The endpoint's headers for the client.
     pub headers: HeaderMap,
+    /// The endpoint's whole body; at most [`HELD_MAX`] bytes.
     pub body: Bytes,
 }
 
 impl HeldAnswer {
-    /// Tells whether the endpoint has too much to do, which is not the same as loading or failing.
+    /// Tells whether the endpoint has too much to do, and is neither loading its model nor failing.
     pub fn is_busy(&self) -> bool {
         let is_loading = || memchr::memmem::find(&self.body.to_ascii_lowercase(), b"loading").is_some();
         self.status == StatusCode::TOO_MANY_REQUESTS
@@ -67,10 +76,11 @@ impl HeldAnswer {
 
 /// An attempt of which nothing was relayed.
 pub struct NotRelayed {
-    /// To be ended as failed.
+    /// The lease of the attempt, which the caller must end as failed.
     pub lease: Lease,
+    /// Why the attempt failed.
     pub failure: Failure,
-    /// What the endpoint answered, if it did.
+    /// The endpoint's answer; `None` if no whole answer came.
     pub answer: Option<HeldAnswer>,
     /// How often the request was sent, 1 or 2 times.
     pub executions: usize,
@@ -79,8 +89,8 @@ pub struct NotRelayed {
 /// Sends a request and waits for the first byte of the answer's body, or its end.
 ///
 /// The lease travels inside the answer's body. Dropping the future abandons the lease and closes the connection. The request
-/// is sent at most `executions_left` times, which is at least once. What the endpoint answers to the last of them is relayed
-/// whatever it is; before, an answer that another endpoint may better is a failure.
+/// is sent at most `executions_left` times (at least 1). Every answer to the last of these is relayed; an earlier answer is a
+/// failure if another endpoint may do better.
 ///
 /// # Errors
 /// If there is nothing to relay.
@@ -111,15 +121,16 @@ pub async fn forward(
 }
 
 /// An answer whose first bytes, or end, have come.
-struct Answer {
+struct BegunAnswer {
     reader: AnswerReader,
+    /// The answer has no body.
     is_empty: bool,
-    /// Leaseway asked for usage in the client's place.
+    /// Leaseway asked for usage, which the client did not.
     usage_asked: bool,
 }
 
-/// Sends the request, and a second time if the endpoint does not take the question for usage, which is put only if the
-/// request may be sent again. `executions` counts how often the request was sent.
+/// Sends the request, and sends it again without asking for usage if the endpoint refuses that option. Usage is asked for only
+/// if the request may be sent again. `executions` counts how often the request was sent.
 async fn exchange(
     upstreams: &Upstreams,
     target: &Arc<Target>,
@@ -127,7 +138,7 @@ async fn exchange(
     deadline: Instant,
     may_ask_again: bool,
     executions: &Cell<usize>,
-) -> Result<Answer, Failure> {
+) -> Result<BegunAnswer, Failure> {
     let needs_question = request.body.can_ask_for_usage() && !target.counts_unasked() && !target.refuses_usage_option();
     let ask = needs_question && may_ask_again;
     let answer = send(upstreams, target, request, ask, deadline).await?;
@@ -143,15 +154,15 @@ async fn exchange(
     Ok(plain)
 }
 
-/// Sends the request once. If no byte of it could leave on a kept connection, it is sent on a new one: the endpoint cannot
-/// have begun to work on it.
+/// Sends the request once. If no byte of it could leave on a kept connection, it is sent on a new connection, since the
+/// endpoint cannot have begun to work on it.
 async fn send(
     upstreams: &Upstreams,
     target: &Arc<Target>,
     request: &Forwarded<'_>,
     ask_for_usage: bool,
     deadline: Instant,
-) -> Result<Answer, Failure> {
+) -> Result<BegunAnswer, Failure> {
     let sent = match send_by(upstreams, &upstreams.route(target), target, request, ask_for_usage).await {
         Err(error) if matches!(unsent(&error), Some(Unsent::Closed | Unsent::Preceded)) => {
             log::debug!("request sent on a new connection endpoint={} error=\"{error}\"", target.name);
@@ -174,11 +185,11 @@ async fn send(
     if reader.is_doubtful() {
         return Err(Failure::ConnectionLost("the answer may belong to another request".to_owned()));
     }
-    Ok(Answer { reader, is_empty, usage_asked: ask_for_usage })
+    Ok(BegunAnswer { reader, is_empty, usage_asked: ask_for_usage })
 }
 
-/// Waits for the body of an answer, or a part of it. That of an error which another endpoint may better is not waited for
-/// long, and if it breaks off, the status says what has failed.
+/// Waits for the body of an answer, or a part of it. If another endpoint may do better than this answer, the wait is at most
+/// [`ERROR_WAIT`], and a body that breaks off fails with the status of the answer.
 async fn wait_for_body<T>(
     status: u16,
     deadline: Instant,
@@ -191,7 +202,7 @@ async fn wait_for_body<T>(
     timeout_at(deadline.min(Instant::now() + ERROR_WAIT), body).await.ok().and_then(Result::ok).ok_or(failure)
 }
 
-/// Sends the request over one route; returns the head of the answer and the connection it comes over.
+/// Sends the request over one route. Returns the head of the answer and the connection on which it comes.
 async fn send_by(
     upstreams: &Upstreams,
     route: &Route,
@@ -212,7 +223,7 @@ async fn send_by(
     let mut wire: Option<Rc<Wire>> = None;
     let response = poll_fn(|cx| {
         let polled = sending.as_mut().poll(cx);
-        // Nothing else runs while this request is polled, so the connection that was begun now is its own.
+        // Nothing else runs while this request is polled, so that a connection begun in this poll belongs to it.
         if let Some(begun) = route.peer.take_begun() {
             wire = Some(begun);
         }
@@ -223,7 +234,7 @@ async fn send_by(
         (Ok(response), Some(wire)) => Ok((response, wire)),
         (Ok(_), None) => Err(SendRequestError::Connect(ConnectError::Disconnected)),
         (Err(error), wire) => {
-            // The rest of a surplus answer, the beginning of which went unseen.
+            // Bytes that are not HTTP on a kept connection are the rest of a surplus answer whose beginning went unseen.
             if let (SendRequestError::Response(error), Some(wire)) = (&error, wire)
                 && !matches!(error, ParseError::Io(_))
                 && wire.is_reused()
@@ -235,7 +246,7 @@ async fn send_by(
     }
 }
 
-/// Returns what an error says of a request that was not wholly sent.
+/// Returns why a request was not wholly sent, if the error says so.
 fn unsent(error: &SendRequestError) -> Option<Unsent> {
     match error {
         SendRequestError::Send(error) | SendRequestError::Response(ParseError::Io(error)) => Unsent::of(error),
@@ -243,12 +254,13 @@ fn unsent(error: &SendRequestError) -> Option<Unsent> {
     }
 }
 
-impl Answer {
+impl BegunAnswer {
     fn status(&self) -> StatusCode {
         self.reader.response().status()
     }
 
-    /// Reads the answer to its end if another endpoint may do better; not one that is long, which no error is.
+    /// Reads the answer to its end if another endpoint may do better. Returns `None` if no other may, or if the answer is longer
+    /// than [`HELD_MAX`], as error answers are not.
     async fn hold(&mut self, deadline: Instant) -> Result<Option<HeldAnswer>, Failure> {
         let status = self.status();
         if !Failure::Status(status.as_u16()).can_be_retried() {
@@ -278,8 +290,9 @@ impl Answer {
     }
 }
 
-/// Sorts awc's errors: no connection, or one that broke before the answer. An endpoint that refuses a long request, 413 for
-/// example, may close the connection before it has all of it, and then awc does not see the answer.
+/// Returns the failure for an error of awc: no connection, or a connection that broke before the answer. An endpoint that
+/// refuses a long request, for example with 413, may close the connection before all of the request has come, and then awc
+/// does not see the answer.
 fn failure(error: SendRequestError, is_long: bool) -> Failure {
     match error {
         SendRequestError::Send(error) if Unsent::of(&error).is_some() => Failure::ConnectionLost(error.to_string()),

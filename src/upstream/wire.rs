@@ -126,6 +126,7 @@ enum Phase {
 /// One connection to an endpoint.
 #[derive(Debug)]
 pub struct Wire {
+    /// The connection itself.
     pub(super) tcp: RefCell<TcpStream>,
     is_tls: bool,
     peer: Rc<Peer>,
