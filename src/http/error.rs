@@ -14,96 +14,115 @@ use crate::dialect::{Dialect, ErrorParts};
 use crate::domain::ids::ModelId;
 use crate::domain::request::{Failure, Refusal};
 
-/// Why a request was not answered as asked.
+/// Why Leaseway answers a request with an error of its own.
 #[derive(Debug)]
 pub enum ApiError {
-    /// The request makes no sense; `param` is the field to blame, if there is one.
+    /// The request makes no sense.
     InvalidRequest {
+        /// What is wrong.
         message: String,
+        /// The field that is wrong; `None` if no single field is.
         param: Option<String>,
     },
+    /// The body of the request is too long.
     RequestTooLarge {
+        /// The longest body that is allowed, in bytes.
         limit: usize,
     },
+    /// The request got no lease.
     Refused {
+        /// Why there is no lease.
         refusal: Refusal,
+        /// The model that was asked for.
         model: ModelId,
+        /// When the client may come again.
         retry_after: RetryAfter,
     },
-    /// The endpoint of this name failed, and no other was tried after it.
+    /// The endpoint of this name failed, and no other endpoint was tried after it.
     AttemptFailed(String, Failure),
-    /// The endpoint answered, but not with a stream, when a stream had begun for the client.
+    /// The endpoint answered without a stream after the stream to the client had begun.
     NotAStream {
+        /// The name of the endpoint.
         endpoint: String,
+        /// The endpoint's status.
         status: StatusCode,
     },
+    /// The registry refused to change or find an endpoint.
     Registry(RegistryError),
-    /// A model is asked for by name that no online endpoint serves.
+    /// No online endpoint has the model of this name.
     UnknownModel(String),
     /// No endpoint has this id.
     UnknownEndpoint(String),
+    /// Nothing is at this path.
     UnknownPath(String),
-    /// `allow` lists the methods that are allowed.
+    /// The path does not have this method.
     MethodNotAllowed {
+        /// The method of the request.
         method: String,
+        /// The path of the request.
         path: String,
+        /// The methods that the path has, as `Allow` lists them.
         allow: String,
     },
-    /// The request calls this server by a name that anybody could have made point here.
+    /// The request uses a host name for this server that a stranger could have made point here.
     HostNotAllowed {
+        /// The host name of the request.
         host: String,
     },
-    /// A page of another site is behind the request.
+    /// A page of another site has caused the request.
     CrossSite {
+        /// The origin of the page, or words for it if it is not known.
         origin: String,
     },
-    /// The bodies of other requests leave no room for this one's.
+    /// The bodies of other requests leave no room for the body of this request.
     NoRoom,
-    /// The body came too slowly; so many bytes had come.
+    /// The body of the request came too slowly.
     TooSlow {
+        /// The bytes of the body that had come.
         received: usize,
     },
     /// The request has passed through this Leaseway before.
     Loop,
-    /// A Leaseway answers at the address of an endpoint that was to be registered.
+    /// The address of an endpoint is that of a Leaseway.
     EndpointIsLeaseway {
+        /// The address in the request.
         base_url: String,
     },
-    /// Why no answer can be given for now.
+    /// A part of Leaseway cannot answer at the moment, for this reason.
     NotReady(&'static str),
 }
 
-/// When to come again, in seconds, 1 to 60.
+/// When refused clients are told to come again, in seconds, 1 to 60.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryAfter {
-    /// After a full or overloaded line, where there is no estimate of the wait.
+    /// After a refusal because the queue is full or overloaded, if the wait cannot be estimated.
     pub queue_full: u64,
-    /// After finding no endpoint online, or only loading ones.
+    /// After a refusal because no endpoint is online, or all of them are loading.
     pub no_endpoint: u64,
 }
 
-/// When to come again after Leaseway was found stopping, in seconds.
+/// When to come again after a refusal because Leaseway is stopping, in seconds.
 const RETRY_AFTER_DRAINING: u64 = 5;
 
-/// When to come again after there was no room for a body, in seconds.
+/// When to come again after a refusal because there is no room for the body, in seconds.
 const RETRY_AFTER_NO_ROOM: u64 = 5;
 
-/// One error whole: everything that a client sees of it.
+/// Everything that a client sees of one error.
 struct Row {
     status: StatusCode,
     code: &'static str,
     message: String,
-    /// The field of the request that is to blame.
+    /// The field of the request that is wrong; `None` if no single field is.
     param: Option<String>,
-    /// The value of `Retry-After`, in seconds, 1 to 60.
+    /// The value of the header `Retry-After`, in seconds, 1 to 60; `None` for no such header.
     retry_after: Option<u64>,
-    /// The SDKs of OpenAI must not send the request again, although its status says so.
+    /// Tells the SDKs of OpenAI not to send the request again, although its status makes them do so.
     is_final: bool,
-    /// The value of `Allow`.
+    /// The value of the header `Allow`; `None` for no such header.
     allow: Option<String>,
-    /// The connection is closed after the answer.
+    /// True if the connection is closed after the answer.
     closes: bool,
-    /// Fields of the body beyond those of every error.
+    /// Fields of the body beside those that every error has.
     details: Map<String, Value>,
 }
 
@@ -142,12 +161,12 @@ impl Row {
 }
 
 impl ApiError {
-    /// Returns the error of a request that makes no sense, without a field to blame.
+    /// Returns the error of a request that makes no sense, without naming a field.
     pub fn invalid(message: impl Into<String>) -> Self {
         ApiError::InvalidRequest { message: message.into(), param: None }
     }
 
-    /// The table of errors.
+    /// Returns the row of the error: this is the table of errors.
     fn row(&self) -> Row {
         use StatusCode as S;
         match self {
@@ -206,7 +225,7 @@ impl ApiError {
         }
     }
 
-    /// Returns the error as an event of a stream that has begun.
+    /// Returns the error as an event for a stream that has begun.
     pub fn event(&self) -> Bytes {
         Dialect::default().error_event(&self.row().parts())
     }
