@@ -6,7 +6,7 @@ use actix_web::{HttpResponse, web};
 use serde_json::{Value, json};
 
 use super::{HttpReply, Services, ask};
-use crate::actors::load_manager::{ReadLine, ReadLoad, ReadSelections};
+use crate::actors::load_manager::{ReadLoad, ReadQueue, ReadSelections};
 use crate::clock;
 use crate::domain::dispatch::{ModelWait, RecentGrant, Running};
 
@@ -25,14 +25,14 @@ pub async fn stats(services: web::Data<Services>) -> HttpReply {
 
 /// Returns how often each endpoint was chosen, and for which reasons.
 pub async fn selections(services: web::Data<Services>) -> HttpReply {
-    let report = ask(&services.load_manager, ReadSelections).await?;
-    let total = report.selections.total;
+    let view = ask(&services.load_manager, ReadSelections).await?;
+    let total = view.selections.total;
     Ok(HttpResponse::Ok().json(json!({
-        "mode": report.mode,
+        "mode": view.mode,
         "total_selections": total,
-        "selections_by_endpoint": report.by_endpoint,
-        "selections_by_reason": report.selections.by_reason,
-        "avg_selection_time_us": report.time.as_secs_f64() * 1e6 / total.max(1) as f64,
+        "selections_by_endpoint": view.by_endpoint,
+        "selections_by_reason": view.selections.by_reason,
+        "avg_selection_time_us": view.time.as_secs_f64() * 1e6 / total.max(1) as f64,
     })))
 }
 
@@ -50,7 +50,7 @@ pub async fn load_status(services: web::Data<Services>) -> HttpReply {
 
 /// Returns the waiting requests by model, the running requests, and the latest grants.
 pub async fn waiting(services: web::Data<Services>) -> HttpReply {
-    let line = ask(&services.load_manager, ReadLine).await?;
+    let queue = ask(&services.load_manager, ReadQueue).await?;
     let model = |wait: &ModelWait| {
         json!({
             "model": wait.model,
@@ -76,9 +76,9 @@ pub async fn waiting(services: web::Data<Services>) -> HttpReply {
         })
     };
     Ok(HttpResponse::Ok().json(json!({
-        "models": line.by_model.iter().map(model).collect::<Value>(),
-        "running": line.running.iter().map(running).collect::<Value>(),
-        "grants": line.grants.iter().map(grant).collect::<Value>(),
+        "models": queue.by_model.iter().map(model).collect::<Value>(),
+        "running": queue.running.iter().map(running).collect::<Value>(),
+        "grants": queue.grants.iter().map(grant).collect::<Value>(),
     })))
 }
 

@@ -21,9 +21,7 @@ use self::acquire::WaitingCaller;
 pub use self::acquire::{AcquireLease, Ask, LeaseAnswer};
 pub use self::desk::LeaseDesk;
 pub use self::draining::Drain;
-pub use self::reads::{
-    LineReport, Load, Occupancy, ReadLine, ReadLoad, ReadOccupancy, ReadSelections, SelectionReport,
-};
+pub use self::reads::{Load, Occupancy, QueueView, ReadLoad, ReadOccupancy, ReadQueue, ReadSelections, SelectionsView};
 use self::troubles::Troubles;
 pub use self::watchers::QueueUpdates;
 use self::watchers::Watchers;

@@ -74,7 +74,7 @@ impl Handler<ReadLoad> for LoadManager {
 
 /// The waiting requests, the running requests and the latest grants.
 #[derive(Debug)]
-pub struct LineReport {
+pub struct QueueView {
     /// The waiting requests, by model.
     pub by_model: Vec<ModelWait>,
     /// The requests that hold a lease.
@@ -85,7 +85,7 @@ pub struct LineReport {
 
 /// How endpoints have been chosen since the start.
 #[derive(Debug)]
-pub struct SelectionReport {
+pub struct SelectionsView {
     /// The configured way to choose.
     pub mode: Mode,
     /// The number of choices, in all and by reason.
@@ -98,7 +98,7 @@ pub struct SelectionReport {
 
 /// Asks how endpoints have been chosen.
 #[derive(Message)]
-#[rtype(result = "SelectionReport")]
+#[rtype(result = "SelectionsView")]
 pub struct ReadSelections;
 
 impl Handler<ReadSelections> for LoadManager {
@@ -106,7 +106,7 @@ impl Handler<ReadSelections> for LoadManager {
 
     fn handle(&mut self, _: ReadSelections, _: &mut Context<Self>) -> Self::Result {
         let by_endpoint = self.dispatcher.selections_by_endpoint();
-        MessageResult(SelectionReport {
+        MessageResult(SelectionsView {
             mode: self.dispatcher.mode(),
             selections: self.dispatcher.selections().clone(),
             by_endpoint: by_endpoint.map(|(name, count)| (name.to_owned(), count)).collect(),
@@ -117,14 +117,14 @@ impl Handler<ReadSelections> for LoadManager {
 
 /// Asks for the waiting requests, the running requests and the latest grants.
 #[derive(Message)]
-#[rtype(result = "LineReport")]
-pub struct ReadLine;
+#[rtype(result = "QueueView")]
+pub struct ReadQueue;
 
-impl Handler<ReadLine> for LoadManager {
-    type Result = MessageResult<ReadLine>;
+impl Handler<ReadQueue> for LoadManager {
+    type Result = MessageResult<ReadQueue>;
 
-    fn handle(&mut self, _: ReadLine, _: &mut Context<Self>) -> Self::Result {
-        MessageResult(LineReport {
+    fn handle(&mut self, _: ReadQueue, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(QueueView {
             by_model: self.dispatcher.waiting_by_model(),
             running: self.dispatcher.running(clock::now()),
             grants: self.dispatcher.recent_grants().cloned().collect(),
