@@ -140,7 +140,7 @@ fn is_origin_of(origin: &str, host: &str) -> bool {
 /// Lets a request pass the door of its route, or refuses it; answers preflights.
 ///
 /// # Errors
-/// Those of the handlers.
+/// The errors of the handlers.
 pub async fn pass(door: Door, request: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, Error> {
     let services = request.app_data::<web::Data<Services>>().expect("set for every worker");
     let judged = services.doors.judge(door, request.method(), request.uri(), request.headers());
