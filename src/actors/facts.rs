@@ -46,6 +46,8 @@ pub struct EndpointAnswered {
     pub endpoint: EndpointId,
     /// When the probe was sent.
     pub sent: Moment,
+    /// The operator has asked for the models to be read anew.
+    pub is_sync: bool,
 }
 
 /// Endpoints have been added, changed or removed.

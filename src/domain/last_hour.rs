@@ -85,6 +85,7 @@ impl LastHour {
             | Refusal::NoEndpointOnline
             | Refusal::WarmingUp
             | Refusal::NothingUntried { .. }
+            | Refusal::ApiNotSupported(_)
             | Refusal::Draining => {}
         }
     }

@@ -97,6 +97,8 @@ pub enum Refusal {
     /// A retry finds no endpoint that could serve it and has not failed it already. The estimate, `None` without data, is that
     /// of one who comes anew.
     NothingUntried { estimated_wait: Option<Duration> },
+    /// Every online endpoint that has the model has answered that it does not serve this API.
+    ApiNotSupported(ApiKind),
     /// No slot became free in time.
     QueueTimeout { waited: Duration },
     /// Leaseway is stopping.
@@ -113,6 +115,7 @@ impl Refusal {
             Refusal::QueueFull { .. } => "queue_full",
             Refusal::Overloaded { .. } | Refusal::AllBusy { .. } => "overloaded",
             Refusal::NothingUntried { .. } => "upstream_error",
+            Refusal::ApiNotSupported(_) => "api_not_supported",
             Refusal::QueueTimeout { .. } => "queue_timeout",
             Refusal::Draining => "draining",
         }

@@ -260,6 +260,10 @@ fn refused(refusal: &Refusal, model: &ModelId, retry_after: RetryAfter) -> Row {
         Refusal::NothingUntried { .. } => {
             row(StatusCode::BAD_GATEWAY, format!("no endpoint with the model `{model}` answered"))
         }
+        Refusal::ApiNotSupported(api_kind) => {
+            let message = format!("no endpoint with the model `{model}` serves {}", api_kind.path());
+            Row { is_final: true, ..row(StatusCode::NOT_IMPLEMENTED, message) }
+        }
         Refusal::Draining => Row {
             closes: true,
             ..row(StatusCode::SERVICE_UNAVAILABLE, "Leaseway is stopping".to_owned()).retry_after(RETRY_AFTER_DRAINING)

@@ -271,3 +271,41 @@ async fn the_only_endpoint_of_a_model_is_to_blame_for_its_server_errors() {
     app.until_endpoint(&id, "blamed", |view| view["last_error"] == "answered 500").await;
     app.finish().await;
 }
+
+#[actix_web::test]
+async fn an_api_that_an_endpoint_does_not_serve_is_not_asked_of_it_again_until_its_next_sync() {
+    let app = without_fast_probes(|_| {}).await;
+    let (chat_only, second) = (FakeEndpoint::start(&["m"]).await, FakeEndpoint::start(&["m"]).await);
+    let id = app.register_scored("chat-only", &chat_only, 2).await;
+    app.register_scored("second", &second, 1).await;
+    let refuse = |received: &Received| match received.path.as_str() {
+        "/v1/embeddings" => json_answer(501, BROKEN),
+        _ => polite(received),
+    };
+    chat_only.script(refuse);
+    let question = json!({ "model": "m", "input": "x" });
+    for _ in 0..3 {
+        let answer = app.post("/v1/embeddings", &question).await;
+        assert_eq!((answer.status.as_u16(), answer.header("x-leaseway-endpoint")), (200, Some("second")));
+    }
+    assert_eq!(chat_only.counts().arrived, 1, "asked once");
+    assert_eq!(app.post(CHAT, &chat("m", false)).await.header("x-leaseway-endpoint"), Some("chat-only"));
+
+    second.script(refuse);
+    let relayed = app.post("/v1/embeddings", &question).await;
+    assert_eq!((relayed.status.as_u16(), relayed.text().as_str()), (501, BROKEN), "what the last one said");
+    let refused = app.post("/v1/embeddings", &question).await;
+    let error = refused.json()["error"].clone();
+    assert_eq!(
+        (refused.status.as_u16(), &error["code"], &error["type"]),
+        (501, &json!("api_not_supported"), &json!("server_error"))
+    );
+    assert_eq!(error["message"], "no endpoint with the model `m` serves /v1/embeddings");
+    assert_eq!(refused.header("x-should-retry"), Some("false"));
+
+    chat_only.script(polite);
+    assert_eq!(app.post(&format!("/api/endpoints/{id}/sync"), &json!({})).await.status, 200);
+    let answer = app.post("/v1/embeddings", &question).await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-leaseway-endpoint")), (200, Some("chat-only")));
+    app.finish().await;
+}

@@ -17,7 +17,7 @@ use leaseway::domain::dispatch::choose::{Balancing, Mode};
 use leaseway::domain::dispatch::{Decision, Dispatcher, QueueRules};
 use leaseway::domain::endpoint::{EndpointFacts, EndpointStatus, Target};
 use leaseway::domain::ids::{EndpointId, LeaseId, ModelId, Ticket};
-use leaseway::domain::request::{LeaseRequest, Refusal};
+use leaseway::domain::request::{ApiKind, LeaseRequest, Refusal};
 use leaseway::domain::time::Moment;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -50,6 +50,8 @@ struct World {
     /// Those who wait for an endpoint that is loading.
     warming: Line,
     choices: Choices,
+    /// The APIs that endpoints have said they do not serve for a model.
+    unserved: BTreeSet<(EndpointId, ModelId, ApiKind)>,
     journeys: Journeys,
     /// Endpoints that are to blame, and of which the dispatcher has not told yet.
     blamed: Vec<Blamed>,
@@ -96,6 +98,7 @@ impl World {
             delayed: Line::default(),
             warming: Line::default(),
             choices: Choices::new(balancing),
+            unserved: BTreeSet::new(),
             journeys: Journeys::default(),
             blamed: Vec::new(),
             answered: BTreeSet::new(),
@@ -110,8 +113,23 @@ impl World {
 
     fn can_serve(&self, facts: &EndpointFacts, request: &LeaseRequest) -> bool {
         serves(facts, request)
+            && self.serves_api(facts, request)
             && self.in_flight(facts.id()) < facts.max_concurrency as usize
             && self.may_get(facts, &request.model)
+    }
+
+    fn serves_api(&self, facts: &EndpointFacts, request: &LeaseRequest) -> bool {
+        !self.unserved.contains(&(facts.id(), request.model.clone(), request.api_kind))
+    }
+
+    /// Tells whether every online endpoint with the model has said that it does not serve the API, and no other may.
+    fn is_unserved(&self, request: &LeaseRequest) -> bool {
+        let with = |status| self.endpoints.values().filter(move |facts| facts.status == status);
+        let has = |facts: &EndpointFacts| facts.models.contains(&request.model);
+        let may_serve = |facts: &EndpointFacts| facts.models.is_empty() || has(facts);
+        let mut online = with(EndpointStatus::Online).filter(|facts| has(facts)).peekable();
+        let mut others = with(EndpointStatus::Pending).chain(with(EndpointStatus::Loading));
+        online.peek().is_some() && online.all(|facts| !self.serves_api(facts, request)) && !others.any(may_serve)
     }
 
     /// Tells whether an endpoint is not skipped because of its failures, or the model has no other.
@@ -161,7 +179,8 @@ impl World {
     /// Tells whether an endpoint, free or not, can serve a retry.
     fn has_untried(&self, request: &LeaseRequest) -> bool {
         let last_resort = self.is_last_resort(&request.model);
-        self.endpoints.values().any(|facts| serves(facts, request) && (last_resort || self.is_closed(facts)))
+        let may = |facts: &EndpointFacts| self.serves_api(facts, request) && (last_resort || self.is_closed(facts));
+        self.endpoints.values().any(|facts| serves(facts, request) && may(facts))
     }
 
     fn pass_time(&mut self, random: &mut StdRng) {
@@ -203,6 +222,7 @@ impl World {
         for waiter in self.waiters() {
             let free = self.endpoints.values().find(|facts| self.can_serve(facts, &waiter.request));
             assert!(free.is_none(), "{waiter:?} waits while {free:?} is free");
+            assert!(!self.is_unserved(&waiter.request), "{waiter:?} waits for an API that no endpoint serves");
         }
     }
 }

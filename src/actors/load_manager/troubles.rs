@@ -103,9 +103,9 @@ impl Handler<AnswerBegan> for LoadManager {
 impl Handler<EndpointAnswered> for LoadManager {
     type Result = ();
 
-    fn handle(&mut self, EndpointAnswered { endpoint, sent }: EndpointAnswered, ctx: &mut Context<Self>) {
+    fn handle(&mut self, EndpointAnswered { endpoint, sent, is_sync }: EndpointAnswered, ctx: &mut Context<Self>) {
         let mut decisions = Vec::new();
-        self.dispatcher.endpoint_answered(clock::now(), endpoint, sent, &mut decisions);
+        self.dispatcher.endpoint_answered(clock::now(), endpoint, sent, is_sync, &mut decisions);
         self.carry_out(decisions, ctx);
     }
 }

@@ -40,7 +40,7 @@ impl Handler<SyncEndpoint> for Registry {
                 if probed.is_ok() {
                     target.trust_again();
                 }
-                registry.probed(&target, sent, probed, ctx);
+                registry.probed(&target, sent, true, probed, ctx);
                 registry.look(id, ctx);
                 registry.entries.get(&id).map(Entry::view).ok_or(RegistryError::NotFound(id))
             })
@@ -93,7 +93,7 @@ impl Registry {
             ctx.spawn(probe.into_actor(self).map(move |probed, registry, ctx| {
                 if registry.entries.get(&id).is_some_and(|entry| entry.target.is_same_server(&target)) {
                     registry.probes.ended(id);
-                    registry.probed(&target, sent, probed, ctx);
+                    registry.probed(&target, sent, false, probed, ctx);
                     registry.look(id, ctx);
                 }
                 registry.begin_probes(ctx);
@@ -117,7 +117,7 @@ impl Registry {
 
     /// Applies the result of a probe that was `sent` to `target`. The result is ignored if the endpoint has another address or
     /// key by now, or if a later probe has ended before.
-    fn probed(&mut self, target: &Target, sent: Moment, probed: Probed, ctx: &mut Context<Self>) {
+    fn probed(&mut self, target: &Target, sent: Moment, is_sync: bool, probed: Probed, ctx: &mut Context<Self>) {
         let id = target.id;
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.target.is_same_server(target)) else { return };
         let status_before = entry.status();
@@ -125,7 +125,7 @@ impl Registry {
         match probed {
             Ok(answer) if entry.health.answered(sent, clock::wall(), &answer) => {
                 if !answer.is_loading {
-                    self.neighbours.answers.do_send(EndpointAnswered { endpoint: id, sent });
+                    self.neighbours.answers.do_send(EndpointAnswered { endpoint: id, sent, is_sync });
                 }
                 entry.observe(answer);
             }

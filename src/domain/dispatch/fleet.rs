@@ -17,6 +17,7 @@ use super::index::{Availability, Index, MemberKey, Position};
 use super::model_set::ModelSet;
 use super::models::{ModelNumber, Models};
 use super::trials::{Trial, Trials};
+use super::unserved::{Asked, UnservedApis};
 use crate::domain::blame::{Sign, Suspect};
 use crate::domain::endpoint::{EndpointFacts, EndpointStatus, Target};
 use crate::domain::ids::{EndpointId, LeaseId};
@@ -44,6 +45,8 @@ pub struct Slot<'a> {
     pub endpoint: EndpointId,
     /// The models that the slot can serve.
     pub models: Cow<'a, ModelSet>,
+    /// The APIs of these models that the endpoint does not serve.
+    pub unserved: &'a [Asked],
 }
 
 /// An endpoint, and what follows from its leases and reports.
@@ -110,6 +113,7 @@ pub struct Fleet {
     endpoints: HashMap<EndpointId, Endpoint>,
     index: Index,
     trials: Trials,
+    unserved: UnservedApis,
     /// How many endpoints have the model, in any status.
     known: HashMap<ModelNumber, usize>,
     pending: HashSet<EndpointId>,
@@ -130,6 +134,7 @@ impl Fleet {
             endpoints: HashMap::new(),
             index: Index::default(),
             trials: Trials::new(),
+            unserved: UnservedApis::default(),
             known: HashMap::new(),
             pending: HashSet::new(),
             loading: HashSet::new(),
@@ -152,6 +157,11 @@ impl Fleet {
                 if !old.facts.target.is_same_server(&facts.target) {
                     self.trials.forget(id);
                 }
+                let has_come_back =
+                    facts.status == EndpointStatus::Online && old.facts.status != EndpointStatus::Online;
+                if has_come_back || old.models != models || !old.facts.target.is_same_server(&facts.target) {
+                    self.unserved.forget(id);
+                }
                 Endpoint { facts, models, model_set, key: None, ..old }
             }
             None => {
@@ -167,6 +177,7 @@ impl Fleet {
             self.report_ends.remove(&(reported.until, id));
         }
         self.trials.forget(id);
+        self.unserved.forget(id);
     }
 
     /// Takes up an endpoint's report, which counts at once; without effect if the endpoint is gone.
@@ -201,7 +212,54 @@ impl Fleet {
     /// Returns the endpoint to grant a request for `model` on, of those with a free slot that have not failed the request, and
     /// why that one.
     pub fn choose(&self, model: ModelNumber, request: &LeaseRequest) -> Option<(EndpointId, GrantReason)> {
-        self.policy.pick(&self.index.shortlist(model, &request.tried))
+        let unserving = self.unserving(model, request);
+        let excluded = |id: &EndpointId| request.tried.contains(id) || unserving.contains(id);
+        self.policy.pick(&self.index.shortlist(model, &excluded))
+    }
+
+    /// Returns the endpoints that do not serve the request's API for this model.
+    fn unserving(&self, model: ModelNumber, request: &LeaseRequest) -> &[EndpointId] {
+        if self.unserved.is_empty() { &[] } else { self.unserved.endpoints((model, request.api_kind)) }
+    }
+
+    /// Learns that an endpoint does not serve the API of a request that went to `target`. Returns false if that is known, or
+    /// says nothing about the endpoint as it is now.
+    pub fn learn_unserved(
+        &mut self,
+        now: Moment,
+        target: &Arc<Target>,
+        model: ModelNumber,
+        request: &LeaseRequest,
+    ) -> bool {
+        let has_model = |endpoint: &Endpoint| endpoint.models.binary_search(&model).is_ok();
+        let is_its = |endpoint: &Endpoint| endpoint.is_at(target) && has_model(endpoint);
+        self.endpoints.get(&target.id).is_some_and(is_its)
+            && self.unserved.learn(now, target.id, (model, request.api_kind))
+    }
+
+    /// Tells whether endpoints have the model, and none of them serves the request's API, nor may one that is loading or has
+    /// not been probed.
+    pub fn is_unserved(&self, model: ModelNumber, request: &LeaseRequest) -> bool {
+        let unserving = self.unserving(model, request);
+        if unserving.is_empty() {
+            return false;
+        }
+        let online =
+            unserving.iter().filter(|id| self.endpoints.get(id).is_some_and(|endpoint| endpoint.key.is_some()));
+        let (members, _) = self.index.members(model);
+        let may_serve = |id: &EndpointId| self.may_serve(*id, model);
+        members > 0 && online.count() == members && !self.pending.iter().chain(&self.loading).any(may_serve)
+    }
+
+    /// Tells whether an endpoint that is loading or has not been probed may serve a model.
+    fn may_serve(&self, id: EndpointId, model: ModelNumber) -> bool {
+        let models = &self.endpoints[&id].models;
+        models.is_empty() || models.binary_search(&model).is_ok()
+    }
+
+    /// Tells whether nothing is remembered of APIs that endpoints do not serve.
+    pub fn serves_all_apis(&self) -> bool {
+        self.unserved.is_empty()
     }
 
     /// Takes a slot of an endpoint that has one free. Returns where the request goes, and whether the lease is that of the
@@ -239,8 +297,13 @@ impl Fleet {
         has_turned
     }
 
-    /// Learns that an endpoint has answered a probe sent at `sent`.
-    pub fn probe_answered(&mut self, id: EndpointId, sent: Moment) {
+    /// Learns that an endpoint has answered a probe sent at `sent`, which the operator asked for if `is_sync`.
+    pub fn probe_answered(&mut self, now: Moment, id: EndpointId, sent: Moment, is_sync: bool) {
+        if is_sync {
+            self.unserved.forget(id);
+        } else {
+            self.unserved.forget_old(now, id);
+        }
         self.change(id, |_, trials| trials.probe_answered(id, sent));
     }
 
@@ -277,7 +340,7 @@ impl Fleet {
                 Cow::Owned(ModelSet::from_iter(served))
             }
         };
-        Some(Slot { endpoint: id, models })
+        Some(Slot { endpoint: id, models, unserved: self.unserved.apis(id) })
     }
 
     /// Returns the online endpoints whose breaker is not closed.
@@ -302,8 +365,8 @@ impl Fleet {
         self.index.competition(model)
     }
 
-    /// Tells whether an online endpoint that is not skipped, free or not, could serve a request for `model` and has not failed
-    /// it.
+    /// Tells whether an online endpoint that is not skipped, free or not, could serve a request for `model`, serves its API, and
+    /// has not failed it.
     pub fn has_untried(&self, model: ModelNumber, request: &LeaseRequest) -> bool {
         let (members, closed) = self.index.members(model);
         let serving = if closed == 0 { members } else { closed };
@@ -313,7 +376,9 @@ impl Fleet {
                 endpoint.key.is_some_and(counts) && endpoint.models.binary_search(&model).is_ok()
             })
         };
-        serving > request.tried.iter().filter(is_among).count()
+        let untried = |id: &&EndpointId| !request.tried.contains(id);
+        let excluded = request.tried.iter().chain(self.unserving(model, request).iter().filter(untried));
+        serving > excluded.filter(is_among).count()
     }
 
     /// Returns the models in use.
@@ -328,10 +393,7 @@ impl Fleet {
 
     /// Tells what a request for `model` may hope for when no slot is free.
     pub fn prospect(&self, model: ModelNumber) -> Prospect {
-        let may_serve = |id: &EndpointId| {
-            let models = &self.endpoints[id].models;
-            models.is_empty() || models.binary_search(&model).is_ok()
-        };
+        let may_serve = |id: &EndpointId| self.may_serve(*id, model);
         if self.index.serves(model) || self.pending.iter().any(may_serve) {
             Prospect::Possible
         } else if self.loading.iter().any(may_serve) {
@@ -388,6 +450,7 @@ impl Fleet {
         }
         assert_eq!(online - closed, self.trials.tripped().len(), "breakers are closed or tripped");
         self.index.assert_consistent();
+        self.unserved.assert_consistent();
     }
 
     /// Returns how many models all endpoints have.

@@ -169,19 +169,19 @@ impl Index {
         &self.members[key.0].position
     }
 
-    /// Returns the best endpoints with a free slot for a model that are not among those `tried`. Endpoints that are skipped are
+    /// Returns the best endpoints with a free slot for a model that are not `excluded`. Endpoints that are skipped are
     /// among them only if the model has no other.
-    pub fn shortlist(&self, model: ModelNumber, tried: &[EndpointId]) -> Shortlist {
+    pub fn shortlist(&self, model: ModelNumber, excluded: &impl Fn(&EndpointId) -> bool) -> Shortlist {
         let mut list = Shortlist::default();
         let Some(served) = self.served.get(model.0) else { return list };
         let is_last_resort = served.closed == 0;
         let Some(column) = served.column else {
-            self.list_few(served, tried, is_last_resort, &mut list);
+            self.list_few(served, excluded, is_last_resort, &mut list);
             return list;
         };
-        let untried = |place: &&Place| !tried.contains(&place.id);
+        let eligible = |place: &&Place| !excluded(&place.id);
         let best = |order: &'_ Order, list: &mut Shortlist| {
-            order.serving(&self.rows, column).filter(untried).take(Shortlist::MAX).for_each(|place| list.add(*place));
+            order.serving(&self.rows, column).filter(eligible).take(Shortlist::MAX).for_each(|place| list.add(*place));
         };
         best(&self.calm, &mut list);
         let has_calm = list.best().is_some();
@@ -189,20 +189,26 @@ impl Index {
         if is_last_resort {
             best(&self.skipped, &mut list);
         } else if !has_calm {
-            list.in_turn = self.strained_in_turn.serving(&self.rows, column).find(untried).copied();
+            list.in_turn = self.strained_in_turn.serving(&self.rows, column).find(eligible).copied();
         }
         list
     }
 
     /// Does the same for a model that few endpoints serve.
-    fn list_few(&self, served: &Served, tried: &[EndpointId], is_last_resort: bool, list: &mut Shortlist) {
+    fn list_few(
+        &self,
+        served: &Served,
+        excluded: &impl Fn(&EndpointId) -> bool,
+        is_last_resort: bool,
+        list: &mut Shortlist,
+    ) {
         let mut has_calm = false;
         for key in &served.members {
             let member = &self.members[*key];
             let Position { id, standing, availability, .. } = member.position;
             let is_candidate =
                 availability == Availability::Free || (availability == Availability::Skipped && is_last_resort);
-            if !is_candidate || tried.contains(&id) {
+            if !is_candidate || excluded(&id) {
                 continue;
             }
             list.add(member.place(MemberKey(*key), standing.rank));

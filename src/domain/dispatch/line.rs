@@ -206,14 +206,17 @@ impl Line {
     }
 
     /// Returns the place in the ring of the client that is next, and which of its requests.
-    fn next_for(&self, Slot { endpoint, models }: &Slot<'_>) -> Option<(usize, Ticket)> {
-        if self.retries == 0 {
+    fn next_for(&self, Slot { endpoint, models, unserved }: &Slot<'_>) -> Option<(usize, Ticket)> {
+        if self.retries == 0 && unserved.is_empty() {
             let place = self.ring.first(models)?;
             let queue = &self.clients[*self.ring.get(place)?].queue;
             return Some((place, *queue.get(queue.first(models)?)?));
         }
-        let untried = |ticket: &Ticket| !self.entries[ticket].waiting.request.tried.contains(endpoint);
-        let first = |key: &usize| self.clients[*key].queue.first_wanted(models, untried);
+        let suits = |ticket: &Ticket| {
+            let WaitingRequest { request, model, .. } = &self.entries[ticket].waiting;
+            !request.tried.contains(endpoint) && !unserved.contains(&(*model, request.api_kind))
+        };
+        let first = |key: &usize| self.clients[*key].queue.first_wanted(models, suits);
         let place = self.ring.first_wanted(models, |key| first(key).is_some())?;
         let key = self.ring.get(place)?;
         Some((place, *self.clients[*key].queue.get(first(key)?)?))
@@ -330,7 +333,7 @@ mod tests {
         }
 
         fn take_next(&mut self, models: &ModelSet) -> Option<WaitingRequest> {
-            let slot = Slot { endpoint: EndpointId(Uuid::nil()), models: Cow::Borrowed(models) };
+            let slot = Slot { endpoint: EndpointId(Uuid::nil()), models: Cow::Borrowed(models), unserved: &[] };
             self.line.take_next(&slot)
         }
 

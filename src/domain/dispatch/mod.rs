@@ -7,8 +7,8 @@
 //! - every request is answered exactly once: granted, refused or cancelled;
 //! - every lease ends exactly once, and unknown ends are ignored;
 //! - the line is bounded, but for retries, and holds nothing expired;
-//! - nobody waits while an online endpoint that serves the model, is not skipped and has not failed the request has a free
-//!   slot, nor in vain;
+//! - nobody waits while an online endpoint that serves the model and the API, is not skipped and has not failed the request has
+//!   a free slot, nor in vain;
 //! - clients are served round robin, the requests of one client for a model first come first served, retries before others;
 //! - no lease is granted on an endpoint that is gone or not online, nor on one that is skipped after failures, unless the
 //!   model has no other.
@@ -28,6 +28,7 @@ mod order;
 mod queue;
 mod retry;
 mod trials;
+mod unserved;
 mod views;
 mod wait;
 
@@ -187,11 +188,18 @@ impl Dispatcher {
         self.debug_assert_invariants();
     }
 
-    /// Learns that an endpoint has answered a probe sent at `sent`: a suspicion older than that is cleared, and an endpoint that
+    /// Learns that an endpoint has answered a probe sent at `sent`, which the operator asked for if `is_sync`: a suspicion older than that is cleared, and an endpoint that
     /// is skipped may be tried.
-    pub fn endpoint_answered(&mut self, now: Moment, id: EndpointId, sent: Moment, decisions: &mut Vec<Decision>) {
+    pub fn endpoint_answered(
+        &mut self,
+        now: Moment,
+        id: EndpointId,
+        sent: Moment,
+        is_sync: bool,
+        decisions: &mut Vec<Decision>,
+    ) {
         self.expire(now, decisions);
-        self.fleet.probe_answered(id, sent);
+        self.fleet.probe_answered(now, id, sent, is_sync);
         self.serve_line(now, id, decisions);
         self.debug_assert_invariants();
     }
@@ -304,6 +312,7 @@ impl Dispatcher {
             let model = waiting.model;
             assert!(self.fleet.choose(model, request).is_none(), "nobody waits while a capable slot is free");
             assert!(!request.is_retry() || self.fleet.has_untried(model, request), "no retry waits in vain");
+            assert!(!self.fleet.is_unserved(model, request), "nobody waits for an API that no endpoint serves");
         }
         let users = self.fleet.model_users() + self.waiting() + self.active();
         assert_eq!(

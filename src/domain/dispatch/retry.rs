@@ -58,7 +58,8 @@ impl Dispatcher {
         Some(held)
     }
 
-    /// Gives a slot back, and learns what its lease says about the endpoint. Returns whether the breaker has opened or closed.
+    /// Gives a slot back, and learns what its lease says about the endpoint. Returns whether the endpoint is skipped now, or no
+    /// longer, or was found not to serve an API.
     fn release(&mut self, now: Moment, held: &Held, end: &LeaseEnd, goes_on: bool) -> bool {
         let sign = held.request.comparison.sign_of(&end.outcome, goes_on);
         if let (Sign::Bad, Outcome::Failed(failure)) = (sign, &end.outcome) {
@@ -67,7 +68,9 @@ impl Dispatcher {
         if let Outcome::Succeeded { .. } = end.outcome {
             self.fleet.models_mut().service_time_mut(held.model).record(now.since(held.granted));
         }
-        self.fleet.release(now, end.lease, &held.target, sign)
+        let is_unserved = matches!(&end.outcome, Outcome::Failed(failure) if failure.is_not_implemented());
+        let is_new = is_unserved && self.fleet.learn_unserved(now, &held.target, held.model, &held.request);
+        self.fleet.release(now, end.lease, &held.target, sign) | is_new
     }
 
     /// Decides about the endpoint of an earlier attempt by how this one has ended.
@@ -95,7 +98,7 @@ impl Dispatcher {
         let (mut turns, mut any_turned) = (has_turned, has_turned);
         loop {
             if std::mem::take(&mut turns) {
-                self.refuse_vain_retries(decisions);
+                self.refuse_vain(decisions);
             }
             let Some((suspect, sign)) = self.verdicts.pop() else { break };
             turns = self.fleet.judge(now, &suspect, sign);

@@ -113,7 +113,7 @@ impl Story {
     /// The endpoint answers a probe that was sent at this second.
     fn answered(mut self, id: u128, sent: u64) -> Self {
         let (id, sent) = (EndpointId(Uuid::from_u128(id)), Moment::from_micros(sent * 1_000_000));
-        self.dispatcher.endpoint_answered(self.now(), id, sent, &mut self.decisions);
+        self.dispatcher.endpoint_answered(self.now(), id, sent, false, &mut self.decisions);
         self.tell();
         self
     }

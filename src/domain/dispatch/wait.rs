@@ -21,6 +21,9 @@ impl Dispatcher {
         if waiting.request.is_retry() {
             return self.wait_again(now, waiting);
         }
+        if self.fleet.is_unserved(waiting.model, &waiting.request) {
+            return Some(Refusal::ApiNotSupported(waiting.request.api_kind));
+        }
         match self.fleet.prospect(waiting.model) {
             Prospect::Unknown => Some(Refusal::ModelNotFound),
             Prospect::NothingOnline => Some(Refusal::NoEndpointOnline),
@@ -166,7 +169,7 @@ impl Dispatcher {
     pub(super) fn review(&mut self, now: Moment, decisions: &mut Vec<Decision>) {
         let misplaced: HashMap<ModelNumber, Prospect> =
             self.queue.misplaced(|model| self.fleet.prospect(model)).into_iter().collect();
-        self.refuse_vain_retries(decisions);
+        self.refuse_vain(decisions);
         if misplaced.is_empty() {
             return;
         }
@@ -190,19 +193,23 @@ impl Dispatcher {
         self.expire(now, decisions);
     }
 
-    /// Refuses retries that no untried endpoint can serve. A retry does not wait for an endpoint to be probed, to load or to be
-    /// tried.
-    pub(super) fn refuse_vain_retries(&mut self, decisions: &mut Vec<Decision>) {
-        if self.queue.retries() == 0 {
+    /// Refuses retries that no untried endpoint can serve, and requests whose API no endpoint serves. A retry does not wait for an
+    /// endpoint to be probed, to load or to be tried.
+    pub(super) fn refuse_vain(&mut self, decisions: &mut Vec<Decision>) {
+        if self.queue.retries() == 0 && self.fleet.serves_all_apis() {
             return;
         }
-        let is_vain = |waiting: &WaitingRequest| {
-            waiting.request.is_retry() && !self.fleet.has_untried(waiting.model, &waiting.request)
+        let is_vain = |WaitingRequest { request, model, .. }: &WaitingRequest| match request.is_retry() {
+            true => !self.fleet.has_untried(*model, request),
+            false => self.fleet.is_unserved(*model, request),
         };
         for ticket in self.in_order_of_arrival(is_vain) {
             let Some(waiting) = self.queue.leave(ticket) else { continue };
             self.reach_verdict(&waiting.request, Sign::Bad);
-            let refusal = self.nothing_untried(waiting.model, &waiting.request);
+            let refusal = match waiting.request.is_retry() {
+                true => self.nothing_untried(waiting.model, &waiting.request),
+                false => Refusal::ApiNotSupported(waiting.request.api_kind),
+            };
             self.refuse(ticket, waiting.model, refusal, decisions);
         }
     }

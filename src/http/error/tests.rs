@@ -4,6 +4,7 @@ use actix_web::ResponseError;
 
 use super::*;
 use crate::domain::ids::EndpointId;
+use crate::domain::request::ApiKind;
 
 fn body(error: &ApiError) -> Value {
     Dialect::default().error_body(&error.row().parts())
@@ -45,6 +46,8 @@ fn every_error_has_its_status_code_type_wait_and_words() {
     check(refused(Refusal::NoEndpointOnline), 503, "no_endpoint_online", server, Some(30), offline);
     let loading = "every endpoint with the model `m` is still loading";
     check(refused(Refusal::WarmingUp), 503, "warming_up", server, Some(30), loading);
+    let unsupported = "no endpoint with the model `m` serves /v1/embeddings";
+    check(refused(Refusal::ApiNotSupported(ApiKind::Embeddings)), 501, "api_not_supported", server, None, unsupported);
     check(refused(Refusal::Draining), 503, "draining", server, Some(5), "Leaseway is stopping");
     let silent = ApiError::AttemptFailed("a".to_owned(), Failure::FirstByteTimeout);
     assert!(silent.error_response().headers().get("x-should-retry").is_some_and(|value| value == "false"));

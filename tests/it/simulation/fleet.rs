@@ -25,6 +25,7 @@ impl World {
             // Its id is never used again.
             self.ids[place] += self.ids.len() as u128;
             self.endpoints.remove(&id);
+            self.forget_unserved(id);
             self.dispatcher.change_endpoints(self.now, Vec::new(), vec![id], &mut decisions);
         } else {
             let mut facts = random_facts(id, random);
@@ -36,14 +37,23 @@ impl World {
                 self.choices.breakers.remove(&id);
                 self.choices.suspects.remove(&id);
             }
+            let is_online = |facts: &EndpointFacts| facts.status == EndpointStatus::Online;
+            let stays = |old: &EndpointFacts| {
+                let has_come_back = is_online(&facts) && !is_online(old);
+                !has_come_back && old.models == facts.models && old.target.is_same_server(&facts.target)
+            };
+            if !old.is_some_and(stays) {
+                self.forget_unserved(id);
+            }
             self.endpoints.insert(id, facts.clone());
             self.dispatcher.change_endpoints(self.now, vec![facts], Vec::new(), &mut decisions);
         }
-        let is_vain_retry =
-            |decision: &Decision| matches!(decision, Decision::Refuse(_, Refusal::NothingUntried { .. }));
-        let (vain_retries, decisions): (Vec<_>, Vec<_>) = decisions.into_iter().partition(is_vain_retry);
+        let is_vain = |decision: &Decision| {
+            matches!(decision, Decision::Refuse(_, Refusal::NothingUntried { .. } | Refusal::ApiNotSupported(_)))
+        };
+        let (vain, decisions): (Vec<_>, Vec<_>) = decisions.into_iter().partition(is_vain);
         let (refusals, grants) = decisions.into_iter().partition(|decision| matches!(decision, Decision::Refuse(..)));
-        self.follow(vain_retries);
+        self.follow(vain);
         self.rearrange(refusals);
         self.follow(grants);
     }
@@ -71,7 +81,11 @@ impl World {
         assert!(refusals.is_empty(), "refused to those who do not wait: {refusals:?}");
     }
 
-    /// An endpoint, or one that is gone, answers a probe that was sent a while ago.
+    fn forget_unserved(&mut self, id: EndpointId) {
+        self.unserved.retain(|(other, ..)| *other != id);
+    }
+
+    /// An endpoint, or one that is gone, answers a probe that was sent a while ago, perhaps because the operator wants a sync.
     pub fn answer_probe(&mut self, random: &mut StdRng) {
         let id = EndpointId(Uuid::from_u128(self.ids[random.random_range(0..self.ids.len())]));
         let ago = random.random_range(0..2_000_000);
@@ -79,8 +93,12 @@ impl World {
         if self.endpoints.contains_key(&id) {
             self.choices.probe_answered(self.now, id, sent);
         }
+        let is_sync = random.random_bool(0.5);
+        if is_sync {
+            self.forget_unserved(id);
+        }
         let mut decisions = Vec::new();
-        self.dispatcher.endpoint_answered(self.now, id, sent, &mut decisions);
+        self.dispatcher.endpoint_answered(self.now, id, sent, is_sync, &mut decisions);
         self.follow(decisions);
     }
 

@@ -22,12 +22,13 @@ impl World {
         let model = ModelId::from(MODELS[random.random_range(0..MODELS.len())]);
         let client = ClientId::Named([random.random_range(0..CLIENTS)].into());
         let id = self.journeys.begin(random.random_range(1..=MAX_ATTEMPTS));
-        let request = LeaseRequest::new(id, model, ApiKind::ChatCompletions, client);
+        let api_kind = [ApiKind::ChatCompletions, ApiKind::Embeddings][random.random_range(0..2)];
+        let request = LeaseRequest::new(id, model, api_kind, client);
         let deadline = self.now.after(Duration::from_millis(random.random_range(0..3000)));
         let ticket = self.ticket();
         let mut decisions = Vec::new();
         let waiting = self.waiters().count();
-        let chosen = self.chosen(&request);
+        let (chosen, is_unserved) = (self.chosen(&request), self.is_unserved(&request) && !self.draining);
         let submitted = self.dispatcher.submit(self.now, ticket, request.clone().into(), deadline, &mut decisions);
         self.follow(decisions);
         match submitted {
@@ -38,6 +39,7 @@ impl World {
             Submitted::Refused(refusal) => {
                 assert!(chosen.is_none() || self.draining, "{refusal:?} although an endpoint is free");
                 assert!(self.answered.insert(ticket));
+                assert_eq!(is_unserved, matches!(refusal, Refusal::ApiNotSupported(_)), "{refusal:?}");
                 let full = matches!(refusal, Refusal::QueueFull { .. });
                 assert_eq!(full, waiting >= MAX_WAITING && may_wait(&refusal));
                 let overloaded = matches!(refusal, Refusal::Overloaded { .. });
@@ -68,6 +70,7 @@ impl World {
         let attempt = Attempt { target, lease: failed.lease, outcome: outcome.clone() };
         let (own, verdict) = self.journeys.judge(&request, &attempt, true);
         self.judge(&attempt, own);
+        self.learn_unserved(&attempt, &request);
         let mut decisions = Vec::new();
         let retried = self.dispatcher.retry(self.now, ticket, failed, deadline, &mut decisions);
         let Retried { ended, request, submitted } = retried.expect("the lease was held");
@@ -149,6 +152,7 @@ impl World {
                     assert_eq!(waiter.deadline <= self.now, matches!(refusal, Refusal::QueueTimeout { .. }));
                     let warmed = refusal == Refusal::WarmingUp;
                     assert!(!warmed || waiter.until <= self.now, "refused before its wait was over");
+                    assert!(!matches!(refusal, Refusal::ApiNotSupported(_)) || self.is_unserved(&waiter.request));
                     self.journeys.unserved(&waiter.request);
                     let is_vain = matches!(refusal, Refusal::NothingUntried { .. });
                     self.judge_open(&waiter.request, if is_vain { Sign::Bad } else { Sign::Nothing });
@@ -197,6 +201,7 @@ impl World {
         let attempt = Attempt { target: held.target.clone(), lease, outcome };
         let (own, verdict) = self.journeys.judge(&held.request, &attempt, false);
         self.judge(&attempt, own);
+        self.learn_unserved(&attempt, &held.request);
         let verdict = verdict.filter(|_| !held.has_begun);
         verdict.into_iter().for_each(|(attempt, sign)| self.judge(&attempt, sign));
         let ended = self.dispatcher.end(self.now, end, &mut decisions).expect("the lease was held");
@@ -242,6 +247,14 @@ impl World {
         }
     }
 
+    /// Takes note of an answer of 501, if the endpoint is still what it was.
+    fn learn_unserved(&mut self, Attempt { target, outcome, .. }: &Attempt, request: &LeaseRequest) {
+        let has_model = self.endpoints.get(&target.id).is_some_and(|facts| facts.models.contains(&request.model));
+        if *outcome == Outcome::Failed(Failure::Status(501)) && has_model && self.is_same_server(target) {
+            self.unserved.insert((target.id, request.model.clone(), request.api_kind));
+        }
+    }
+
     /// Takes note of a verdict on the endpoint that a request's attempts have left undecided.
     fn judge_open(&mut self, request: &LeaseRequest, sign: Sign) {
         self.journeys.open(request).iter().for_each(|attempt| self.judge(attempt, sign));
@@ -255,6 +268,7 @@ fn may_wait(refusal: &Refusal) -> bool {
         Refusal::ModelNotFound
         | Refusal::NoEndpointOnline
         | Refusal::AllBusy { .. }
+        | Refusal::ApiNotSupported(_)
         | Refusal::WarmingUp
         | Refusal::NothingUntried { .. }
         | Refusal::Draining => false,
