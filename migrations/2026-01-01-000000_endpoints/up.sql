@@ -1,4 +1,5 @@
--- Times are milliseconds since 1970-01-01T00:00Z, lists are JSON arrays of text.
+-- Times are milliseconds since 1970-01-01T00:00Z. Lists are JSON arrays of text. `kind` is what the operator says, NULL
+-- if probes find it out; `detected_kind`, `models`, `latency_ms` and `last_seen` are what probes found.
 CREATE TABLE endpoints (
     id TEXT PRIMARY KEY NOT NULL,
     name TEXT NOT NULL,

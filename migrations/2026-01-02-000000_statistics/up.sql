@@ -1,7 +1,8 @@
--- Times are milliseconds since 1970-01-01T00:00Z, dates are days of the server as YYYY-MM-DD. Nothing refers to an
--- endpoint's row: what was counted outlives the endpoint.
+-- Times are milliseconds since 1970-01-01T00:00Z. Dates are the server's local days as YYYY-MM-DD. `endpoint_id` is no
+-- foreign key, so that statistics stay when an endpoint is removed.
 
--- One row for each lease, and for each request that got none.
+-- One row for each lease, and one for each request that got no lease. `endpoint_id` is NULL for a request without a
+-- lease.
 CREATE TABLE request_history (
     id INTEGER PRIMARY KEY NOT NULL,
     request_id TEXT NOT NULL,
@@ -23,7 +24,8 @@ CREATE TABLE request_history (
 
 CREATE INDEX request_history_created_at ON request_history (created_at);
 
--- Leases by the day on which they ended. Measured are those with tokens and time.
+-- Leases by the day on which they ended. `measured_requests` counts the leases that have both output tokens and a
+-- duration; only these add to `total_duration_ms`.
 CREATE TABLE endpoint_daily_stats (
     endpoint_id TEXT NOT NULL,
     model_id TEXT NOT NULL,
@@ -38,7 +40,7 @@ CREATE TABLE endpoint_daily_stats (
     PRIMARY KEY (endpoint_id, model_id, date, api_kind)
 );
 
--- Requests, however many leases each took, by the day on which they ended.
+-- Requests by the day on which they ended. A request counts once, whatever its number of leases.
 CREATE TABLE request_daily_stats (
     date TEXT PRIMARY KEY NOT NULL,
     total_requests BIGINT NOT NULL,

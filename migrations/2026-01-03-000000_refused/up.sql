@@ -1,5 +1,5 @@
--- Refused requests by the minute in which they were refused, in minutes since 1970-01-01T00:00Z, and by the code of the
--- answer. All of them count here; at most one of each second and code is a row of request_history, too.
+-- Refused requests by the code of the answer and by the minute of the refusal, in minutes since 1970-01-01T00:00Z.
+-- Every refused request counts here; request_history has a row for at most one of them per second and code.
 CREATE TABLE refused (
     minute BIGINT NOT NULL,
     code TEXT NOT NULL,

@@ -14,7 +14,7 @@ use crate::domain::history::{Counters, DailyKey, DailySums};
 use crate::domain::ids::{EndpointId, ModelId};
 use crate::domain::request::ApiKind;
 
-/// How many rows one statement adds: few enough for any database.
+/// How many rows one statement adds. Databases limit the number of values in a statement.
 const ADDED_AT_ONCE: usize = 100;
 
 #[derive(Queryable, Selectable, Insertable)]
@@ -51,7 +51,7 @@ impl From<(&DailyKey, &DailySums)> for Row {
 }
 
 impl Row {
-    /// Returns what the row says; `None` if it makes no sense.
+    /// Returns the key and the sums of the row; `None` if a part of the key cannot be read.
     fn into_sums(self) -> Option<(DailyKey, DailySums)> {
         let key = DailyKey {
             endpoint: EndpointId(Uuid::parse_str(&self.endpoint_id).ok()?),
@@ -66,10 +66,10 @@ impl Row {
     }
 }
 
-/// The columns that are summed up, in the order of [`sums`].
+/// The values of the columns that are summed up, in the order of [`sums`].
 type Sums = (i64, i64, i64, i64, i64, i64);
 
-/// A sum that stays a whole number, which not every database keeps it.
+/// A sum as a whole number. Some databases return sums of whole numbers in another type.
 type WholeSum = SqlLiteral<BigInt>;
 
 fn sums() -> (WholeSum, WholeSum, WholeSum, WholeSum, WholeSum, WholeSum) {
@@ -87,7 +87,7 @@ fn to_sums((total, successful, failed, output_tokens, duration_ms, measured): Su
     DailySums { leases: Counters { total, successful, failed }, output_tokens, duration_ms, measured }
 }
 
-/// Adds to the sums of days.
+/// Adds leases to the sums of their endpoint, model, API and day.
 pub(super) fn add_sums<'a>(
     connection: &mut Connection,
     sums: impl IntoIterator<Item = (&'a DailyKey, &'a DailySums)>,
@@ -121,7 +121,8 @@ impl Store {
         Ok(tokens.into_iter().fold(0, i64::saturating_add))
     }
 
-    /// Sums up all days by model, of one endpoint or of all there ever were.
+    /// Sums up all days by model, in the order of the models' names: for one endpoint, or with `None` for all
+    /// endpoints, removed ones included.
     ///
     /// # Errors
     /// If the database fails.
@@ -135,7 +136,7 @@ impl Store {
         Ok(rows.into_iter().map(|(model, sums)| (ModelId::from(model.as_str()), to_sums(sums))).collect())
     }
 
-    /// Sums up the days of one endpoint from `first` on, oldest first; days without a lease are left out.
+    /// Sums up each day of one endpoint from `first` on, oldest first. Days without a lease are left out.
     ///
     /// # Errors
     /// If the database fails.
@@ -154,7 +155,7 @@ impl Store {
         Ok(rows.into_iter().filter_map(|(date, sums)| Some((date.parse().ok()?, to_sums(sums)))).collect())
     }
 
-    /// Reads the sums of one day.
+    /// Reads the sums of one day. Rows that cannot be read are left out.
     ///
     /// # Errors
     /// If the database fails.

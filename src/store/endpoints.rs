@@ -1,4 +1,4 @@
-//! The table `endpoints`: definitions, what was observed of them, and their counters.
+//! The table `endpoints`: the definition of each endpoint, what probes observed, and its counters.
 
 use chrono::DateTime;
 use diesel::prelude::*;
@@ -62,7 +62,7 @@ struct ObservationRow<'a> {
 }
 
 impl Store {
-    /// Reads every endpoint, oldest first. A row that makes no sense is left out, and where it is, with a warning.
+    /// Reads every endpoint, oldest first. An endpoint whose row cannot be read is left out with a warning.
     ///
     /// # Errors
     /// If the database fails.
@@ -81,8 +81,8 @@ impl Store {
         Ok(stored.collect())
     }
 
-    /// Writes definitions, each new or in place of what the table has under the same id, and removes endpoints, all in one
-    /// transaction. Observations and counters of those written stay; ids to remove that are not there are ignored.
+    /// Writes the definitions of `saved` and removes the endpoints `removed`, in one transaction. A definition replaces
+    /// the one with the same id; the observation and the counters stay. Unknown ids in `removed` are ignored.
     ///
     /// # Errors
     /// If the database fails; then nothing is changed.
@@ -107,7 +107,8 @@ impl Store {
         })?)
     }
 
-    /// Writes what was observed of endpoints, in one transaction; those that are gone are left out.
+    /// Writes what probes observed of endpoints, in one transaction. Endpoints that were removed meanwhile are left
+    /// out.
     ///
     /// # Errors
     /// If the database fails; then nothing is changed.
@@ -127,7 +128,7 @@ impl Store {
     }
 }
 
-/// Adds to the counters of endpoints; those that are gone are left out.
+/// Adds leases to the counters of endpoints. Endpoints that were removed meanwhile are left out.
 pub(super) fn add_counters<'a>(
     connection: &mut Connection,
     deltas: impl IntoIterator<Item = (&'a EndpointId, &'a Counters)>,
@@ -159,7 +160,8 @@ impl<'a> From<&'a StoredEndpoint> for DefinitionRow<'a> {
             max_concurrency: definition.max_concurrency.map_or(1, |slots| i32::try_from(slots).unwrap_or(i32::MAX)),
             max_concurrency_given: definition.max_concurrency.is_some(),
             capability_score: definition.capability_score.and_then(|score| i32::try_from(score).ok()),
-            // Read from the file, or the environment, at every start; no second copy of a secret.
+            // Every start reads the key from the file or the environment; the database keeps no second copy of a
+            // secret.
             api_key: match endpoint.source {
                 EndpointSource::File => None,
                 EndpointSource::Api => definition.api_key.as_deref(),

@@ -1,5 +1,5 @@
-//! The table `request_history`: one row for each lease, and for a request that got none; of refused
-//! requests only some. Bodies are never stored.
+//! The table `request_history`: one row for each lease, and one for each request that got no lease. Of refused requests
+//! only some have a row. Bodies are never stored.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -16,14 +16,16 @@ use crate::domain::ids::{ClientId, EndpointId};
 use crate::domain::request::{EndedLease, LeaseRequest, Outcome, TokenCount, UnservedRequest};
 use crate::domain::timeline::{MINUTES, Minute};
 
-/// How many rows one statement adds, which is kept prepared.
+/// How many rows one statement adds. SQLite keeps the statement prepared, so its number of rows must not vary.
 const ADDED_AT_ONCE: usize = 50;
 
+/// A minute in milliseconds, the unit of `created_at`.
 pub(super) const MINUTE_MS: i64 = 60_000;
 
-/// Makes the row of the table, and the statement that adds some, from one list of columns; their types are the schema's.
+/// Makes the struct of a row and the statement that adds rows from one list of columns. The types of the columns are
+/// the schema's.
 ///
-/// diesel's own batch insert goes through each column of each row four times, which costs as much as SQLite's part.
+/// diesel's own batch insert visits each column of each row four times, which takes as long as SQLite's work.
 macro_rules! rows {
     ($($column:ident: $type:ty),+ $(,)?) => {
         struct Row<'a> {
@@ -86,7 +88,7 @@ impl<'a> From<&'a HistoryRow> for Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// Returns the row of a request that got no lease, as far as that is known of every row.
+    /// Returns a row with the values that every row has; all other values are those of a request that got no lease.
     fn new(row: &HistoryRow, request: &'a LeaseRequest, status: &'static str, waited: Duration) -> Self {
         Self {
             request_id: request.id.as_str(),
@@ -139,7 +141,8 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Writes out a client, most of which are IPv4 addresses. A text that grows on the way costs a thirtieth of the whole row.
+/// Returns a client as text. The capacity fits an IPv4 address, which most clients have: a text that must grow costs a
+/// thirtieth of the time for the whole row.
 fn text_of(client: &ClientId) -> String {
     let mut text = String::with_capacity("255.255.255.255".len());
     write!(text, "{client}").expect("a text takes everything");
@@ -154,7 +157,7 @@ fn count(tokens: u64) -> i64 {
     i64::try_from(tokens).unwrap_or(i64::MAX)
 }
 
-/// Adds rows.
+/// Adds rows in the given order.
 pub(super) fn add_rows(connection: &mut Connection, rows: &[HistoryRow]) -> QueryResult<()> {
     let (chunks, rest) = rows.as_chunks::<ADDED_AT_ONCE>();
     for chunk in chunks {
@@ -167,8 +170,8 @@ pub(super) fn add_rows(connection: &mut Connection, rows: &[HistoryRow]) -> Quer
 }
 
 impl Store {
-    /// Counts the requests that ended in each of the [`MINUTES`] minutes up to `current`, in minutes since
-    /// 1970-01-01T00:00Z; minutes without any are left out.
+    /// Counts the requests that ended in each of the [`MINUTES`] minutes up to and with `current`, in minutes since
+    /// 1970-01-01T00:00Z. Minutes in which no request ended are left out.
     ///
     /// # Errors
     /// If the database fails.

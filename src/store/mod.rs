@@ -1,4 +1,4 @@
-//! The database. The only place that names diesel; one file per table, and one, `sqlite`, for the backend.
+//! The database. Only this folder names diesel: one file for each table, and the folder `sqlite` for the backend.
 
 mod endpoint_daily_stats;
 mod endpoints;
@@ -17,17 +17,23 @@ use diesel::prelude::*;
 use self::sqlite::{Backend, Connection, Database, Loan, Place, write};
 use crate::domain::history::Batch;
 
-/// Why a database is away, most of the time.
+/// The reason of [`StoreError::Away`] when no file has the name of the database.
 const GONE: &str = "the database file is gone";
 
-/// Why the database could not be opened or did not do what it was asked.
+/// Why the database could not be opened, read or written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreError {
     /// The database could not be opened at the start.
-    Open { url: String, reason: String },
-    /// The open database is not in its place any more. Nothing is read or written until it is back.
+    Open {
+        /// The setting `database.url`.
+        url: String,
+        /// What is wrong with the file, in words for the operator.
+        reason: String,
+    },
+    /// The file of the open database was moved, removed or replaced by a file that cannot be used; the text says which.
+    /// Nothing is read or written until a database is back in its place.
     Away(String),
-    /// The database did not do what it was asked.
+    /// A statement failed; the text is the message of the database.
     Query(String),
 }
 
@@ -49,15 +55,16 @@ impl From<diesel::result::Error> for StoreError {
     }
 }
 
-/// An open database, its schema up to date.
+/// An open database whose schema is up to date.
 ///
-/// Before each use it is looked at whether the database is still in its place. While it is not, nothing is read or
-/// written: what is written into a removed file is lost. Another whole database in its place is taken up.
+/// Each use first checks that the file is still in its place. While the file is not, nothing is read or written,
+/// because what is written into a removed file is lost. If another whole database is in its place, the store uses that
+/// database.
 pub struct Store {
     url: String,
-    /// `None` while another file is in its place that cannot be used.
+    /// `None` while the file in its place cannot be used.
     database: Option<Database>,
-    /// The database was not in its place when it was used last.
+    /// The last use found that the database was not in its place.
     is_away: bool,
 }
 
@@ -66,8 +73,8 @@ impl Store {
     /// brings its schema up to date.
     ///
     /// # Errors
-    /// If the file cannot be opened, is not a whole database, or that of another program or of a newer Leaseway; it is then
-    /// left as it is.
+    /// If the file cannot be opened, is not a whole database, or was written by another program or by a newer Leaseway.
+    /// The file then stays unchanged.
     pub fn open(url: &str) -> Result<Self, StoreError> {
         let failed = |reason: String| StoreError::Open { url: url.to_owned(), reason };
         let database = Database::open(url).map_err(failed)?;
@@ -82,15 +89,15 @@ impl Store {
         Ok(write(&mut *self.connection()?, |connection| add(connection, batch))?)
     }
 
-    /// Asks the database for a sign of life.
+    /// Checks that the database answers a query.
     ///
     /// # Errors
-    /// If it gives none.
+    /// If the database does not.
     pub fn ping(&mut self) -> Result<(), StoreError> {
         self.connection()?.batch_execute("SELECT 1").map_err(StoreError::from)
     }
 
-    /// Leaves the database such that a copy of its file is whole.
+    /// Moves everything that is written into the database file itself, so that a copy of this one file is whole.
     ///
     /// # Errors
     /// If the database fails.
@@ -109,7 +116,7 @@ impl Store {
             }
             Err(reason) => {
                 if !std::mem::replace(&mut self.is_away, true) {
-                    let todo = "put it back, or restart for a new one; nothing is written until then";
+                    let todo = "put it back, or restart to create a new one; nothing is written until then";
                     log::error!("{reason}; {todo} url={}", self.url);
                 }
                 Err(StoreError::Away(reason))
@@ -117,12 +124,15 @@ impl Store {
         }
     }
 
-    /// Returns the database if it is in its place, or the one that is there now.
+    /// Returns the database that is in its place: the open one, or the one that has replaced it.
+    ///
+    /// # Errors
+    /// Why no database in its place can be used.
     fn in_place(&mut self) -> Result<&Database, String> {
         let database = match self.database.take().map(|database| (database.place(), database)) {
             Some((Place::Here, database)) => database,
             Some((Place::Gone, database)) => {
-                // It may be moved back.
+                // The file may be moved back.
                 self.database = Some(database);
                 return Err(GONE.to_owned());
             }
@@ -131,7 +141,7 @@ impl Store {
                     "the database file was replaced; endpoints stay as they are until a restart url={}",
                     self.url
                 );
-                // Both have the same names beside them: the one is closed before the other is opened.
+                // The old database is closed first, because the logs of both have the same name.
                 database.abandon();
                 self.take_up()?
             }
@@ -140,7 +150,8 @@ impl Store {
         Ok(self.database.insert(database))
     }
 
-    /// Opens what is in the place of the database. A database is made only at the start, not behind the operator's back.
+    /// Opens the file that is in the place of the database. A missing file is an error: only the start creates a
+    /// database, so that the operator learns of the loss.
     fn take_up(&self) -> Result<Database, String> {
         if !sqlite::exists(&self.url) {
             return Err(GONE.to_owned());

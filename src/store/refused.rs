@@ -9,7 +9,7 @@ use super::Connection;
 use super::schema::refused::{self, table};
 use crate::domain::refused::RefusedKey;
 
-/// Adds to the sums of minutes.
+/// Adds refused requests to the sums of their minutes and codes.
 pub(super) fn add_sums<'a>(
     connection: &mut Connection,
     sums: impl IntoIterator<Item = (&'a RefusedKey, &'a i64)>,
@@ -25,7 +25,8 @@ pub(super) fn add_sums<'a>(
     Ok(())
 }
 
-/// Sums up the refused requests of each minute from `first` to `last`; minutes without any are left out.
+/// Returns `(minute, requests)` for each minute from `first` to `last` in which requests were refused, in no order.
+/// Minutes are counted since 1970-01-01T00:00Z.
 pub(super) fn load_minutes(connection: &mut Connection, first: i64, last: i64) -> QueryResult<Vec<(i64, i64)>> {
     table
         .filter(refused::minute.between(first, last))

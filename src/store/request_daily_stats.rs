@@ -1,4 +1,4 @@
-//! The table `request_daily_stats`: requests by day, however many leases each took.
+//! The table `request_daily_stats`: requests by day. A request counts once, whatever its number of leases.
 
 use chrono::NaiveDate;
 use diesel::prelude::*;
@@ -8,7 +8,7 @@ use super::schema::request_daily_stats::{self as daily, table};
 use super::{Connection, Store, StoreError};
 use crate::domain::history::Counters;
 
-/// Adds to the counters of days.
+/// Adds requests to the counters of their days.
 pub(super) fn add_counters<'a>(
     connection: &mut Connection,
     counters: impl IntoIterator<Item = (&'a NaiveDate, &'a Counters)>,

@@ -1,4 +1,4 @@
-//! Removes old history, a few rows at a time.
+//! Removes old history, at most 500 rows of a table in one call.
 
 use chrono::{DateTime, Utc};
 use diesel::dsl::{max, min};
@@ -8,23 +8,24 @@ use super::history::MINUTE_MS;
 use super::schema::{refused, request_history};
 use super::{Connection, Store, StoreError};
 
-/// How many rows are removed at once: so few that nobody notices the wait.
+/// How many rows of a table one call removes. The number is small because writes wait for the removal.
 const REMOVED_AT_ONCE: i64 = 500;
 
-/// What is kept of the history.
+/// Which part of the history is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Kept {
-    /// Nothing from before.
+    /// Rows from before this time are removed.
     pub since: DateTime<Utc>,
-    /// No more rows than these, the newest.
+    /// How many rows are kept at most; the oldest are removed first.
     pub rows: i64,
 }
 
 impl Store {
-    /// Removes the oldest few of what is not to be kept. Returns whether more is left.
+    /// Removes the oldest rows that are not to be kept, at most 500 of each table. Returns whether more of them are
+    /// left.
     ///
     /// # Errors
-    /// If the database fails; what was removed until then stays removed.
+    /// If the database fails; rows that were already removed stay removed.
     pub fn remove_old(&mut self, kept: Kept) -> Result<bool, StoreError> {
         let mut connection = self.connection()?;
         let since = kept.since.timestamp_millis();
@@ -35,7 +36,7 @@ impl Store {
     }
 }
 
-/// Removes rows from before `since`, in milliseconds.
+/// Removes history rows from before `since`, in milliseconds since 1970-01-01T00:00Z. Returns whether more are left.
 fn remove_aged_rows(connection: &mut Connection, since: i64) -> QueryResult<bool> {
     let last: Option<i64> = request_history::table
         .filter(request_history::created_at.lt(since))
@@ -49,10 +50,10 @@ fn remove_aged_rows(connection: &mut Connection, since: i64) -> QueryResult<bool
     Ok(last.is_some())
 }
 
-/// Removes the oldest rows of more than `rows`.
+/// Removes the oldest history rows if there are more than `rows`. Returns whether more are left to remove.
 ///
-/// Ids grow by one with each row, so the ids of the first and the last row tell how many there are without counting them.
-/// Where a gap lies between them, fewer rows are kept, never more.
+/// Each row's id is the last id plus one, so the first and the last id give the number of rows without counting them.
+/// If ids between them are missing, fewer than `rows` rows are kept, never more.
 fn remove_surplus_rows(connection: &mut Connection, rows: i64) -> QueryResult<bool> {
     let newest: Option<i64> = request_history::table.select(max(request_history::id)).first(connection)?;
     let oldest: Option<i64> = request_history::table.select(min(request_history::id)).first(connection)?;
@@ -66,7 +67,8 @@ fn remove_surplus_rows(connection: &mut Connection, rows: i64) -> QueryResult<bo
     Ok(last < surplus)
 }
 
-/// Removes sums of refused requests from before the minute `since`.
+/// Removes the sums of refused requests from before the minute `since`, in minutes since 1970-01-01T00:00Z. Returns
+/// whether more are left.
 fn remove_refused(connection: &mut Connection, since: i64) -> QueryResult<bool> {
     let last: Option<i64> = refused::table
         .filter(refused::minute.lt(since))
@@ -94,7 +96,8 @@ mod tests {
         DateTime::from_timestamp(second, 0).expect("a time")
     }
 
-    /// A database with a row for each of these seconds, and a refused request in each of their minutes.
+    /// Returns a database with a history row for each second, and a sum of refused requests for each minute of these
+    /// seconds.
     fn store(seconds: impl Iterator<Item = i64>) -> Store {
         let mut store = Store::open("sqlite://:memory:").expect("a database in memory");
         let (id, model) = (RequestId::from("r"), ModelId::from("m"));
@@ -113,7 +116,8 @@ mod tests {
         store
     }
 
-    /// Returns how many rows are left, from which second on, and in how many minutes requests were refused.
+    /// Returns the number of history rows, the second of the oldest one, and the number of minutes with refused
+    /// requests.
     fn left(store: &mut Store) -> (i64, Option<i64>, i64) {
         let mut connection = store.connection().expect("a connection");
         let rows = request_history::table.count().get_result(&mut connection).expect("counted");

@@ -1,5 +1,5 @@
-//! SQLite, the backend: the only file, with `sqlite/file.rs`, that names it. The files of the tables say [`Connection`] and
-//! [`Backend`], so that their typed queries run on whatever these are.
+//! SQLite, the backend. Only this file and the folder `sqlite` name it. The files of the tables use the aliases
+//! [`Connection`] and [`Backend`], so that another backend changes only the aliases.
 
 mod file;
 mod place;
@@ -16,25 +16,25 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 pub use self::place::Place;
 use self::place::Placed;
 
-/// The schema.
+/// The statements that create the schema and bring an older one up to date.
 pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 
-/// What every query runs on.
+/// The type of connection on which queries run.
 pub type Connection = SqliteConnection;
 
-/// What every query is written for.
+/// The type of database for which queries are written.
 pub type Backend = Sqlite;
 
-/// A connection on loan.
+/// The connection, lent by the pool until it is dropped.
 pub type Loan = PooledConnection<ConnectionManager<Connection>>;
 
 const PREFIX: &str = "sqlite://";
 const MEMORY: &str = ":memory:";
 
-/// An open database, its schema up to date.
+/// An open database whose schema is up to date.
 pub struct Database {
     pool: Pool<ConnectionManager<Connection>>,
-    /// `None` in memory.
+    /// `None` for a database in memory.
     file: Option<Placed>,
 }
 
@@ -42,16 +42,18 @@ impl Database {
     /// Opens the database at `url`. A file that does not exist is created.
     ///
     /// # Errors
-    /// Why it cannot be used. The file is then as it was.
+    /// Why the database cannot be used. The file then stays unchanged.
     pub fn open(url: &str) -> Result<Self, String> {
         let path = path_of(url);
         if path != MEMORY {
             file::prepare(path)?;
         }
-        // Set up once outside the pool, which would try again for half a minute before it says why.
+        // The first connection is made outside the pool, because the pool retries for half a minute before it reports
+        // an error.
         let mut first = Connection::establish(path).map_err(|error| error.to_string())?;
         set_up(&mut first).map_err(|error| error.to_string())?;
-        // One connection, kept for good: there is one writer, and each connection to ":memory:" is a database of its own.
+        // The pool has one connection and never closes it: there is one writer, and each connection to ":memory:" opens
+        // a separate database.
         let pool = Pool::builder()
             .max_size(1)
             .idle_timeout(None)
@@ -70,18 +72,18 @@ impl Database {
     /// Lends the connection.
     ///
     /// # Errors
-    /// If none can be had.
+    /// If the pool has no connection to lend.
     pub fn connection(&self) -> Result<Loan, String> {
         self.pool.get().map_err(|error| error.to_string())
     }
 
-    /// Tells where the open file is now.
+    /// Tells whether the open file is still in its place; a database in memory always is.
     pub fn place(&self) -> Place {
         self.file.as_ref().map_or(Place::Here, Placed::place)
     }
 
-    /// Closes a database whose file another one has taken the place of, so that what is left of it beside that place is not
-    /// taken for a part of the other.
+    /// Closes a database whose file was replaced, and removes its write-ahead log, so that SQLite does not take the log
+    /// for a part of the new file.
     pub fn abandon(self) {
         let Self { pool, file } = self;
         drop(pool);
@@ -91,7 +93,7 @@ impl Database {
     }
 }
 
-/// Tells whether there is a file at `url`.
+/// Tells whether the file that `url` names exists.
 pub fn exists(url: &str) -> bool {
     Path::new(path_of(url)).exists()
 }
@@ -100,10 +102,10 @@ fn path_of(url: &str) -> &str {
     url.strip_prefix(PREFIX).unwrap_or(url)
 }
 
-/// Runs `work` in a transaction that is the only writing one from its beginning.
+/// Runs `work` in a transaction that locks out other writers from its beginning.
 ///
 /// # Errors
-/// The first failure in `work`, or that of the transaction; then nothing is changed.
+/// The failure of `work`, or that of the transaction; then nothing is changed.
 pub fn write<T>(
     connection: &mut Connection,
     work: impl FnOnce(&mut Connection) -> QueryResult<T>,
@@ -111,7 +113,7 @@ pub fn write<T>(
     let mut cause = None;
     let written = connection.immediate_transaction(|connection| {
         work(connection).map_err(|error| {
-            // A rollback that fails, too, would hide why it was tried.
+            // The cause is kept, because a rollback that also fails would hide it.
             cause = Some(error);
             diesel::result::Error::RollbackTransaction
         })
@@ -119,7 +121,8 @@ pub fn write<T>(
     written.map_err(|error: diesel::result::Error| cause.unwrap_or(error))
 }
 
-/// Moves what nobody else is reading from the write-ahead log into the database file, so that a copy of the file is whole.
+/// Moves the write-ahead log into the database file, so that a copy of the file is whole. Parts of the log that another
+/// process is reading stay in the log.
 ///
 /// # Errors
 /// If the database fails.
@@ -127,12 +130,12 @@ pub fn checkpoint(connection: &mut Connection) -> QueryResult<()> {
     connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)")
 }
 
-/// Sets up a connection; the statements are separate because the first guards the others.
+/// Sets up a connection. The statements run one by one, because the first sets how long the others wait for a lock.
 fn set_up(connection: &mut Connection) -> QueryResult<()> {
     be_patient(connection)?;
     connection.batch_execute("PRAGMA journal_mode = WAL")?;
     connection.batch_execute("PRAGMA synchronous = NORMAL")?;
-    // What a long batch has made of the write-ahead log is given back.
+    // SQLite cuts a write-ahead log that a long batch has made longer back to this many bytes.
     connection.batch_execute("PRAGMA journal_size_limit = 8388608")
 }
 
@@ -141,6 +144,7 @@ fn be_patient(connection: &mut Connection) -> QueryResult<()> {
     connection.batch_execute("PRAGMA busy_timeout = 5000")
 }
 
+/// Sets up each connection that the pool opens.
 #[derive(Debug)]
 struct SetUp;
 

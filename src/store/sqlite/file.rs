@@ -1,4 +1,5 @@
-//! The database file before it is opened for good: made whole, or found to be no good and left alone.
+//! The check of the database file before the store opens it. A missing file is created; a file that cannot be used is
+//! reported and stays unchanged.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
@@ -14,20 +15,20 @@ use diesel_migrations::MigrationHarness;
 
 use super::{MIGRATIONS, be_patient};
 
-/// Of a database file, in bytes.
+/// The length of the header of a database file, in bytes.
 const HEADER_LENGTH: usize = 100;
 
-/// Makes sure that there is a database in the file at `path`.
+/// Makes sure that the file at `path` is a whole database of Leaseway, and creates the file if it does not exist.
 ///
 /// # Errors
-/// Why there is none; the file is then as it was.
+/// Why the file cannot be used. The file then stays unchanged.
 pub fn prepare(path: &str) -> Result<(), String> {
     match fs::metadata(path) {
         Ok(found) if found.len() == 0 => {
-            Err("the file is empty, which no database is; remove it to start with a new one".to_owned())
+            Err("the file is empty and therefore not a database; remove it to start with a new one".to_owned())
         }
         Ok(found) if found.len() < HEADER_LENGTH as u64 => {
-            Err(format!("the file is not a database: it has no more than {} bytes", found.len()))
+            Err(format!("the file is not a database: it has only {} bytes", found.len()))
         }
         Ok(_) => inspect(path),
         Err(error) if error.kind() == ErrorKind::NotFound => create(&behind_link(path)),
@@ -35,15 +36,15 @@ pub fn prepare(path: &str) -> Result<(), String> {
     }
 }
 
-/// Returns where a file is made that a link without a target names.
+/// Returns the path of the file to create: the target if `path` is a symbolic link, else `path` itself.
 fn behind_link(path: &str) -> String {
     let beside = Path::new(path).parent().unwrap_or(Path::new(""));
     fs::read_link(path).map_or_else(|_| path.to_owned(), |target| beside.join(target).display().to_string())
 }
 
-/// Creates a database under another name first, so that the file is never there half made.
+/// Creates a database under another name and renames it, so that no unfinished database ever has the name `path`.
 fn create(path: &str) -> Result<(), String> {
-    // What is left of a database that is gone would be taken for a part of the new one.
+    // SQLite would take the log of a removed database for a part of the new database.
     for rest in ["-wal", "-shm", "-journal"] {
         remove_if_there(&format!("{path}{rest}")).map_err(|error| error.to_string())?;
     }
@@ -56,7 +57,7 @@ fn create(path: &str) -> Result<(), String> {
     fs::rename(&unfinished, path).map_err(|error| error.to_string())
 }
 
-/// Creates an empty file, readable by its owner only: it will hold the keys of endpoints.
+/// Creates an empty file that only its owner can read, because the database holds the keys of endpoints.
 fn create_private(path: &str) -> io::Result<()> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
 }
@@ -68,7 +69,7 @@ fn remove_if_there(path: &str) -> io::Result<()> {
     }
 }
 
-/// Looks at a database without changing anything.
+/// Checks, without changing it, that a file is a whole database of this or an older Leaseway.
 fn inspect(path: &str) -> Result<(), String> {
     OpenOptions::new().read(true).write(true).open(path).map_err(|error| error.to_string())?;
     let read_only = format!("file:{}?mode=ro", escape(path));
@@ -77,18 +78,19 @@ fn inspect(path: &str) -> Result<(), String> {
     let names = "SELECT name FROM sqlite_master WHERE type = 'table'";
     let tables: Vec<TableName> = sql_query(names).load(&mut connection).map_err(|error| error.to_string())?;
     if tables.iter().all(|table| table.name != "__diesel_schema_migrations") {
-        return Err("it holds no tables of Leaseway, but may be that of another program".to_owned());
+        return Err("the file holds no tables of Leaseway; another program may have made it".to_owned());
     }
     check_length(path)?;
     let applied = connection.applied_migrations().map_err(|error| error.to_string())?;
     match newest_unknown(applied)? {
-        Some(version) => Err(format!("it was written by a newer version of Leaseway (schema {version})")),
+        Some(version) => Err(format!("the file was written by a newer version of Leaseway (schema {version})")),
         None => Ok(()),
     }
 }
 
-/// Checks that the file has all the pages that its header counts (https://www.sqlite.org/fileformat2.html#the_database_header).
-/// Those that are missing may still be in a write-ahead log, which SQLite then takes them from.
+/// Checks that the file has all the pages that its header counts
+/// (https://www.sqlite.org/fileformat2.html#the_database_header). Pages may be missing if there is a write-ahead log,
+/// because SQLite reads them from the log.
 fn check_length(path: &str) -> Result<(), String> {
     if fs::metadata(format!("{path}-wal")).is_ok_and(|log| log.len() > 0) {
         return Ok(());
@@ -105,11 +107,12 @@ fn check_length(path: &str) -> Result<(), String> {
     let is_counted = number(24) == number(92);
     let (expected, length) = (number(28) * page_size, file.metadata().map_err(|error| error.to_string())?.len());
     match is_counted && length < expected {
-        true => Err(format!("the database is cut off: {length} of {expected} bytes are there")),
+        true => Err(format!("the database is cut off: the file has {length} of {expected} bytes")),
         false => Ok(()),
     }
 }
 
+/// Returns the newest schema version in `applied` that this Leaseway does not know; `None` if it knows them all.
 fn newest_unknown(applied: Vec<MigrationVersion<'static>>) -> Result<Option<String>, String> {
     let known =
         diesel::migration::MigrationSource::<Sqlite>::migrations(&MIGRATIONS).map_err(|error| error.to_string())?;
@@ -136,7 +139,7 @@ mod tests {
     use super::*;
     use crate::store::Store;
 
-    /// Checks that a file is refused for this reason and not touched.
+    /// Checks that the store refuses a file for this reason and leaves the file unchanged.
     fn refused(path: &Path, reason: &str) {
         let before = fs::read(path).expect("a file");
         let url = format!("sqlite://{}", path.display());

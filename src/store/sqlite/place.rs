@@ -1,35 +1,35 @@
-//! Where the file of an open database is: others can move it, remove it, or put another one in its place.
+//! Whether the file of an open database is still in its place. Other programs can move, remove or replace the file.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 
-/// What is found under the name of an open database.
+/// What now has the name under which the database was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// The open file.
+    /// The file that is open.
     Here,
-    /// Nothing that can be read.
+    /// No file, or one that cannot be looked at.
     Gone,
-    /// Another file.
+    /// Another file than the open one.
     Replaced,
 }
 
-/// What tells a file from every other on the machine, whatever its name: device and inode.
+/// Device and inode, which identify a file on this machine whatever its name is.
 type FileId = (u64, u64);
 
-/// The file of an open database, under the name with which it was opened.
+/// The file of an open database and the name under which it was opened.
 pub struct Placed {
     path: String,
     id: FileId,
-    /// Name and identity of the write-ahead log.
+    /// Name and identity of the write-ahead log; `None` if there was none when the database was opened.
     log: Option<(String, FileId)>,
 }
 
 impl Placed {
-    /// Looks at the file that has just been opened.
+    /// Remembers which file has just been opened under the name `path`.
     ///
     /// # Errors
-    /// If there is none.
+    /// If no file has the name.
     pub fn find(path: &str) -> Result<Self, String> {
         let found = fs::metadata(path).map_err(|error| error.to_string())?;
         // SQLite keeps the log beside the file itself, not beside a link to the file.
@@ -38,7 +38,7 @@ impl Placed {
         Ok(Self { path: path.to_owned(), id: id_of(&found), log })
     }
 
-    /// Tells what is found under the name now.
+    /// Tells what has the name now.
     pub fn place(&self) -> Place {
         match fs::metadata(&self.path) {
             Ok(found) if id_of(&found) == self.id => Place::Here,
@@ -47,8 +47,8 @@ impl Placed {
         }
     }
 
-    /// Removes the write-ahead log of the file, once it is closed and replaced, so that the log is not taken for a part of
-    /// the file in its place. A log that came with that file stays.
+    /// Removes the write-ahead log of a file that is closed and replaced, so that SQLite does not take the log for a
+    /// part of the new file. A log that came with the new file stays.
     pub fn remove_log(self) {
         let Some((log, id)) = self.log else { return };
         if fs::metadata(&log).is_ok_and(|found| id_of(&found) == id)
@@ -82,7 +82,7 @@ mod tests {
         Counters { total, ..Counters::default() }
     }
 
-    /// Requests of one day, and nothing else.
+    /// Returns a batch that counts `total` requests of one day and nothing else.
     fn batch(total: i64) -> Batch {
         Batch { requests: [(chrono::NaiveDate::default(), totals(total))].into_iter().collect(), ..Batch::default() }
     }
@@ -94,7 +94,7 @@ mod tests {
         }
     }
 
-    /// Checks that the database is sound, as another process sees it, and holds so many requests.
+    /// Checks that another connection finds the database sound and reads `total` requests from it.
     fn check_file(path: &Path, total: i64) {
         let mut connection = SqliteConnection::establish(&path.display().to_string()).expect("a database");
         connection.batch_execute("PRAGMA integrity_check").expect("sound");
