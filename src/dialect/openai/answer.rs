@@ -1,13 +1,13 @@
-//! What a whole JSON answer says: its usage and its model.
+//! Reads usage and model from an answer that is one JSON object and no stream.
 
 use super::usage::Usage;
 use crate::dialect::model_name;
 use crate::domain::ids::ModelId;
 use crate::domain::request::TokenCount;
 
-/// Returns the usage that stands in the last part of an answer.
+/// Returns the tokens of the last usage in `tail`, the last part of an answer.
 pub fn tokens(tail: &[u8]) -> Option<TokenCount> {
-    // A `"usage"` with bare quotation marks cannot stand inside a JSON text.
+    // Inside a JSON string the quotation marks would be escaped, so `"usage"` is a key.
     memchr::memmem::rfind_iter(tail, b"\"usage\"").find_map(|at| {
         let value = tail[at + b"\"usage\"".len()..].trim_ascii_start().strip_prefix(b":")?;
         let mut values = serde_json::Deserializer::from_slice(value).into_iter::<Option<Usage>>();
@@ -15,7 +15,7 @@ pub fn tokens(tail: &[u8]) -> Option<TokenCount> {
     })
 }
 
-/// Returns the model that is named in a part of an answer.
+/// Returns the model that a part of an answer names first; `None` if the part names none, or cuts its name off.
 pub fn model(part: &[u8]) -> Option<ModelId> {
     memchr::memmem::find_iter(part, b"\"model\"").find_map(|at| {
         let value = part[at + b"\"model\"".len()..].trim_ascii_start().strip_prefix(b":")?;

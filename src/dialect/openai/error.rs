@@ -1,12 +1,12 @@
-//! Errors in the form that OpenAI's SDKs read.
+//! Writes errors in the form that OpenAI's SDKs read.
 
 use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::dialect::ErrorParts;
 
-/// Returns the body of an answer: `{"error": {message, type, param, code}}`. Further fields stand in the error, where SDKs
-/// show them, and beside it.
+/// Returns the body of an answer: `{"error": {message, type, param, code}}`. The details stand both in `error`, where
+/// SDKs show them, and beside it.
 pub fn body(error: &ErrorParts<'_>) -> Value {
     let mut inner = error.details.clone();
     inner.insert("message".to_owned(), json!(error.message));
@@ -18,19 +18,19 @@ pub fn body(error: &ErrorParts<'_>) -> Value {
     Value::Object(outer)
 }
 
-/// Returns an event whose data have an `error`, at which SDKs raise.
+/// Returns an event with this body as its data. SDKs raise an exception for an event with `error`.
 pub fn event(body: &Value) -> Bytes {
     format!("data: {body}\n\n").into()
 }
 
-/// Returns an endpoint's error as an event, on one line; `None` if its answer is no JSON with an `error`.
+/// Returns an endpoint's error as an event on one line; `None` if the answer is not JSON or has no `error`.
 pub fn relayed_event(answer: &[u8]) -> Option<Bytes> {
     let answer: Value = serde_json::from_slice(answer).ok()?;
     answer.get("error")?;
     Some(event(&answer))
 }
 
-/// Returns the type that belongs to a status.
+/// Returns the `type` of errors with this HTTP status.
 fn kind(status: u16) -> &'static str {
     match status {
         429 => "rate_limit_exceeded",

@@ -1,4 +1,4 @@
-//! What one event of a stream says: content, usage, the end, and what of it is there only because Leaseway asked.
+//! Reads one event of a stream: content, usage, the end, and the part that is there only because usage was asked for.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -11,7 +11,8 @@ use serde_json::value::RawValue;
 use super::usage::{Timings, Usage};
 use crate::dialect::{Added, Event, model_name};
 
-/// The members that every chunk has, and one that only pads it. A chunk of usage with no other is there only for the usage.
+/// The members that every chunk may have; `obfuscation` only pads it. A chunk of usage without any other member is sent
+/// only for the usage.
 const COMMON: [&str; 9] =
     ["id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier", "obfuscation"];
 
@@ -22,7 +23,7 @@ struct Chunk<'a> {
     #[serde(borrow)]
     model: Option<Cow<'a, str>>,
     usage: Option<Usage>,
-    /// An object in llama.cpp; of other engines nothing is known.
+    /// An object if the engine is llama.cpp; other engines may send anything.
     #[serde(borrow)]
     timings: Option<&'a RawValue>,
     #[serde(borrow, rename = "type")]
@@ -63,7 +64,7 @@ impl Choice<'_> {
     }
 }
 
-/// Reads the data of one event.
+/// Reads the data of one event. Data that are no JSON object give an event that says nothing.
 pub fn read(data: &[u8]) -> Event {
     if data == b"[DONE]" {
         return Event { is_done: true, is_complete: true, ..Event::default() };
@@ -85,7 +86,7 @@ pub fn read(data: &[u8]) -> Event {
     }
 }
 
-/// Returns what of a chunk with usage and without choices an engine would not have sent unasked.
+/// Returns the part of a chunk with usage and without choices that an engine sends only if it is asked for usage.
 fn added(data: &[u8]) -> Added {
     let Ok(members) = serde_json::from_slice::<HashMap<Cow<'_, str>, &RawValue>>(data) else { return Added::Nothing };
     let says_more = |(name, value): (&Cow<'_, str>, &&RawValue)| !COMMON.contains(&&**name) && value.get() != "null";
@@ -95,7 +96,7 @@ fn added(data: &[u8]) -> Added {
     members.get("usage").and_then(|usage| member(data, usage)).map_or(Added::Nothing, Added::Member)
 }
 
-/// Returns where the member `usage` with this value stands, and one comma with it.
+/// Returns the range of the member `usage` with this value, together with one comma beside it.
 fn member(data: &[u8], value: &RawValue) -> Option<Range<usize>> {
     let start = value.get().as_ptr() as usize - data.as_ptr() as usize;
     let before = data[..start].trim_ascii_end().strip_suffix(b":")?.trim_ascii_end().strip_suffix(b"\"usage\"")?;

@@ -1,4 +1,4 @@
-//! The API of OpenAI.
+//! The API of OpenAI: chat completions, completions, embeddings and responses.
 
 pub mod answer;
 pub mod error;

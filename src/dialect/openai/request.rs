@@ -1,4 +1,4 @@
-//! What Leaseway reads of a request: its model, whether it asks for a stream, and how to ask for usage in its place.
+//! Reads a request: its model, whether it asks for a stream, and the change of its body that asks for usage.
 
 use std::ops::Range;
 
@@ -11,6 +11,7 @@ use crate::dialect::{Asked, MODEL_MAX, Splice};
 use crate::domain::ids::ModelId;
 use crate::domain::request::ApiKind;
 
+/// The member that asks for usage in a stream.
 const OPTION: &str = r#""stream_options":{"include_usage":true}"#;
 
 #[derive(Deserialize)]
@@ -23,10 +24,10 @@ struct Fields<'a> {
     stream_options: Option<&'a RawValue>,
 }
 
-/// Reads a request.
+/// Reads a request from its whole body.
 ///
 /// # Errors
-/// What is wrong, in words for the client.
+/// What is wrong with the body, in words for the client.
 pub fn read(bytes: &Bytes, api_kind: ApiKind) -> Result<Asked, String> {
     if !bytes.trim_ascii_start().starts_with(b"{") {
         return Err("the request body is not a JSON object".to_owned());
@@ -53,7 +54,8 @@ fn has_usage_option(api_kind: ApiKind) -> bool {
     }
 }
 
-/// Returns how to ask for usage; `None` if the client has asked.
+/// Returns the change of the body that asks for usage; `None` if the client asks for usage, or if `stream_options` is
+/// no object.
 fn usage_option(bytes: &Bytes, given: Option<&RawValue>) -> Option<Splice> {
     let Some(given) = given else {
         let start = memchr::memchr(b'{', bytes)? + 1;
@@ -63,14 +65,14 @@ fn usage_option(bytes: &Bytes, given: Option<&RawValue>) -> Option<Splice> {
     let mut options = options.unwrap_or_default();
     match options.insert("include_usage".to_owned(), Value::Bool(true)) {
         None | Some(Value::Null | Value::Bool(false)) => {}
-        // Asked already, or so oddly that the endpoint must say what it thinks of it.
+        // The client asks for usage, or `include_usage` has a wrong type, which the endpoint must judge.
         Some(_) => return None,
     }
     let text = serde_json::to_string(&options).ok()?;
     Some(Splice { range: range_of(bytes, given), text })
 }
 
-/// Reads a field that is there, `null` included.
+/// Reads a field that is present as `Some`, even if its value is `null`.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }

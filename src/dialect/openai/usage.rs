@@ -1,13 +1,13 @@
-//! Usage as endpoints report it.
+//! Reads the numbers of tokens that endpoints report.
 
 use serde::Deserialize;
 
 use crate::domain::request::TokenCount;
 
-/// More tokens than any answer has: an endpoint that says so has miscounted.
+/// The most tokens an answer can have. An endpoint that reports more has miscounted.
 const TOKENS_MAX: u64 = u32::MAX as u64;
 
-/// The usage object of an answer; the newer API has other names for the same.
+/// The usage object of an answer. The aliases are the names of the Responses API.
 #[derive(Clone, Copy, Deserialize)]
 pub struct Usage {
     #[serde(alias = "input_tokens")]
@@ -17,7 +17,8 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Returns what it says, if that can be; a usage without output tokens, as of embeddings, counts none.
+    /// Returns the tokens; `None` if a number is missing or too large. Usage without output tokens, as embeddings have
+    /// it, counts zero of them.
     pub fn token_count(self) -> Option<TokenCount> {
         if self.prompt_tokens.max(self.completion_tokens) > Some(TOKENS_MAX) {
             return None;
@@ -28,18 +29,19 @@ impl Usage {
     }
 }
 
-/// llama.cpp's own account of an answer, which it sends unasked.
+/// The `timings` of an answer, which llama.cpp sends unasked.
 #[derive(Clone, Copy, Deserialize)]
 pub struct Timings {
-    /// Tokens of the prompt that were in the cache.
+    /// Tokens of the prompt that llama.cpp had in its cache.
     cache_n: Option<u64>,
-    /// Tokens of the prompt that were read.
+    /// Tokens of the prompt that llama.cpp had to process.
     prompt_n: Option<u64>,
+    /// Tokens of the answer so far.
     predicted_n: Option<u64>,
 }
 
 impl Timings {
-    /// Returns the tokens, if the numbers can be true.
+    /// Returns the tokens; `None` if those of the answer are missing or a number is too large.
     pub fn token_count(self) -> Option<TokenCount> {
         let prompt_tokens = self.prompt_n.map(|read| read.saturating_add(self.cache_n.unwrap_or(0)));
         let completion_tokens = Some(self.predicted_n?);
