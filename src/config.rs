@@ -1,7 +1,7 @@
 //! Settings: built-in defaults, then the user's file, then the environment.
 //!
-//! The only reader of the environment. Every mistake is found in one pass and named with its place, the value given and
-//! what is allowed.
+//! Only this module reads the environment. One pass finds every mistake and names it with its place, the given value
+//! and what is allowed.
 
 mod document;
 mod keys;
@@ -20,111 +20,158 @@ use crate::domain::dispatch::admission::Admission;
 use crate::domain::dispatch::choose::{Balancing, Mode};
 use crate::domain::endpoint::EndpointDefinition;
 
+/// The text of `config/default.toml`, which gives every key its default.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
 
-/// The settings, one struct per component.
+/// The settings, one struct for each section. The file `config/keys.rs` holds the range of every value.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Config {
+    /// The HTTP server and who may call it.
     pub server: ServerConfig,
+    /// Where statistics are stored and for how long.
     pub database: DatabaseConfig,
+    /// How an endpoint is chosen.
     pub balancer: BalancerConfig,
+    /// How requests wait for a lease.
     pub queue: QueueConfig,
+    /// How requests are relayed to endpoints.
     pub upstream: UpstreamConfig,
+    /// How endpoints are probed.
     pub health: HealthConfig,
+    /// How speed is measured.
     pub tps: TpsConfig,
+    /// The blocks `[[endpoints]]`, in the order of the file; their names and addresses are unique.
     #[serde(skip)]
     pub endpoints: Vec<EndpointDefinition>,
 }
 
+/// The section `server`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct ServerConfig {
+    /// The address and port to listen on; loopback unless open access is allowed.
     pub bind: SocketAddr,
+    /// Threads that serve HTTP, 0 to 256; 0 stands for 1.
     workers: usize,
+    /// The longest request body, 1 byte to 1 GiB.
     pub max_body_bytes: usize,
+    /// How long running requests may go on after SIGTERM, up to an hour.
     #[serde(rename = "shutdown_grace_secs", deserialize_with = "seconds")]
     pub shutdown_grace: Duration,
-    /// More host names by which this server may be called, without port.
+    /// Further host names, without port, by which clients may call this server.
     pub allowed_hosts: Vec<String>,
     /// Origins whose pages may use the inference API.
     pub cors_origins: Vec<String>,
-    /// Bytes of request bodies that are held at one time, those of waiting requests included.
+    /// Bytes of request bodies held at one time, bodies of waiting requests included, up to 1 TiB.
     pub max_buffered_bytes: usize,
-    /// Endpoints may have link-local addresses, where clouds keep secrets.
+    /// Endpoints may have link-local addresses, at which clouds offer the secrets of a machine.
     pub allow_link_local_endpoints: bool,
 }
 
+/// The section `database`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct DatabaseConfig {
+    /// `sqlite://FILE` or `sqlite://:memory:`.
     pub url: String,
+    /// How long statistics wait at most before they are written, 10 ms to 1 min.
     #[serde(rename = "flush_interval_ms", deserialize_with = "milliseconds")]
     pub flush_interval: Duration,
+    /// How long rows of the history are kept, 1 to 3650 days.
     #[serde(rename = "history_retention_days", deserialize_with = "days")]
     pub history_retention: Duration,
+    /// How many rows of the history are kept, 1 to 1,000,000,000.
     pub history_max_rows: u32,
 }
 
+/// The section `balancer`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct BalancerConfig {
+    /// The policy that chooses among endpoints with a free slot.
     pub mode: Mode,
+    /// How often the age of load reports is checked, up to 10 s.
     #[serde(rename = "ranking_cache_ms", deserialize_with = "milliseconds")]
     pub ranking_cache: Duration,
+    /// The load of the CPU above which an endpoint without a GPU is busy, 0 to 100 %.
     pub cpu_busy_percent: f64,
+    /// The load of the GPU above which an endpoint is busy, 0 to 100 %.
     pub gpu_busy_percent: f64,
+    /// The use of GPU memory above which an endpoint is busy, 0 to 100 %.
     pub vram_busy_percent: f64,
+    /// The number of active requests from which on an endpoint with a GPU is busy, 1 to 100,000.
     pub active_busy: u32,
+    /// How long a load report counts after it was received, 1 s to 1 day.
     #[serde(rename = "metrics_fresh_secs", deserialize_with = "seconds")]
     pub metrics_fresh: Duration,
 }
 
+/// The section `queue`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct QueueConfig {
+    /// How many requests may wait for a lease, 0 to 1,000,000.
     pub max_waiting: usize,
+    /// How long a request may wait for a lease, up to a day.
     #[serde(rename = "timeout_secs", deserialize_with = "seconds")]
     pub timeout: Duration,
+    /// How long a request may wait while every endpoint with its model is loading the model, up to a day.
     #[serde(rename = "warmup_timeout_secs", deserialize_with = "seconds")]
     pub warm_up: Duration,
+    /// The part of `max_waiting`, 0 to 1, from which on new requests are delayed.
     pub delay_threshold: f64,
+    /// The part of `max_waiting`, 0 to 1, from which on new requests are refused.
     pub reject_threshold: f64,
+    /// The longest delay of a new request, 10 ms to 1 min.
     #[serde(rename = "max_delay_ms", deserialize_with = "milliseconds")]
     pub max_delay: Duration,
-    /// The name of the header that names the client.
+    /// The request header that names the client; `None`: the peer's address does.
     pub client_header: Option<String>,
 }
 
+/// The section `upstream`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct UpstreamConfig {
+    /// How long connecting to an endpoint may take, 1 s to 1 h.
     #[serde(rename = "connect_timeout_secs", deserialize_with = "seconds")]
     pub connect_timeout: Duration,
+    /// How long the first byte of an answer's body may take, 1 s to 1 day.
     #[serde(rename = "first_byte_timeout_secs", deserialize_with = "seconds")]
     pub first_byte_timeout: Duration,
+    /// How long an answer may pause after its first byte, 1 s to 1 day.
     #[serde(rename = "idle_timeout_secs", deserialize_with = "seconds")]
     pub idle_timeout: Duration,
+    /// How many endpoints a request is tried on, 1 to 100.
     pub max_attempts: usize,
+    /// How long an idle connection to an endpoint is kept, up to an hour.
     #[serde(rename = "pool_idle_timeout_secs", deserialize_with = "seconds")]
     pub pool_idle_timeout: Duration,
+    /// The interval of TCP keep-alive probes to endpoints and clients, 1 s to 1 h.
     #[serde(rename = "tcp_keepalive_secs", deserialize_with = "seconds")]
     pub tcp_keepalive: Duration,
-    /// Headers of clients that do not go to endpoints, beside those that never do.
+    /// Further headers of clients that are not sent to endpoints. Keys, cookies and headers of proxies never are.
     #[serde(deserialize_with = "header_names")]
     pub drop_headers: Vec<HeaderName>,
 }
 
+/// The section `health`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct HealthConfig {
+    /// How often each endpoint is probed, 1 s to 1 h.
     #[serde(rename = "interval_secs", deserialize_with = "seconds")]
     pub interval: Duration,
+    /// How long an endpoint may take to answer a probe, 1 s to 5 min.
     #[serde(rename = "timeout_secs", deserialize_with = "seconds")]
     pub timeout: Duration,
+    /// Failed probes in a row after which an online or loading endpoint is offline, 1 to 100.
     pub failures_to_offline: u32,
 }
 
+/// The section `tps`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct TpsConfig {
+    /// The weight of the newest value in the running mean of tokens per second, 0.001 to 1.
     pub ema_alpha: f64,
 }
 
 impl Config {
-    /// Returns the names of the sections, endpoints aside, that differ in another's settings.
+    /// Returns the names of the sections that differ from those of `other`; `endpoints` is not compared.
     pub fn sections_changed(&self, other: &Config) -> Vec<&'static str> {
         let sections = [
             ("server", self.server == other.server),
@@ -142,8 +189,9 @@ impl Config {
 /// One mistake in the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// File and line, or the environment variable.
+    /// File and line, or the name of the environment variable.
     pub place: String,
+    /// What is wrong: the key, the given value and what is allowed.
     pub message: String,
 }
 
@@ -153,9 +201,9 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// Reads the settings and what is to be said about them.
+/// Reads the settings: the defaults, then `file`, then `environment`.
 ///
-/// The second value holds warnings, to be logged once logging is set up.
+/// The second value holds warnings for the log, which is set up only after the settings are known.
 ///
 /// # Errors
 /// Every mistake in the file and the environment.
@@ -185,7 +233,7 @@ pub fn environment() -> Vec<(String, String)> {
 }
 
 impl BalancerConfig {
-    /// Returns what the dispatcher must know.
+    /// Returns the settings by which the dispatcher chooses an endpoint.
     pub fn balancing(&self) -> Balancing {
         Balancing {
             mode: self.mode,
@@ -200,7 +248,7 @@ impl BalancerConfig {
 }
 
 impl QueueConfig {
-    /// Returns what the dispatcher must know.
+    /// Returns the rules by which the dispatcher lets requests wait.
     pub fn rules(&self) -> QueueRules {
         let (delay_threshold, reject_threshold) = (self.delay_threshold, self.reject_threshold);
         let admission = Admission { delay_threshold, reject_threshold, max_delay: self.max_delay };
@@ -209,7 +257,7 @@ impl QueueConfig {
 }
 
 impl ServerConfig {
-    /// Threads that serve HTTP, at least 1.
+    /// Returns the number of threads that serve HTTP, 1 to 256.
     pub fn workers(&self) -> usize {
         self.workers.max(1)
     }

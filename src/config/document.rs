@@ -1,4 +1,4 @@
-//! Reads settings layer by layer, checks each value against its key's rule and collects every mistake.
+//! Reads the settings of each source, checks each value against its key's rule and collects every mistake.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,13 +19,13 @@ pub struct Settings {
     endpoints: Vec<EndpointDefinition>,
     errors: Vec<ConfigError>,
     warnings: Vec<String>,
-    /// Where the address to listen on was set last.
+    /// The place that set `server.bind` last.
     bind_place: String,
-    /// Places and addresses of endpoints that are link-local.
+    /// Place and address of each endpoint at a link-local address.
     link_local: Vec<(String, String)>,
 }
 
-/// A text being read, to turn a position into `file:line`.
+/// A text that is being read. It turns a position into `file:line`.
 struct Source<'a> {
     name: &'a str,
     text: &'a str,
@@ -40,6 +40,7 @@ impl Source<'_> {
 }
 
 impl Settings {
+    /// Adds a mistake.
     pub fn fail(&mut self, place: String, message: String) {
         self.errors.push(ConfigError { place, message });
     }
@@ -52,7 +53,7 @@ impl Settings {
         if self.errors.is_empty() { Ok((self.table, self.endpoints, self.warnings)) } else { Err(self.errors) }
     }
 
-    /// Reads a TOML text.
+    /// Reads a TOML text, whose values replace those read before. `name` is the name of its file in mistakes.
     pub fn read_text(&mut self, name: &str, text: &str, environment: &[(String, String)]) {
         let source = Source { name, text, environment };
         let (document, syntax_errors) = DeTable::parse_recoverable(text);
@@ -107,12 +108,13 @@ impl Settings {
         }
     }
 
-    /// Says that a variable looks like one of Leaseway's, but is none.
+    /// Warns of a variable whose name begins as Leaseway's do but names no key.
     fn warn_of_variable(&mut self, name: &str) {
         self.warnings
             .push(format!("{name} is ignored; Leaseway's variables are LEASEWAY_SECTION__KEY, with two underscores"));
     }
 
+    /// Reads `LOAD_BALANCER_MODE`, whose only value with a meaning is `metrics`.
     fn read_old_mode(&mut self, mode: &str) {
         if mode != "metrics" {
             let allowed = MODES.join(", ");
@@ -126,20 +128,20 @@ impl Settings {
         self.accept("LOAD_BALANCER_MODE".to_owned(), "balancer", key, Value::String(mode.to_owned()));
     }
 
-    /// Refuses an address that others can reach, unless that is asked for.
+    /// Refuses to listen where other machines can reach the server, unless `server.insecure_open_access` is set.
     pub fn refuse_open_access(&mut self) {
         let server = self.table.get("server");
         let bind = server.and_then(|server| server.get("bind")?.as_str()?.parse::<SocketAddr>().ok());
         let allowed = server.and_then(|server| server.get("insecure_open_access")?.as_bool());
         let Some(bind) = bind.filter(|bind| !bind.ip().is_loopback() && allowed != Some(true)) else { return };
         let message = format!(
-            "server.bind = {bind} can be reached from other machines and anybody would be let in; \
+            "server.bind = {bind} can be reached from other machines, and Leaseway would let everybody in; \
              bind to a loopback address, or set server.insecure_open_access = true"
         );
         self.fail(self.bind_place.clone(), message);
     }
 
-    /// Refuses endpoints at link-local addresses, unless that is asked for.
+    /// Refuses endpoints at link-local addresses, unless `server.allow_link_local_endpoints` is set.
     pub fn refuse_link_local_endpoints(&mut self) {
         let server = self.table.get("server");
         if server.and_then(|server| server.get("allow_link_local_endpoints")?.as_bool()) == Some(true) {
@@ -147,7 +149,7 @@ impl Settings {
         }
         for (place, base_url) in std::mem::take(&mut self.link_local) {
             let message = format!(
-                "endpoints.base_url = \"{base_url}\" is link-local, where clouds keep secrets; \
+                "endpoints.base_url = \"{base_url}\" is link-local, where clouds offer the secrets of a machine; \
                  use another address, or set server.allow_link_local_endpoints = true"
             );
             self.fail(place, message);
@@ -165,6 +167,7 @@ impl Settings {
         }
     }
 
+    /// Takes up a value that its key allows, or adds a mistake.
     fn accept(&mut self, place: String, section_name: &str, key: &Key, value: Value) {
         let path = format!("{section_name}.{}", key.name);
         if !key.rule.allows(&value) {
@@ -200,7 +203,7 @@ impl Settings {
         }
     }
 
-    /// Reads one block; `None` if it has mistakes, which are then noted.
+    /// Reads one block `[[endpoints]]`; `None` if it has mistakes, which are added.
     fn read_endpoint(&mut self, source: &Source<'_>, block: &str, values: &DeTable<'_>) -> Option<EndpointDefinition> {
         let errors_before = self.errors.len();
         let mut given = Table::new();

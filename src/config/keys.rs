@@ -1,4 +1,4 @@
-//! Every key there is, with what it allows: one row per key.
+//! Every key of the settings with the values that it allows: one row for each key.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,30 +10,48 @@ use crate::domain::endpoint::{
     CAPABILITY_SCORE, EndpointKind, MAX_CONCURRENCY, check_api_key, check_base_url, check_name,
 };
 
-/// What a key allows.
+/// The values that a key allows.
 #[derive(Clone, Copy)]
 pub enum Rule {
+    /// `true` or `false`.
     Flag,
+    /// A whole number from the first to the second, both included.
     Whole(i64, i64),
+    /// A number from the first to the second, both included.
     Number(f64, f64),
+    /// One of these texts.
     OneOf(&'static [&'static str]),
+    /// An IP address and a port.
     SocketAddress,
+    /// `sqlite://` and a file name, or `:memory:`.
     DatabaseUrl,
+    /// The name of an HTTP header.
     HeaderName,
+    /// A list of names of HTTP headers.
     HeaderNames,
+    /// What [`check_name`] allows.
     EndpointName,
+    /// What [`check_base_url`] allows.
     BaseUrl,
+    /// `auto` or the name of an [`EndpointKind`](crate::domain::endpoint::EndpointKind).
     EndpointKind,
+    /// What [`check_api_key`] allows.
     ApiKey,
+    /// A text that is not empty.
     Text,
+    /// A list of texts, none of them empty.
     Texts,
+    /// A list of host names without port.
     HostNames,
+    /// A list of origins as browsers write them.
     Origins,
 }
 
 /// One key of a section.
 pub struct Key {
+    /// The name within its section.
     pub name: &'static str,
+    /// The values that the key allows.
     pub rule: Rule,
 }
 
@@ -41,8 +59,10 @@ const fn key(name: &'static str, rule: Rule) -> Key {
     Key { name, rule }
 }
 
+/// The values of `balancer.mode`.
 pub const MODES: &[&str] = &["auto", "round_robin", "metrics"];
 
+/// The sections with their keys; `[[endpoints]]` is not among them.
 pub const SECTIONS: &[(&str, &[Key])] = &[
     (
         "server",
@@ -114,6 +134,7 @@ pub const SECTIONS: &[(&str, &[Key])] = &[
     ("tps", &[key("ema_alpha", Rule::Number(0.001, 1.0))]),
 ];
 
+/// The keys of a block `[[endpoints]]`.
 pub const ENDPOINT: &[Key] = &[
     key("name", Rule::EndpointName),
     key("base_url", Rule::BaseUrl),
@@ -125,7 +146,7 @@ pub const ENDPOINT: &[Key] = &[
     key("models", Rule::Texts),
 ];
 
-/// Finds the keys of a section.
+/// Returns the keys of a section; `None` if there is no such section.
 pub fn section(name: &str) -> Option<&'static [Key]> {
     SECTIONS.iter().find(|(section, _)| *section == name).map(|(_, keys)| *keys)
 }
@@ -169,7 +190,8 @@ impl Rule {
         }
     }
 
-    /// Reads a value from text, as an environment variable holds it.
+    /// Reads the text of an environment variable as a value; lists are separated by commas. A text that cannot be read
+    /// stays a text, which the rule then refuses.
     pub fn parse(self, text: &str) -> Value {
         let parsed = match self {
             Rule::Flag => text.parse().ok().map(Value::Boolean),
@@ -186,7 +208,7 @@ impl Rule {
 }
 
 impl fmt::Display for Rule {
-    /// Says what is allowed.
+    /// Writes what is allowed, as it stands after "allowed is" in a mistake.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Rule::Flag => f.write_str("true or false"),
@@ -217,8 +239,8 @@ fn is_host_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_allowed)
 }
 
-/// Tells whether a text is an origin as browsers write it: scheme and host, a port that is not the scheme's own, nothing
-/// more.
+/// Tells whether a text is an origin as browsers write it: scheme and host, a port that is not the scheme's own,
+/// nothing more.
 fn is_origin(text: &str) -> bool {
     url::Url::parse(text).is_ok_and(|url| {
         matches!(url.scheme(), "http" | "https") && url.origin().ascii_serialization().eq_ignore_ascii_case(text)
