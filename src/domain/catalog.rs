@@ -1,7 +1,7 @@
-//! The models that can be asked for now, as the model list shows them.
+//! The models that clients can ask for now, as the model list shows them.
 //!
-//! A change costs as much as the endpoint has models, whatever the number of others, and a snapshot costs nothing: the map is
-//! a persistent one, of which a copy shares all nodes.
+//! A change takes time proportional to the number of the endpoint's models, whatever the number of other models. A copy
+//! takes constant time, because the map is persistent: the copy shares all nodes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -10,21 +10,21 @@ use imbl::OrdMap;
 
 use super::ids::{EndpointId, ModelId};
 
-/// The models of the online endpoints, each with the time (Unix seconds) at which the first endpoint that serves the model
-/// was registered.
+/// The models of the online endpoints, each with the time (Unix seconds) at which the first endpoint that serves the
+/// model was registered.
 pub type ModelList = OrdMap<ModelId, i64>;
 
 /// Keeps the model list while endpoints come, change and go.
 #[derive(Debug, Default)]
 pub struct Catalog {
     list: ModelList,
-    /// What each online endpoint serves.
+    /// The models and the registration of each online endpoint.
     served: HashMap<EndpointId, Server>,
     /// The endpoints that serve each model, the first registered first.
     servers: HashMap<ModelId, BTreeSet<(i64, EndpointId)>>,
 }
 
-/// What an online endpoint serves, and since when it is registered (Unix seconds).
+/// The models that an online endpoint serves, and when the endpoint was registered.
 #[derive(Clone, Debug, Default)]
 pub struct Server {
     /// When the endpoint was registered, in Unix seconds; the same for the endpoint's whole life.
@@ -34,7 +34,8 @@ pub struct Server {
 }
 
 impl Catalog {
-    /// Takes up what an endpoint serves now, `None` if it is not online or gone. Returns whether the list has changed.
+    /// Sets what an endpoint serves now; `None` if the endpoint is removed or not online. Returns whether the list has
+    /// changed.
     pub fn set(&mut self, id: EndpointId, server: Option<Server>) -> bool {
         let before = self.served.remove(&id).unwrap_or_default();
         let now = server.unwrap_or_default();

@@ -1,14 +1,15 @@
-//! Which names and addresses of endpoints are taken: each belongs to one endpoint alone.
+//! Which names and addresses of endpoints are taken. A name and an address belong to one endpoint alone.
 //!
-//! A change is reserved while it is being saved and registered once it is. Every look-up is one in a map, whatever the number
-//! of endpoints; there are as many claims as endpoints, and as many reservations as changes that are being saved.
+//! The name and address of a change are reserved while the change is being saved, and registered when it is saved.
+//! Every look-up takes constant time, whatever the number of endpoints. There are as many claims as endpoints, and as
+//! many reservations as changes that are being saved.
 
 use std::collections::HashMap;
 
 use super::endpoint::EndpointDefinition;
 use super::ids::EndpointId;
 
-/// The names and addresses of the registered endpoints, and of those whose saving is under way.
+/// The names and addresses of the registered endpoints, and of changes that are being saved.
 #[derive(Debug, Default)]
 pub struct Directory {
     registered: HashMap<EndpointId, Claim>,
@@ -37,7 +38,7 @@ pub enum Taken {
 }
 
 impl Directory {
-    /// Takes up the definition of an endpoint, in place of an older one, and ends its reservation.
+    /// Registers the definition of an endpoint, which replaces an older one, and ends the endpoint's reservation.
     pub fn register(&mut self, id: EndpointId, definition: &EndpointDefinition) {
         self.remove(id);
         let claim = Claim::of(definition);
@@ -55,7 +56,7 @@ impl Directory {
     /// Reserves the name and address of a definition until it is registered or released.
     ///
     /// # Errors
-    /// If another endpoint has the one or the other.
+    /// If another endpoint has the name or the address.
     pub fn reserve(&mut self, id: EndpointId, definition: &EndpointDefinition) -> Result<(), Taken> {
         let claim = Claim::of(definition);
         let other = |owner: Option<&EndpointId>| owner.copied().filter(|owner| *owner != id);
@@ -72,7 +73,7 @@ impl Directory {
         Ok(())
     }
 
-    /// Ends the reservation of an endpoint; what is registered of the endpoint stays.
+    /// Ends the reservation of an endpoint. Its registered name and address stay.
     pub fn release(&mut self, id: EndpointId) {
         let Some(claim) = self.reserved.remove(&id) else { return };
         self.free(id, &claim);
@@ -82,7 +83,8 @@ impl Directory {
         }
     }
 
-    /// Reserves the definitions of all endpoints at once, which may exchange names and addresses with each other.
+    /// Reserves the definitions of all endpoints together. The endpoints may exchange names and addresses with each
+    /// other.
     pub fn reserve_all<'a>(&mut self, all: impl IntoIterator<Item = (EndpointId, &'a EndpointDefinition)>) {
         for (id, definition) in all {
             let claim = Claim::of(definition);
@@ -107,7 +109,7 @@ impl Directory {
         self.reserved.contains_key(&id)
     }
 
-    /// Returns the name in some reservation, `None` if there is none.
+    /// Returns the name in any one of the reservations; `None` if there is no reservation.
     pub fn any_reserved(&self) -> Option<&str> {
         self.reserved.values().next().map(|claim| claim.name.as_str())
     }

@@ -11,7 +11,10 @@ use uuid::Uuid;
 /// Identifies an endpoint for as long as it is registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct EndpointId(pub Uuid);
+pub struct EndpointId(
+    /// A random UUID, which is also the key in the database.
+    pub Uuid,
+);
 
 impl fmt::Display for EndpointId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -21,11 +24,17 @@ impl fmt::Display for EndpointId {
 
 /// Identifies one call for a lease, until LoadManager has answered the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
+pub struct Ticket(
+    /// A number that a process never uses twice.
+    pub u64,
+);
 
-/// Identifies one lease. A process never uses a value twice.
+/// Identifies one lease, from its grant to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LeaseId(pub u64);
+pub struct LeaseId(
+    /// A number that a process never uses twice.
+    pub u64,
+);
 
 /// Identifies the client for whom fairness is counted. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

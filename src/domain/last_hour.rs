@@ -1,4 +1,4 @@
-//! What happened in the line within the last hour.
+//! What happened to requests and leases within the last hour.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,33 +8,35 @@ use super::time::Moment;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Sums of some time.
+/// The sums of a second or of the last hour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sums {
-    /// Leases granted, and how long their requests had waited in all.
+    /// Leases granted.
     pub granted: u64,
+    /// How long the requests of these leases had waited, in total.
     pub wait_total: Duration,
-    /// Requests served to the end, and how long that took in all.
+    /// Leases that ended with success.
     pub served: u64,
+    /// How long these leases were held, in total.
     pub service_total: Duration,
-    /// Requests that waited too long.
+    /// Requests refused because they had waited too long.
     pub timeouts: u64,
     /// Requests refused because the line was full or filling.
     pub rejected: u64,
 }
 
 impl Sums {
-    /// Mean wait of the leases granted, in milliseconds; 0 without any.
+    /// Returns the mean wait before a granted lease, in milliseconds; 0 if no lease was granted.
     pub fn avg_wait_ms(&self) -> f64 {
         mean_ms(self.wait_total, self.granted)
     }
 
-    /// Mean time of the requests served, in milliseconds; 0 without any.
+    /// Returns the mean duration of the leases that ended with success, in milliseconds; 0 if there were none.
     pub fn avg_service_ms(&self) -> f64 {
         mean_ms(self.service_total, self.served)
     }
 
-    /// Mean time of the requests served, in milliseconds; `None` without any.
+    /// Returns the mean duration of the leases that ended with success, in milliseconds; `None` if there were none.
     pub fn average_response_ms(&self) -> Option<f64> {
         (self.served > 0).then(|| self.avg_service_ms())
     }
@@ -53,20 +55,22 @@ fn mean_ms(total: Duration, count: u64) -> f64 {
     total.as_secs_f64() * 1000.0 / count.max(1) as f64
 }
 
-/// The sums of the last hour, exact to the second. At most 3601 of them are kept.
+/// The sums of the last hour by second, at most 3601 of them.
 #[derive(Debug, Default)]
 pub struct LastHour {
-    /// Seconds in which something happened, oldest first, each with its beginning.
+    /// The beginning and the sums of each second in which something happened, oldest first.
     seconds: VecDeque<(Moment, Sums)>,
 }
 
 impl LastHour {
+    /// Counts a granted lease whose request waited for `waited`.
     pub fn granted(&mut self, now: Moment, waited: Duration) {
         let sums = self.current(now);
         sums.granted += 1;
         sums.wait_total += waited;
     }
 
+    /// Counts an ended lease that was held for `duration`; only successes count.
     pub fn ended(&mut self, now: Moment, outcome: &Outcome, duration: Duration) {
         if let Outcome::Succeeded { .. } = outcome {
             let sums = self.current(now);
@@ -75,6 +79,7 @@ impl LastHour {
         }
     }
 
+    /// Counts a refused request; only time-outs and refusals for want of room in the line count.
     pub fn refused(&mut self, now: Moment, refusal: &Refusal) {
         match refusal {
             Refusal::QueueTimeout { .. } => self.current(now).timeouts += 1,

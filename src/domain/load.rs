@@ -1,4 +1,4 @@
-//! What an endpoint, or an agent beside it, reports about its load.
+//! The load report that an endpoint, or an agent beside it, sends.
 
 use std::ops::RangeInclusive;
 
@@ -16,39 +16,40 @@ const TEMPERATURE: RangeInclusive<f64> = -50.0..=200.0;
 /// How many loaded models a report may name.
 pub const LOADED_MODELS_MAX: usize = 100;
 
-/// A report as it was received. What was not said is `None`; fields that are not known are left aside.
+/// A load report. A value that the reporter left out is `None`; unknown fields are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LoadReport {
-    /// Percent, 0 to 100.
+    /// Load of the CPU in percent, 0 to 100.
     pub cpu_usage: Option<f64>,
-    /// Percent, 0 to 100.
+    /// Memory in use in percent, 0 to 100.
     pub memory_usage: Option<f64>,
-    /// Requests the endpoint works on.
+    /// Requests that the endpoint works on.
     pub active_requests: Option<u32>,
-    /// 0 or more.
+    /// Mean duration of an answer in milliseconds, 0 or more.
     pub avg_response_time_ms: Option<f64>,
-    /// Percent, 0 to 100.
+    /// Load of the GPU in percent, 0 to 100.
     pub gpu_usage: Option<f64>,
-    /// Percent, 0 to 100.
+    /// GPU memory in use in percent, 0 to 100.
     pub vram_usage: Option<f64>,
-    /// Degrees Celsius.
+    /// Temperature of the GPU in degrees Celsius, −50 to 200.
     pub gpu_temperature: Option<f64>,
     /// 0 to 10000, more is better.
     pub capability_score: Option<u32>,
-    /// Taken by loaded models.
+    /// GPU memory that loaded models take, in bytes.
     pub vram_bytes: Option<u64>,
-    /// Models that are loaded, of a server that loads them as they are asked for.
+    /// The models in memory, [`LOADED_MODELS_MAX`] at most, if the server loads models on demand.
     pub loaded_models: Option<Vec<String>>,
-    /// When the reporter made it, as it says; RFC 3339 text or a number.
+    /// When the reporter made the report, by its own clock: RFC 3339 text or a number.
     pub timestamp: Option<Value>,
 }
 
-/// A value that a report may not have.
+/// A value of a report that is not allowed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct OutOfRange {
+    /// The name of the field.
     pub field: &'static str,
-    /// What was given and what is allowed.
+    /// The given value and what is allowed, as the predicate of a sentence about the field.
     pub reason: String,
 }
 
@@ -56,7 +57,7 @@ impl LoadReport {
     /// Checks every value.
     ///
     /// # Errors
-    /// The first that is out of range.
+    /// The first value that is not allowed.
     pub fn check(&self) -> Result<(), OutOfRange> {
         within("cpu_usage", self.cpu_usage, &PERCENT)?;
         within("memory_usage", self.memory_usage, &PERCENT)?;

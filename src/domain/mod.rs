@@ -1,7 +1,7 @@
 //! The decisions of Leaseway as plain code.
 //!
-//! Nothing here knows actors, futures, sockets, files or clocks: time, chance and the environment are arguments. So the same
-//! code is tested with tables, driven by the simulation, and run inside the actors.
+//! Nothing here knows actors, futures, sockets, files or clocks: time, chance and the environment are arguments.
+//! Therefore tables can test the same code that the simulation drives and the actors run.
 
 pub mod attempts;
 pub mod blame;

@@ -1,4 +1,4 @@
-//! How the endpoints of the config file meet those of the database.
+//! Merges the endpoints of the config file with those of the database, at the start and when the file is read again.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,24 +9,26 @@ use super::endpoint::{EndpointDefinition, EndpointSource};
 use super::ids::EndpointId;
 use super::stored_endpoint::StoredEndpoint;
 
-/// The endpoints to go on with, and what has to change in the database for it.
+/// The merged endpoints and the changes that the database needs.
 #[derive(Debug, Default)]
 pub struct Reconciled {
-    /// The endpoints that there are now.
+    /// All endpoints after the merge: those of the file in its order, then those made over the API.
     pub endpoints: Vec<StoredEndpoint>,
-    /// Those of them that the database does not have yet, or not so.
+    /// The endpoints whose definition the database lacks or has in another form.
     pub saved: Vec<StoredEndpoint>,
     /// The endpoints that are to be removed from the database.
     pub removed: Vec<EndpointId>,
-    /// Names of endpoints made over the API that belong to the file now, or had to make room for one of the file's.
+    /// Names of endpoints made over the API that belong to the file now, or that were removed because the file has
+    /// their address.
     pub taken_over: Vec<String>,
 }
 
 /// Applies the file's endpoints to the stored ones, in time proportional to their number.
 ///
-/// The file's are matched by name, else by address, and keep their history; one made over the API is then the file's.
-/// Those that came from the file and are in it no longer are removed; those made over the API stay. `new_id` makes ids
-/// for new ones.
+/// An endpoint of the file keeps the id and the history of the stored endpoint with its name, else of one with its
+/// address. If that one was made over the API, it belongs to the file from then on. Stored endpoints of the file that
+/// the file no longer has are removed; those made over the API stay unless the file has their address. `new_id` makes
+/// the ids of new endpoints.
 pub fn reconcile(
     stored: Vec<StoredEndpoint>,
     file: Vec<EndpointDefinition>,
@@ -65,12 +67,12 @@ pub fn reconcile(
     reconciled
 }
 
-/// The stored endpoints that nothing of the file was matched with so far.
+/// The stored endpoints that no endpoint of the file has matched so far.
 struct Left {
-    /// In their order; `None` where one was matched.
+    /// The stored endpoints in their order; `None` in the place of each that was matched.
     endpoints: Vec<Option<StoredEndpoint>>,
     by_name: HashMap<String, usize>,
-    /// Without the endpoints that the file has under their own names: none of them is taken over because of its address.
+    /// Places by address. Endpoints whose name the file has are left out, because they are matched by their name only.
     by_root: HashMap<String, Vec<usize>>,
 }
 
@@ -88,7 +90,7 @@ impl Left {
         Self { endpoints: stored.into_iter().map(Some).collect(), by_name, by_root }
     }
 
-    /// Takes out the endpoint of this name, else the first with this address.
+    /// Takes out the endpoint with this name, else the first with this address; `None` if there is neither.
     fn take(&mut self, name: &str, root_url: &str) -> Option<StoredEndpoint> {
         let places = self.by_name.get(name).into_iter().chain(self.by_root.get(root_url).into_iter().flatten());
         let place = places.copied().find(|place| self.endpoints[*place].is_some())?;
@@ -96,12 +98,14 @@ impl Left {
     }
 }
 
-/// Tells whether the database would have the same definition; it has no keys of the file's endpoints.
+/// Tells whether two definitions are the same apart from the key, because the database has no keys of the file's
+/// endpoints.
 fn is_same(known: &EndpointDefinition, definition: &EndpointDefinition) -> bool {
     let keyless = |definition: &EndpointDefinition| EndpointDefinition { api_key: None, ..definition.clone() };
     keyless(known) == keyless(definition)
 }
 
+/// Returns the endpoint of the file with this definition: `known` with its history, or a new one.
 fn adopt(
     known: Option<StoredEndpoint>,
     definition: EndpointDefinition,
@@ -124,7 +128,8 @@ mod tests {
         StoredEndpoint { source, ..endpoint }
     }
 
-    /// Shows what is left as `id name source`, then the ids saved and removed.
+    /// Checks the merged endpoints, shown as `id name source`, then the saved and the removed ids and the names taken
+    /// over.
     fn check(stored: Vec<StoredEndpoint>, file: &[(&str, &str)], expected: &str) {
         let file = file.iter().map(|(name, base_url)| EndpointDefinition::new(*name, *base_url)).collect();
         let done = reconcile(stored, file, DateTime::default(), || Uuid::from_u128(99));

@@ -1,23 +1,26 @@
-//! Refused requests: all are counted by code and minute, and few of them become a row of the history.
+//! Refused requests. All of them are counted by code and minute; only a few become a row of the history.
 
-/// What refused requests are counted by.
+/// The key by which refused requests are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RefusedKey {
-    /// Minutes since 1970-01-01T00:00Z.
+    /// The minute of the refusal, counted since 1970-01-01T00:00Z.
     pub minute: i64,
-    /// One of [`Refusal::code`](super::request::Refusal::code).
+    /// The code of the answer, one of [`Refusal::code`](super::request::Refusal::code).
     pub code: &'static str,
 }
 
-/// Lets the first refusal of each second and code become a history row, so that a flood of refusals cannot fill the disk.
+/// Lets the first refusal of each second and code become a history row, so that a flood of refusals cannot fill the
+/// disk.
 #[derive(Debug, Default)]
 pub struct RefusalRows {
-    /// The second of the latest row of each code. There are as many as [`Refusal`](super::request::Refusal) has codes.
+    /// Each code with the second of its latest row. There are at most as many as [`Refusal`](super::request::Refusal)
+    /// has codes.
     latest: Vec<(&'static str, i64)>,
 }
 
 impl RefusalRows {
-    /// Tells whether a refusal with this code becomes a row, `second` being the seconds since 1970-01-01T00:00Z.
+    /// Tells whether a refusal with this code becomes a row. `second` is the time of the refusal since
+    /// 1970-01-01T00:00Z.
     pub fn has_room(&mut self, code: &'static str, second: i64) -> bool {
         match self.latest.iter_mut().find(|(known, _)| *known == code) {
             Some((_, latest)) => std::mem::replace(latest, second) != second,

@@ -12,7 +12,7 @@ use super::time::Moment;
 /// How many reports of an endpoint are kept.
 pub const REPORTS_MAX: usize = 10;
 
-/// How a report came.
+/// How a report reached Leaseway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReportSource {
@@ -22,28 +22,28 @@ pub enum ReportSource {
     Pulled,
 }
 
-/// A report and when it came.
+/// A load report with the way and the time of its arrival.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ReceivedReport {
-    /// What was reported.
+    /// The report itself.
     #[serde(flatten)]
     pub report: LoadReport,
-    /// How it came.
+    /// How the report reached Leaseway.
     pub source: ReportSource,
-    /// When it came.
+    /// When the report reached Leaseway.
     pub received_at: DateTime<Utc>,
 }
 
-/// The latest reports, [`REPORTS_MAX`] at most, oldest first.
+/// The latest reports of one endpoint, [`REPORTS_MAX`] at most, oldest first.
 #[derive(Clone, Debug, Default)]
 pub struct Reports {
     latest: VecDeque<ReceivedReport>,
-    /// When a report was last pushed; `None` for never.
+    /// When the endpoint last pushed a report; `None` for never.
     pushed: Option<Moment>,
 }
 
 impl Reports {
-    /// Keeps a report, and drops the oldest if there are too many.
+    /// Keeps a report. If there are then more than [`REPORTS_MAX`], the oldest is dropped.
     pub fn add(&mut self, now: Moment, report: ReceivedReport) {
         if report.source == ReportSource::Pushed {
             self.pushed = Some(now);
@@ -54,8 +54,8 @@ impl Reports {
         self.latest.push_back(report);
     }
 
-    /// Tells whether a report was pushed less than `fresh_for` ago. Such an endpoint is not asked for its load: what it pushes
-    /// tells more.
+    /// Tells whether the endpoint pushed a report less than `fresh_for` ago. Leaseway does not ask such an endpoint for
+    /// its load, because pushed reports tell more.
     pub fn is_pushed(&self, now: Moment, fresh_for: Duration) -> bool {
         self.pushed.is_some_and(|pushed| now.since(pushed) < fresh_for)
     }

@@ -1,41 +1,42 @@
-//! When old history is looked for: every hour and after so many new rows, in bits of which one follows the other.
+//! Decides when old history is removed: every hour and after a number of new rows, one small bit after the other.
 
 use std::time::Duration;
 
 use super::time::Moment;
 
-/// How often old history is looked for at least.
+/// How much time passes at most between two rounds of removal.
 const INTERVAL: Duration = Duration::from_secs(3600);
 
-/// The most rows that are added before it is looked for again.
+/// How many rows are added at most between two rounds of removal.
 const ADDED_MAX: u32 = 10_000;
 
 /// Decides when the next bit of old history is removed. At most one bit is removed at a time.
 #[derive(Debug)]
 pub struct Retention {
-    /// So many new rows are a reason to look.
+    /// The number of new rows that begins a round before its time.
     added_max: usize,
-    /// Rows added since the last look.
+    /// Rows added since the last bit began.
     added: usize,
+    /// A bit is being removed.
     is_removing: bool,
-    /// Without new rows nothing is looked for before.
+    /// When the next bit is due if no rows are added.
     next: Moment,
 }
 
 impl Retention {
-    /// Keeps a history of `rows_max` rows at most, which may exceed this by a hundredth, but not by more than 10,000, before
-    /// the next look.
+    /// Creates the rules for a history of at most `rows_max` rows. The history may exceed the limit by one percent, but
+    /// not by more than 10,000 rows, before a round begins.
     pub fn new(rows_max: u32) -> Self {
         let added_max = (rows_max / 100).clamp(1, ADDED_MAX) as usize;
         Self { added_max, added: 0, is_removing: false, next: Moment::default() }
     }
 
-    /// Learns that so many rows were added.
+    /// Learns that `rows` rows were added.
     pub fn rows_added(&mut self, rows: usize) {
         self.added = self.added.saturating_add(rows);
     }
 
-    /// Tells whether a bit is to be removed now; the bit then counts as on its way.
+    /// Tells whether a bit must be removed now. If so, no other bit is due until [`removed`](Self::removed) is called.
     pub fn is_due(&mut self, now: Moment) -> bool {
         if self.is_removing || (now < self.next && self.added < self.added_max) {
             return false;
@@ -44,8 +45,8 @@ impl Retention {
         true
     }
 
-    /// Learns that a bit has been removed and whether more is left. Where the removal failed and nobody knows, the rest waits
-    /// for the next round.
+    /// Learns that a bit was removed, and whether more rows are left to remove. After a failed removal `are_left` is
+    /// false, and the rest waits for the next round.
     pub fn removed(&mut self, are_left: bool, now: Moment) {
         self.is_removing = false;
         self.next = if are_left { now } else { now.after(INTERVAL) };

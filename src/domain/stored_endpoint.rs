@@ -1,4 +1,4 @@
-//! What outlives the process of an endpoint.
+//! The part of an endpoint that the database keeps over a restart of Leaseway.
 
 use chrono::{DateTime, Utc};
 
@@ -9,22 +9,22 @@ use super::ids::EndpointId;
 /// An endpoint as the database keeps it.
 #[derive(Clone, Debug)]
 pub struct StoredEndpoint {
-    /// Its key in the database.
+    /// The endpoint's id, the key in the database.
     pub id: EndpointId,
-    /// What its operator says about it.
+    /// What the operator says about the endpoint.
     pub definition: EndpointDefinition,
-    /// Who made it.
+    /// Who registered the endpoint.
     pub source: EndpointSource,
-    /// When it was made.
+    /// When the endpoint was registered.
     pub registered_at: DateTime<Utc>,
     /// What probes have found out.
     pub observation: Observation,
-    /// Its leases so far.
+    /// The endpoint's leases so far.
     pub counters: Counters,
 }
 
 impl StoredEndpoint {
-    /// Returns a new endpoint, of which nothing is known but its definition.
+    /// Returns a new endpoint that was never probed and never had a lease.
     pub fn new(
         id: EndpointId,
         definition: EndpointDefinition,
@@ -39,11 +39,11 @@ impl StoredEndpoint {
 /// What probes have found out about an endpoint.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observation {
-    /// The kind that was detected; `None` while not known.
+    /// The kind that probes found; `None` while it is not known.
     pub kind: Option<EndpointKind>,
     /// All the models that the server lists, allowed or not.
     pub models: Vec<String>,
-    /// Milliseconds; `None` while never measured.
+    /// The latency of the last good probe, in milliseconds; `None` while there was none.
     pub latency_ms: Option<f64>,
     /// When the server last answered a probe well; `None` for never.
     pub last_seen: Option<DateTime<Utc>>,

@@ -1,4 +1,4 @@
-//! Counts events that come in storms, so that each kind is told of at once and then at most once per interval.
+//! Counts events that come in storms, so that each kind is reported at once and then at most once per interval.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -6,25 +6,30 @@ use std::time::Duration;
 
 use super::time::Moment;
 
-/// Events of one kind that are to be told of now.
+/// Events of one kind that are to be reported now.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Told<K, R> {
-    /// The kind.
+    /// The kind of the events.
     pub key: K,
-    /// How many there were since the kind was last told of, at least 1.
+    /// How many events of the kind came since its last report, at least 1.
     pub count: u64,
-    /// The reason of the last of them.
+    /// The reason of the last of these events.
     pub reason: R,
 }
 
+/// The count of one kind.
 #[derive(Debug)]
 struct Tally<R> {
+    /// When the kind was last reported.
     told: Moment,
+    /// Events since then.
     untold: u64,
+    /// The reason of the last event.
     reason: R,
 }
 
-/// Counts of events by kind. A kind without events for an interval takes no room.
+/// Counts of events by kind. [`flush`](Self::flush) forgets kinds that had no events for an interval; between two calls
+/// there are as many counts as kinds.
 #[derive(Debug)]
 pub struct Tallies<K, R> {
     interval: Duration,
@@ -32,12 +37,12 @@ pub struct Tallies<K, R> {
 }
 
 impl<K: Clone + Eq + Hash + Ord, R: Clone> Tallies<K, R> {
-    /// Creates counts of which each kind is told of at most once per `interval`.
+    /// Creates counts that report each kind at most once per `interval`.
     pub fn new(interval: Duration) -> Self {
         Self { interval, tallies: HashMap::new() }
     }
 
-    /// Counts an event. Returns what is to be told of its kind now, if anything is.
+    /// Counts an event. Returns the report of its kind; `None` if its last report is less than the interval ago.
     pub fn add(&mut self, now: Moment, key: K, reason: R) -> Option<Told<K, R>> {
         let Some(tally) = self.tallies.get_mut(&key) else {
             self.tallies.insert(key.clone(), Tally { told: now, untold: 0, reason: reason.clone() });
@@ -48,7 +53,8 @@ impl<K: Clone + Eq + Hash + Ord, R: Clone> Tallies<K, R> {
         tally.tell(now, self.interval, key)
     }
 
-    /// Returns what is to be told now, in the order of the kinds, and forgets the kinds that have been quiet for an interval.
+    /// Returns the reports that are due, in the order of the kinds, and forgets the kinds that had no events for an
+    /// interval.
     pub fn flush(&mut self, now: Moment) -> Vec<Told<K, R>> {
         let interval = self.interval;
         self.tallies.retain(|_, tally| tally.untold > 0 || now.since(tally.told) < interval);

@@ -1,4 +1,4 @@
-//! The last sixty minutes, by minute.
+//! The requests that ended within the last sixty minutes, by minute.
 
 use std::collections::BTreeMap;
 
@@ -6,27 +6,30 @@ use chrono::{DateTime, Utc};
 
 use super::history::Counters;
 
-/// Minutes shown, the current one included.
+/// How many minutes the dashboard shows, the current one included.
 pub const MINUTES: usize = 60;
 
-/// Returns the minutes since 1970-01-01T00:00Z.
+/// Returns the minute in which `wall` lies, counted since 1970-01-01T00:00Z.
 pub fn minute_of(wall: DateTime<Utc>) -> i64 {
     wall.timestamp().div_euclid(60)
 }
 
-/// What finished within one minute.
+/// The requests that ended within one minute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Minute {
     /// Minutes since 1970-01-01T00:00Z.
     pub minute: i64,
+    /// Requests whose final answer was a success.
     pub success: u64,
+    /// Requests that failed or were refused.
     pub error: u64,
 }
 
-/// Successes and errors of the last [`MINUTES`] minutes, each in its own minute whatever the clock does.
+/// Successes and errors of the last [`MINUTES`] minutes. A request counts in the minute that the clock shows at its
+/// end, even if the clock is set back or forward later.
 #[derive(Debug, Default)]
 pub struct Timeline {
-    /// Minutes in which something finished, at most 60 on each side of the newest.
+    /// Minutes in which requests ended, at most 60 on each side of the minute recorded last.
     minutes: BTreeMap<i64, Minute>,
 }
 
@@ -37,14 +40,16 @@ impl From<Vec<Minute>> for Timeline {
 }
 
 impl Timeline {
-    /// Counts a request that has ended in `minute`, by its final answer; an abandoned one is neither success nor error.
+    /// Counts a request that has ended in `minute`, by its final answer. An abandoned request is neither success nor
+    /// error.
     pub fn record(&mut self, minute: i64, request: Counters) {
         let is_new = !self.minutes.contains_key(&minute);
         let entry = self.minutes.entry(minute).or_insert(Minute { minute, success: 0, error: 0 });
         entry.success += request.successful.unsigned_abs();
         entry.error += request.failed.unsigned_abs();
         if is_new {
-            // Later ones are from before the clock was put back, and are not shown until it has come there again.
+            // Minutes later than this one were recorded before the clock was set back. They are shown when the clock
+            // reaches them again.
             let kept = minute - MINUTES as i64 + 1..=minute + MINUTES as i64;
             self.minutes.retain(|minute, _| kept.contains(minute));
         }
@@ -56,7 +61,7 @@ impl Timeline {
         (first..=current).map(|minute| self.at(minute)).collect()
     }
 
-    /// Returns one minute.
+    /// Returns one minute, with zero requests if none ended in it.
     pub fn at(&self, minute: i64) -> Minute {
         self.minutes.get(&minute).copied().unwrap_or(Minute { minute, success: 0, error: 0 })
     }

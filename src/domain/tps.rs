@@ -15,19 +15,21 @@ impl Mean {
     }
 }
 
-/// What is measured of one successful request.
+/// The measures of one successful request.
 #[derive(Clone, Copy, Debug)]
 pub struct Measured {
+    /// Output tokens; 0 if the endpoint reported none.
     pub output_tokens: u64,
-    /// From dispatch to the last byte.
+    /// The time from dispatch to the last byte.
     pub duration: Duration,
-    /// From dispatch to the first token; `None` if the answer was no stream.
+    /// The time from dispatch to the first token; `None` if the answer was no stream.
     pub first_token: Option<Duration>,
-    /// The tokens are content chunks, because the endpoint gave no usage.
+    /// `output_tokens` is the number of content chunks, because the endpoint reported no usage.
     pub is_estimated: bool,
 }
 
-/// Running measures of speed. A request without tokens or without time changes nothing.
+/// The running speed of one endpoint, model and API. A request without output tokens or without duration changes
+/// nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Speed {
     tps: Mean,
@@ -40,14 +42,16 @@ pub struct Speed {
 }
 
 impl Speed {
-    /// Takes up what was measured before: the mean is then tokens ÷ time. Without tokens or time nothing was measured.
+    /// Returns the speed that follows from stored sums: its mean is tokens ÷ time. `None` without tokens or without
+    /// time.
     pub fn restored(request_count: u64, output_tokens: u64, duration: Duration) -> Option<Self> {
         let is_measured = output_tokens > 0 && !duration.is_zero();
         let tps = Mean(Some(output_tokens as f64 / duration.as_secs_f64()));
         is_measured.then_some(Self { tps, request_count, output_tokens, duration, ..Self::default() })
     }
 
-    /// Counts one successful request and returns the new mean, in tokens per second, if it moved.
+    /// Counts one successful request and returns the new mean, in tokens per second; `None` if the request changes
+    /// nothing.
     pub fn record(&mut self, alpha: f64, measured: Measured) -> Option<f64> {
         let Measured { output_tokens, duration, first_token, is_estimated } = measured;
         if output_tokens == 0 || duration.is_zero() {
@@ -60,7 +64,7 @@ impl Speed {
         if let Some(first_token) = first_token {
             self.first_token_ms.record(alpha, first_token.as_secs_f64() * 1000.0);
             let decoding = duration.saturating_sub(first_token);
-            // The first token came before decoding began.
+            // The first token is left out, because decoding begins after it.
             if output_tokens > 1 && !decoding.is_zero() {
                 self.decode_tps.record(alpha, (output_tokens - 1) as f64 / decoding.as_secs_f64());
             }
@@ -68,35 +72,38 @@ impl Speed {
         Some(self.tps.record(alpha, output_tokens as f64 / duration.as_secs_f64()))
     }
 
-    /// Tokens per second from dispatch to the last byte; `None` while nothing was measured.
+    /// Returns the mean of tokens per second from dispatch to the last byte; `None` while nothing was measured.
     pub fn tps(&self) -> Option<f64> {
         self.tps.0
     }
 
-    /// Milliseconds from dispatch to the first token of a stream; `None` while no stream was measured.
+    /// Returns the mean time from dispatch to the first token of a stream, in milliseconds; `None` while no stream was
+    /// measured.
     pub fn first_token_ms(&self) -> Option<f64> {
         self.first_token_ms.0
     }
 
-    /// Tokens per second once the first has come; `None` while no stream was measured.
+    /// Returns the mean of tokens per second after the first token of a stream; `None` while no stream was measured.
     pub fn decode_tps(&self) -> Option<f64> {
         self.decode_tps.0
     }
 
+    /// Returns the number of measured requests.
     pub fn request_count(&self) -> u64 {
         self.request_count
     }
 
+    /// Returns the output tokens of all measured requests.
     pub fn output_tokens(&self) -> u64 {
         self.output_tokens
     }
 
-    /// Tells whether some of the tokens were counted as content chunks.
+    /// Tells whether some of the tokens are counted content chunks, because an endpoint reported no usage.
     pub fn has_estimates(&self) -> bool {
         self.has_estimates
     }
 
-    /// Mean time per request in milliseconds; `None` while nothing was measured.
+    /// Returns the mean duration of a request in milliseconds; `None` while nothing was measured.
     pub fn average_duration_ms(&self) -> Option<f64> {
         let requests = self.request_count as f64;
         (self.request_count > 0).then(|| self.duration.as_secs_f64() * 1000.0 / requests)
@@ -112,21 +119,24 @@ pub struct Aggregate {
 }
 
 impl Aggregate {
+    /// Adds the speed of one model and API.
     pub fn add(&mut self, speed: &Speed) {
         self.weighted_tps += speed.tps().unwrap_or(0.0) * speed.request_count() as f64;
         self.request_count += speed.request_count();
         self.output_tokens = self.output_tokens.saturating_add(speed.output_tokens());
     }
 
-    /// Tokens per second: the mean of the means, weighted by requests; `None` while nothing was measured.
+    /// Returns tokens per second: the mean of the means, weighted by requests; `None` while nothing was measured.
     pub fn tps(&self) -> Option<f64> {
         (self.request_count > 0).then(|| self.weighted_tps / self.request_count as f64)
     }
 
+    /// Returns the number of measured requests.
     pub fn request_count(&self) -> u64 {
         self.request_count
     }
 
+    /// Returns the output tokens of all measured requests.
     pub fn output_tokens(&self) -> u64 {
         self.output_tokens
     }

@@ -1,4 +1,5 @@
-//! Which endpoint's turn it is: one job per endpoint at a time, and not more than so many in all.
+//! The order in which endpoints get a job, for example a probe: one job per endpoint at a time, and a limited number in
+//! total.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -6,26 +7,26 @@ use super::ids::EndpointId;
 
 /// The jobs that run and those that wait for their turn, in the order in which they were asked for.
 ///
-/// Every endpoint is at most once among those that run and once among those that wait, so that nothing here grows beyond the
-/// number of endpoints.
+/// Every endpoint is at most once among those that run and once among those that wait, so that nothing here grows
+/// beyond the number of endpoints.
 #[derive(Debug)]
 pub struct Turns {
-    /// How many jobs run at most.
+    /// How many jobs run at the same time at most.
     max: usize,
-    /// Endpoints whose job runs, and whether another is wanted after it.
+    /// The endpoints whose job runs, each with whether another job is wanted after it.
     running: HashMap<EndpointId, bool>,
     waiting: VecDeque<EndpointId>,
     is_waiting: HashSet<EndpointId>,
 }
 
 impl Turns {
-    /// Creates turns of which `max` run at once.
+    /// Creates turns in which at most `max` jobs run at the same time.
     pub fn new(max: usize) -> Self {
         Self { max, running: HashMap::new(), waiting: VecDeque::new(), is_waiting: HashSet::new() }
     }
 
-    /// Asks for a job that begins after this call: one that is running does not count. It comes before those that were merely
-    /// due.
+    /// Asks for a job that begins after this call. A job that already runs does not satisfy the call. The new job comes
+    /// before all jobs that [`due`](Self::due) asked for.
     pub fn want(&mut self, id: EndpointId) {
         if let Some(again) = self.running.get_mut(&id) {
             *again = true;
@@ -34,14 +35,14 @@ impl Turns {
         }
     }
 
-    /// Asks for a job because it is time for one: one that is running will do.
+    /// Asks for a job because its time has come. A job that already runs or waits satisfies the call.
     pub fn due(&mut self, id: EndpointId) {
         if !self.running.contains_key(&id) && self.is_waiting.insert(id) {
             self.waiting.push_back(id);
         }
     }
 
-    /// Returns the endpoint whose job is to begin now, `None` if none is.
+    /// Begins the next job and returns its endpoint; `None` if no job waits or `max` jobs run.
     pub fn begin(&mut self) -> Option<EndpointId> {
         if self.running.len() >= self.max {
             return None;
@@ -59,7 +60,7 @@ impl Turns {
         }
     }
 
-    /// Forgets an endpoint; the end of its job must not be told any more.
+    /// Forgets an endpoint. [`ended`](Self::ended) must not be called for its running job afterwards.
     pub fn forget(&mut self, id: EndpointId) {
         self.running.remove(&id);
         if self.is_waiting.remove(&id) {
