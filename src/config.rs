@@ -137,7 +137,7 @@ pub struct UpstreamConfig {
     /// How long an answer may pause after its first byte, 1 s to 1 day.
     #[serde(rename = "idle_timeout_secs", deserialize_with = "seconds")]
     pub idle_timeout: Duration,
-    /// How many endpoints a request is tried on, 1 to 100.
+    /// How often one request is sent to endpoints at most, 1 to 100.
     pub max_attempts: usize,
     /// How long an idle connection to an endpoint is kept, up to an hour.
     #[serde(rename = "pool_idle_timeout_secs", deserialize_with = "seconds")]
