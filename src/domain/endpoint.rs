@@ -1,4 +1,4 @@
-//! What an endpoint is: its definition, where it came from, how it is doing, and as it is shown.
+//! An endpoint: its definition, its source, its status, the target of its requests, and its form in the API.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -60,37 +60,37 @@ impl EndpointKind {
         }
     }
 
-    /// Finds the kind with this name; `None` for any other, `auto` among them.
+    /// Returns the kind with this name; `None` for any other name, also for `auto`.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 }
 
-/// Who made an endpoint, and so who may change it.
+/// Who registered an endpoint. The same source changes and removes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EndpointSource {
-    /// The config file: changed only there.
+    /// The config file. The API cannot change or remove such an endpoint.
     File,
     /// The HTTP API.
     Api,
 }
 
-/// How an endpoint is doing, as its probes and requests tell.
+/// The status of an endpoint, which follows from its probes and the operator's wish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EndpointStatus {
-    /// Not probed yet.
+    /// The endpoint was not probed yet in this process.
     Pending,
-    /// Answers its probes.
+    /// The endpoint answers its probes and can be granted.
     Online,
-    /// Answers that it is still loading its model. It gets no lease, but has not failed.
+    /// The endpoint answers that it is still loading its model. It gets no lease, and requests wait for it.
     Loading,
-    /// Gets no lease because the operator wants it so; its running requests finish.
+    /// The operator wants the endpoint to get no new lease. Its running requests finish.
     Draining,
-    /// Does not answer.
+    /// The endpoint does not answer its probes.
     Offline,
-    /// Answers, but not as an inference server does.
+    /// The endpoint answers its probes, but not as an inference server does.
     Error,
 }
 
@@ -121,28 +121,28 @@ pub struct EndpointDefinition {
     pub name: String,
     /// Unique, `http` or `https`, without a trailing slash; a trailing `/v1` is allowed and means the same as none.
     pub base_url: String,
-    /// `None`: found out by probing.
+    /// The kind of its server; `None`: probes find it out.
     pub kind: Option<EndpointKind>,
-    /// Slots, 1 to 10000; `None`: as many as the engine itself tells it has, else 1.
+    /// Slots, 1 to 10000; `None`: the number that the engine reports, else 1.
     pub max_concurrency: Option<u32>,
-    /// 0 to 10000, more is better.
+    /// 0 to 10000, more is better; `None`: the score in its load reports, else 0.
     pub capability_score: Option<u32>,
-    /// Sent as `Authorization: Bearer`; never shown.
+    /// Sent to the endpoint as `Authorization: Bearer`, never shown; `None`: no key is sent.
     pub api_key: Option<String>,
-    /// The only models this endpoint may serve; empty: all it has.
+    /// The only models that this endpoint may serve; empty: all models that it has.
     pub allowed_models: Vec<String>,
 }
 
-/// Slots an endpoint may have.
+/// How many slots an endpoint may have.
 pub const MAX_CONCURRENCY: RangeInclusive<u32> = 1..=10_000;
 
-/// Capability scores an endpoint may have.
+/// The capability scores that an endpoint may have.
 pub const CAPABILITY_SCORE: RangeInclusive<u32> = 0..=10_000;
 
-/// How many models one endpoint may have. A list that is longer is cut.
+/// How many models an endpoint may have. A longer list is cut to this length.
 pub const MODELS_MAX: usize = 10_000;
 
-/// How long a model's name may be, in bytes. Longer names are left out of a list.
+/// How long a model's name may be, in bytes. Longer names are removed from a list.
 pub const MODEL_NAME_MAX: usize = 512;
 
 /// Returns the address below which the paths of the API lie: `base_url` in its normal form, without a final `/v1`.
@@ -152,8 +152,8 @@ pub fn root_url(base_url: &str) -> String {
     root.strip_suffix("/v1").unwrap_or(root).to_owned()
 }
 
-/// Tells whether a URL names a link-local address (RFC 3927, RFC 4291 section 2.5.6), where clouds keep secrets of their
-/// machines. A host name is not looked up.
+/// Tells whether a URL names a link-local address (RFC 3927, RFC 4291 section 2.5.6). At such addresses clouds offer
+/// the secrets of a machine. A host name is not looked up.
 pub fn is_link_local(base_url: &str) -> bool {
     match Url::parse(base_url).ok().as_ref().and_then(Url::host) {
         Some(Host::Ipv4(address)) => address.is_link_local(),
@@ -167,7 +167,7 @@ pub fn is_link_local(base_url: &str) -> bool {
 /// Checks an endpoint's name.
 ///
 /// # Errors
-/// What is allowed, if it is not.
+/// What is allowed, if the name is not.
 pub fn check_name(name: &str) -> Result<(), String> {
     let length = name.chars().count();
     if (1..=100).contains(&length) && name.trim() == name && !name.chars().any(char::is_control) {
@@ -197,7 +197,7 @@ pub fn check_models(models: &[String]) -> Result<(), String> {
 /// Checks an endpoint's key, which must fit into a header.
 ///
 /// # Errors
-/// What is allowed, if it is not.
+/// What is allowed, if the key is not.
 pub fn check_api_key(key: &str) -> Result<(), String> {
     if (1..=API_KEY_MAX).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Ok(());
@@ -208,7 +208,7 @@ pub fn check_api_key(key: &str) -> Result<(), String> {
 /// Checks an endpoint's address and returns it without a trailing slash.
 ///
 /// # Errors
-/// What is allowed, if it is not.
+/// What is allowed, if the address is not.
 pub fn check_base_url(text: &str) -> Result<String, String> {
     let allowed =
         || format!("an http:// or https:// URL of up to {BASE_URL_MAX} bytes without user name, query or fragment");
@@ -225,7 +225,7 @@ pub fn check_base_url(text: &str) -> Result<String, String> {
 }
 
 impl EndpointDefinition {
-    /// Returns a definition with the defaults: kind and slots to be found out, all its models.
+    /// Returns a definition with the defaults: probes find out kind and slots, and all models are allowed.
     pub fn new(name: impl Into<String>, base_url: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -251,11 +251,12 @@ impl fmt::Debug for EndpointDefinition {
     }
 }
 
-/// How long an endpoint that sent an answer too many gets a connection for each request; no longer than to its next model
-/// sync, which comes every five minutes.
+/// How long each request to an endpoint gets its own connection after the endpoint sent an answer that no request asked
+/// for. The next model sync ends this earlier; model syncs come every five minutes.
 const CAUGHT_FOR: Duration = Duration::from_secs(300);
 
-/// Where a leased request goes; shared by every lease on the endpoint until its definition changes.
+/// The server to which a leased request goes. Every lease on the endpoint shares it until the endpoint's definition
+/// changes.
 pub struct Target {
     /// The endpoint's id.
     pub id: EndpointId,
@@ -263,28 +264,29 @@ pub struct Target {
     pub name: String,
     /// The address below which the paths of the API lie.
     pub root_url: String,
-    /// Sent as `Authorization: Bearer`; `None`: nothing is sent.
+    /// Sent as `Authorization: Bearer`; `None`: no key is sent.
     pub api_key: Option<String>,
     learnt: Arc<Learnt>,
 }
 
-/// What relaying has learnt about a server. Every target of the same server shares it, so that a change of the name or of
-/// the slots loses nothing of it.
+/// What requests have shown about a server. All targets of the same server share it, so that a change of the name or of
+/// the slots does not lose it.
 #[derive(Default)]
 struct Learnt {
+    /// The server answers 400 to `stream_options.include_usage`.
     refuses_usage_option: AtomicBool,
-    /// A kept connection was found closed, and the models have not been read since: the server may have been restarted.
+    /// A kept connection was found closed and nobody has asked since: the server may have been restarted.
     may_be_restarted: AtomicBool,
-    /// Streams count their tokens unasked.
+    /// The server counts the tokens of its streams unasked.
     counts_unasked: AtomicBool,
-    /// Until when each request gets a connection of its own, in microseconds as a [`Moment`] has them; 0 for never.
+    /// Until when each request gets its own connection, in microseconds of a [`Moment`]; 0 for never.
     caught_until_micros: AtomicU64,
-    /// When the server last sent a byte of an answer, in microseconds as a [`Moment`] has them; 0 for never.
+    /// When the server last sent a byte of an answer, in microseconds of a [`Moment`]; 0 for never.
     heard_micros: AtomicU64,
 }
 
 impl Target {
-    /// Returns the target of an endpoint whose server nothing is known of.
+    /// Returns the target of an endpoint to whose server no request has gone yet.
     pub fn new(id: EndpointId, definition: &EndpointDefinition) -> Self {
         Self {
             id,
@@ -295,16 +297,16 @@ impl Target {
         }
     }
 
-    /// Returns the target after a change of the definition. What was learnt of the server stays, unless the address or the
-    /// key has changed.
+    /// Returns the target after a change of the definition. What requests have shown about the server stays, unless the
+    /// address or the key has changed.
     pub fn redefined(&self, definition: &EndpointDefinition) -> Self {
         let target = Self::new(self.id, definition);
         let is_same = target.root_url == self.root_url && target.api_key == self.api_key;
         if is_same { Self { learnt: self.learnt.clone(), ..target } } else { target }
     }
 
-    /// Tells whether two targets are the same endpoint with the same address and key throughout, whatever else of the
-    /// definition has changed.
+    /// Tells whether two targets belong to the same endpoint, whose address and key did not change between them. Other
+    /// parts of the definition may have changed.
     pub fn is_same_server(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.learnt, &other.learnt)
     }
@@ -319,7 +321,7 @@ impl Target {
         self.learnt.heard_micros.store(now.as_micros(), Ordering::Relaxed);
     }
 
-    /// Returns when a byte of an answer last came; the start of the process for never.
+    /// Returns when a byte of an answer last came; the start of the process if none ever came.
     pub fn heard(&self) -> Moment {
         Moment::from_micros(self.learnt.heard_micros.load(Ordering::Relaxed))
     }
@@ -329,13 +331,13 @@ impl Target {
         self.learnt.may_be_restarted.store(true, Ordering::Relaxed);
     }
 
-    /// Tells whether a kept connection was found closed since this was last asked.
+    /// Tells whether a kept connection was found closed since the last call.
     pub fn take_restart_suspicion(&self) -> bool {
         let flag = &self.learnt.may_be_restarted;
         flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::Relaxed)
     }
 
-    /// Remembers what follows from the endpoint's kind, once that is known.
+    /// Remembers what follows from the endpoint's kind; `None` while the kind is not known.
     pub fn learn_kind(&self, kind: Option<EndpointKind>) {
         self.learnt.counts_unasked.store(kind == Some(EndpointKind::Llamacpp), Ordering::Relaxed);
     }
@@ -345,7 +347,7 @@ impl Target {
         self.learnt.counts_unasked.load(Ordering::Relaxed)
     }
 
-    /// Remembers that the endpoint sent an answer that no request asked for. Returns true unless that was known.
+    /// Remembers that the endpoint sent an answer that no request asked for. Returns true if this was not known.
     pub fn catch(&self, now: Moment) -> bool {
         let until = now.after(CAUGHT_FOR).as_micros();
         self.learnt.caught_until_micros.swap(until, Ordering::Relaxed) <= now.as_micros()
@@ -379,53 +381,73 @@ impl fmt::Debug for Target {
     }
 }
 
-/// What the dispatcher must know about an endpoint.
+/// The facts about an endpoint on which the dispatcher's decisions depend.
 #[derive(Clone, Debug)]
 pub struct EndpointFacts {
+    /// Where the endpoint's requests go.
     pub target: Arc<Target>,
+    /// The endpoint's slots, 1 to 10000.
     pub max_concurrency: u32,
-    /// 0 to 10000, more is better.
+    /// 0 to 10000, more is better; `None`: the score in its load reports, else 0.
     pub capability_score: Option<u32>,
-    /// The models it serves; empty while they are not known.
+    /// The models that the endpoint serves; empty while they are not known.
     pub models: Arc<BTreeSet<ModelId>>,
+    /// Whether the endpoint can be granted.
     pub status: EndpointStatus,
 }
 
 impl EndpointFacts {
+    /// Returns the endpoint's id.
     pub fn id(&self) -> EndpointId {
         self.target.id
     }
 }
 
-/// An endpoint as the API shows it. Its key is not part of it.
+/// An endpoint as the API and the events show it, without its key.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EndpointView {
+    /// The endpoint's id.
     pub id: EndpointId,
+    /// The endpoint's name.
     pub name: String,
+    /// The address as the operator gave it, without a trailing slash.
     pub base_url: String,
+    /// The kind that the operator gave or probes found; `None`, shown as `auto`, while it is not known.
     #[serde(serialize_with = "kind_or_auto")]
     pub kind: Option<EndpointKind>,
+    /// The status; `Draining` if the operator wants it so.
     pub status: EndpointStatus,
+    /// Who registered the endpoint.
     pub source: EndpointSource,
+    /// The endpoint's slots, 1 to 10000.
     pub max_concurrency: u32,
+    /// 0 to 10000, more is better; `None` if the operator gave none.
     pub capability_score: Option<u32>,
-    /// Slots taken; `None` where only Registry was asked, which does not know.
+    /// Slots taken; `None` if only Registry was asked, which does not know the slots.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub in_flight: Option<u32>,
-    /// Whether requests are kept away after failures; `None` where only Registry was asked, which does not know.
+    /// Whether failures keep requests away; `None` if only Registry was asked, which does not know the breakers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub breaker: Option<BreakerView>,
+    /// The models that the endpoint may serve and has.
     pub models: Vec<ModelId>,
+    /// The latency of the last good probe, in milliseconds; `None` while there was none.
     pub latency_ms: Option<f64>,
+    /// When the endpoint last answered a probe well; `None` for never.
     pub last_seen: Option<DateTime<Utc>>,
+    /// Why the last probe or request failed; `None` if nothing is wrong.
     pub last_error: Option<String>,
+    /// Ended leases since the registration; abandoned ones count here only.
     pub total_requests: i64,
+    /// Leases that ended with success.
     pub successful_requests: i64,
+    /// Leases that ended with a failure.
     pub failed_requests: i64,
+    /// When the endpoint was registered.
     pub registered_at: DateTime<Utc>,
 }
 
-/// Writes a kind that is not found out yet as `auto`.
+/// Writes a kind that is not known yet as `auto`.
 fn kind_or_auto<S: Serializer>(kind: &Option<EndpointKind>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(kind.map_or("auto", EndpointKind::as_str))
 }

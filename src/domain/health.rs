@@ -1,4 +1,4 @@
-//! How probes move an endpoint between its states.
+//! The health of an endpoint: how probes and requests change its status.
 
 use std::time::Duration;
 
@@ -8,17 +8,17 @@ use super::endpoint::{EndpointKind, EndpointStatus};
 use super::request::{Failure, Outcome};
 use super::time::Moment;
 
-/// How old the list of models may become while real answers make probing needless.
+/// How old the list of models may become. Answers to requests replace probes only until then.
 const MODELS_MAX_AGE: Duration = Duration::from_secs(300);
 
 /// What a probe found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProbeAnswer {
-    /// From sending the request to the end of the answer.
+    /// The time from sending the probe to the end of its answer.
     pub latency: Duration,
-    /// The models the server lists; `None` if it does not while it is loading.
+    /// The models that the server lists; `None` if it lists none while it is loading.
     pub models: Option<Vec<String>>,
-    /// The kind, if the list of models gives it away.
+    /// The kind of the server; `None` if the list of models does not show it.
     pub kind: Option<EndpointKind>,
     /// The server says that it is still loading its model.
     pub is_loading: bool,
@@ -38,7 +38,7 @@ pub enum ProbeFailure {
 /// The health of one endpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Health {
-    /// Whether the endpoint can be used; never `Draining`, which is the operator's wish.
+    /// The status that probes have found; never `Draining`, which is the operator's wish.
     pub status: EndpointStatus,
     /// The latency of the last good probe, in milliseconds; `None` while there was none.
     pub latency_ms: Option<f64>,
@@ -48,8 +48,9 @@ pub struct Health {
     probe_error: Option<String>,
     /// Why the last request failed; `None` once a request succeeds, or the endpoint has recovered.
     request_error: Option<String>,
+    /// Failed probes since the last good one.
     failures_in_a_row: u32,
-    /// When the newest probe that counted was sent; older ones that end later count for nothing.
+    /// When the newest probe that counted was sent. A probe that was sent earlier and ends later does not count.
     decided: Option<Moment>,
     /// When the last good probe was sent; `None` while there was none in this process.
     probed: Option<Moment>,
@@ -70,18 +71,19 @@ impl Health {
         }
     }
 
-    /// Tells whether it is time to probe, at every `interval`.
+    /// Tells whether the endpoint must be probed now. The caller asks once per `interval`.
     ///
-    /// A good answer to a request tells more than a probe, and some servers even break a running answer off for a probe. So an
-    /// endpoint that was `heard` from within the interval, and whose last request did not fail, is probed only for its models.
+    /// A good answer to a request tells more than a probe, and some servers break off a running answer when they are
+    /// probed. Therefore an endpoint that sent a byte (at `heard`) within the interval, and whose last request did not
+    /// fail, is probed only when its list of models is too old.
     pub fn probe_due(&self, now: Moment, heard: Moment, interval: Duration) -> bool {
         let fresh = self.probed.is_some_and(|probed| now.since(probed) < MODELS_MAX_AGE);
         let alive = self.status == EndpointStatus::Online && now.since(heard) < interval;
         !(alive && fresh) || self.last_error().is_some()
     }
 
-    /// Tells whether the next probe cannot wait for its time: requests may be waiting for a pending or a loading endpoint, and
-    /// an online one whose last probe failed may be gone.
+    /// Tells whether the next probe must come before its time. Requests may wait for a pending or a loading endpoint,
+    /// and an online endpoint whose last probe failed may be gone.
     pub fn is_unsettled(&self) -> bool {
         match self.status {
             EndpointStatus::Pending | EndpointStatus::Loading => true,
@@ -90,7 +92,7 @@ impl Health {
         }
     }
 
-    /// Returns what is wrong with the endpoint, `None` if nothing is.
+    /// Returns why the last probe or request failed; `None` if nothing is wrong.
     pub fn last_error(&self) -> Option<&str> {
         self.probe_error.as_deref().or(self.request_error.as_deref())
     }
@@ -108,7 +110,8 @@ impl Health {
         self.request_error = Some(failure.to_string());
     }
 
-    /// Learns of a good probe sent at `sent`. Returns whether it counts: not if a probe that was sent later has ended before.
+    /// Learns of a good probe sent at `sent`. Returns whether the probe counts. It does not if a probe that was sent
+    /// later has already ended.
     pub fn answered(&mut self, sent: Moment, wall: DateTime<Utc>, answer: &ProbeAnswer) -> bool {
         if self.decided.is_some_and(|decided| sent < decided) {
             return false;
@@ -126,9 +129,12 @@ impl Health {
         true
     }
 
-    /// Learns of a failed probe sent at `sent`. An endpoint that is online or loading stays so until `failures_to_offline` have
-    /// failed in a row; any other is what its probe says. A probe counts for nothing if one sent later has ended before, if
-    /// Leaseway could not send it, or if the endpoint, being online, was `heard` from since: it is busy, not gone.
+    /// Learns of a failed probe sent at `sent`.
+    ///
+    /// An online or loading endpoint keeps its status until `failures_to_offline` probes have failed in a row; any
+    /// other endpoint gets the status of the failure at once. A probe does not count if a probe that was sent later has
+    /// already ended, if Leaseway could not send it, or if the endpoint is online and sent a byte (at `heard`) after
+    /// `sent`, because it is then busy and not gone.
     pub fn failed(&mut self, sent: Moment, heard: Moment, failure: ProbeFailure, failures_to_offline: u32) {
         let (status, reason) = match failure {
             ProbeFailure::Unreachable(reason) => (EndpointStatus::Offline, reason),
@@ -171,18 +177,18 @@ mod tests {
         health
     }
 
-    /// Returns when the next probe is sent: after every other.
+    /// Returns a time to send the next probe, later than that of every other probe.
     fn next(health: &Health) -> Moment {
         health.decided.map_or(at(100), |decided| decided.after(Duration::from_secs(1)))
     }
 
-    /// Lets the next probe fail, with nothing heard since long before.
+    /// Lets the next probe fail, long after the endpoint last sent a byte.
     fn fail(health: &mut Health, failures_to_offline: u32) {
         let refused = ProbeFailure::Unreachable("refused".to_owned());
         health.failed(next(health), at(5), refused, failures_to_offline);
     }
 
-    /// Lets the next probe find this.
+    /// Lets the next probe have this answer.
     fn find(health: &mut Health, answer: &ProbeAnswer) {
         assert!(health.answered(next(health), wall(), answer));
     }

@@ -1,4 +1,4 @@
-//! What ended requests leave behind: counters, daily sums and history rows, gathered until they are written.
+//! The records of ended leases and requests: counters, daily sums and history rows, collected until they are written.
 
 use std::sync::Arc;
 
@@ -10,11 +10,14 @@ use super::refused::RefusedKey;
 use super::request::{ApiKind, EndedLease, Outcome, UnservedRequest};
 use super::timeline::minute_of;
 
-/// Leases, or requests; abandoned ones count in the total only.
+/// Counts of leases or of requests. Abandoned ones count in the total only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
+    /// All that have ended.
     pub total: i64,
+    /// Those that succeeded.
     pub successful: i64,
+    /// Those that failed or were refused.
     pub failed: i64,
 }
 
@@ -23,7 +26,7 @@ impl Counters {
     const FAILED: Self = Self { total: 1, successful: 0, failed: 1 };
     const ABANDONED: Self = Self { total: 1, successful: 0, failed: 0 };
 
-    /// Counts one ended lease.
+    /// Returns the count of one lease or request with this outcome.
     pub fn of(outcome: &Outcome) -> Self {
         match outcome {
             Outcome::Succeeded { .. } => Self::SUCCEEDED,
@@ -32,6 +35,7 @@ impl Counters {
         }
     }
 
+    /// Adds other counts.
     pub fn add(&mut self, more: Counters) {
         self.total += more.total;
         self.successful += more.successful;
@@ -39,23 +43,30 @@ impl Counters {
     }
 }
 
-/// What daily statistics are kept by.
+/// The key of daily sums.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DailyKey {
+    /// The endpoint that had the lease.
     pub endpoint: EndpointId,
+    /// The model that the client asked for.
     pub model: ModelId,
+    /// The API of the request.
     pub api_kind: ApiKind,
     /// The server's local day on which the lease ended.
     pub date: NaiveDate,
 }
 
-/// Leases of one day. Time counts only where there are tokens, so that tokens ÷ time is a speed.
+/// Sums over the leases of one day. The duration counts only for leases with output tokens, so that tokens ÷ time is a
+/// speed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DailySums {
+    /// The leases.
     pub leases: Counters,
+    /// Output tokens of successful leases.
     pub output_tokens: i64,
+    /// Duration of the measured leases, in milliseconds.
     pub duration_ms: i64,
-    /// Leases with both.
+    /// Successful leases with output tokens and a duration.
     pub measured: i64,
 }
 
@@ -86,19 +97,23 @@ impl DailySums {
 /// One row of the history.
 #[derive(Clone, Debug)]
 pub struct HistoryRow {
+    /// When the lease or the request ended.
     pub created_at: DateTime<Utc>,
+    /// The lease or the request that ended.
     pub end: HistoryEnd,
 }
 
 /// What a history row is about.
 #[derive(Clone, Debug)]
 pub enum HistoryEnd {
+    /// A lease that ended.
     Lease(Arc<EndedLease>),
+    /// A request that ended without a lease.
     Unserved(UnservedRequest),
 }
 
 impl HistoryEnd {
-    /// Returns how the request counts that has ended with this; `None` if it goes on.
+    /// Returns the count of the request that has ended; `None` if the request goes on with another lease.
     pub fn request(&self) -> Option<Counters> {
         match self {
             HistoryEnd::Lease(ended) => ended.is_final.then(|| Counters::of(&ended.outcome)),
@@ -107,7 +122,7 @@ impl HistoryEnd {
         }
     }
 
-    /// Returns the code with which the request was refused; `None` if it was not.
+    /// Returns the code with which the request was refused; `None` if the request was not refused.
     pub fn refusal(&self) -> Option<&'static str> {
         match self {
             HistoryEnd::Unserved(UnservedRequest { refusal: Some(refusal), .. }) => Some(refusal.code()),
@@ -116,15 +131,18 @@ impl HistoryEnd {
     }
 }
 
-/// What is written together, or not at all.
+/// Records that are written to the database in one transaction.
 #[derive(Debug, Default)]
 pub struct Batch {
+    /// Ended leases by endpoint.
     pub endpoints: HashMap<EndpointId, Counters>,
+    /// Ended leases by endpoint, model, API and day.
     pub daily: HashMap<DailyKey, DailySums>,
+    /// Ended requests by the server's local day.
     pub requests: HashMap<NaiveDate, Counters>,
-    /// Refused requests, those without a row, too.
+    /// All refused requests, with and without a row.
     pub refused: HashMap<RefusedKey, i64>,
-    /// In the order in which they came.
+    /// History rows in the order of their ends.
     pub rows: Vec<HistoryRow>,
 }
 
@@ -134,7 +152,7 @@ impl Batch {
         self.endpoints.is_empty() && self.requests.is_empty()
     }
 
-    /// Counts what a history row is about, `today` being the server's local day. The row itself is not added.
+    /// Counts the lease or request of a history row. `today` is the server's local day. The row itself is not added.
     pub(super) fn count(&mut self, today: NaiveDate, HistoryRow { created_at, end }: &HistoryRow) {
         if let HistoryEnd::Lease(ended) = end {
             self.endpoints.entry(ended.endpoint).or_default().add(Counters::of(&ended.outcome));

@@ -1,4 +1,5 @@
-//! When what has been counted is written: one batch at a time, what a failed batch does, and how much is kept meanwhile.
+//! Decides when records go to the database: one batch at a time, a pause after a failed batch, and a bound on what
+//! waits.
 
 use std::time::Duration;
 
@@ -8,19 +9,20 @@ use super::history::{Batch, HistoryRow};
 use super::refused::RefusalRows;
 use super::time::Moment;
 
-/// The most history rows that wait for the database or are on their way to it. More come only while the database cannot
-/// be written; such rows are dropped and counted, but what they count is not lost.
+/// How many history rows wait for the database or are on their way to it at most. More rows come only while the
+/// database cannot be written. Such rows are dropped and counted as dropped; the sums still count their leases and
+/// requests.
 ///
-/// The sums beside them need no bound of their own. They are kept by registered endpoint, by model that an endpoint has
-/// served, and by day, or by the code of a refusal and by minute: nothing that a client can make up.
+/// The sums need no bound. Their keys are registered endpoints, models that an endpoint has served, days, codes of
+/// refusals and minutes. A client cannot invent any of these.
 pub const ROWS_MAX: usize = 50_000;
 
-/// How soon a failed batch is tried again at first; the pause doubles with each failure in a row.
+/// The pause after the first failed batch. The pause doubles with each further failure in a row.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// The longest pause after a failed batch.
 const RETRY_MAX: Duration = Duration::from_secs(3);
 
-/// The place of a batch among all that were ever taken, from 1.
+/// The number of a batch among all batches of this process, from 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BatchNumber(u64);
 
@@ -30,35 +32,37 @@ impl BatchNumber {
     }
 }
 
-/// What is not yet in the database, and when it goes there.
+/// The records that are not yet in the database, and the time at which they are written.
 ///
-/// At most one batch is on its way. A failed batch is put back in front of what has come since, and all of it is tried
-/// again after a pause as one batch with the next number.
+/// At most one batch is on its way. A failed batch is put back in front of the newer records. After a pause all of them
+/// are tried as one batch with the next number.
 #[derive(Debug, Default)]
 pub struct WriteBehind {
+    /// Records that are in no batch on its way.
     unwritten: Batch,
-    /// Rows of the batch that is on its way.
+    /// History rows in the batch that is on its way; 0 without one.
     rows_away: usize,
+    /// History rows dropped since the start, because [`ROWS_MAX`] rows waited.
     rows_dropped: u64,
     refusal_rows: RefusalRows,
     /// The number of the batch that was taken last.
     taken: BatchNumber,
     /// The batch that was taken last is on its way.
     is_writing: bool,
-    /// The time to write has come.
+    /// The interval has passed, or a batch has failed: everything is written as soon as possible.
     is_due: bool,
-    /// Somebody waits for all batches up to this one.
+    /// A caller of [`flush`](Self::flush) waits for all batches up to this one.
     wanted: BatchNumber,
     /// Batches that failed in a row.
     failures: u32,
-    /// No batch is taken before.
+    /// No batch is taken before this time.
     retry: Moment,
 }
 
 /// A batch is in the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// The batch, and every one before it, is written.
+    /// All records of the batches up to this number are written.
     pub number: BatchNumber,
     /// History rows in the batch.
     pub rows: usize,
@@ -76,7 +80,7 @@ pub struct Failed {
 }
 
 impl WriteBehind {
-    /// Takes up an end, `today` being the server's local day.
+    /// Records the end of a lease or a request. `today` is the server's local day.
     pub fn record(&mut self, today: NaiveDate, row: HistoryRow) {
         self.unwritten.count(today, &row);
         let second = row.created_at.timestamp();
@@ -85,18 +89,18 @@ impl WriteBehind {
         }
     }
 
-    /// Returns how many history rows found no room so far.
+    /// Returns how many history rows were dropped since the start for want of room.
     pub fn rows_dropped(&self) -> u64 {
         self.rows_dropped
     }
 
-    /// Learns that what is unwritten has waited long enough.
+    /// Learns that the flush interval has passed, so that the unwritten records must be written.
     pub fn interval_passed(&mut self) {
         self.is_due = true;
     }
 
-    /// Asks for everything recorded so far to be written without waiting for the interval. Returns the batch with which
-    /// it will be; `None` if it is written already.
+    /// Asks that everything recorded so far is written without waiting for the interval. Returns the number of the
+    /// batch that completes this; `None` if everything is already written.
     pub fn flush(&mut self) -> Option<BatchNumber> {
         let last = match (self.unwritten.is_empty(), self.is_writing) {
             (true, false) => return None,
@@ -107,7 +111,7 @@ impl WriteBehind {
         Some(last)
     }
 
-    /// Returns the next batch if it is to be written now.
+    /// Returns the next batch; `None` if there is nothing to write now.
     pub fn next(&mut self, now: Moment) -> Option<Batch> {
         if self.unwritten.is_empty() {
             self.is_due = false;
@@ -130,7 +134,7 @@ impl WriteBehind {
         Written { number: self.taken, rows, is_recovery: std::mem::take(&mut self.failures) > 0 }
     }
 
-    /// Takes back the batch that was on its way.
+    /// Takes back the batch that was on its way, because it could not be written.
     pub fn failed(&mut self, batch: Batch, now: Moment) -> Failed {
         (self.is_writing, self.rows_away, self.is_due) = (false, 0, true);
         let newer = std::mem::replace(&mut self.unwritten, batch);
