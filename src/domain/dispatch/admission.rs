@@ -1,23 +1,24 @@
-//! Admission: whether a request that would have to wait may, and how soon it joins the line.
+//! Admission: whether a request that found no free slot may wait, and how soon it joins the line.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// The shortest delay.
+/// The shortest delay of a request before it joins the line.
 const DELAY_MIN: Duration = Duration::from_millis(10);
 
-/// Lines so short that refusing anybody before they are full would leave no line at all.
+/// Lines with at most so many places refuse no request before they are full, because otherwise they would have no place
+/// at all.
 const NEVER_REJECT_UP_TO: usize = 2;
 
-/// What is decided about a request that would have to wait.
+/// The decision about a request that found no free slot.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum AdmissionDecision {
-    /// It joins the line.
+    /// The request joins the line.
     Accept,
-    /// It joins the line after this time, which slows down those who send too much.
+    /// The request joins the line after this time. The delay slows down clients that send too much.
     AcceptWithDelay(Duration),
-    /// It is refused as overload.
+    /// The request is refused as overload.
     Reject,
 }
 
@@ -26,38 +27,38 @@ pub enum AdmissionDecision {
 pub enum WaitResult {
     /// An endpoint is ready: the request goes on into the line.
     Ready,
-    /// None was ready in time.
+    /// No endpoint was ready in time.
     Timeout,
-    /// It never began: too many wait already.
+    /// The wait did not begin, because too many requests wait already.
     CapacityExceeded,
 }
 
-/// How filled the line is, in a word.
+/// What the fill of the line means for new requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backpressure {
-    /// Newcomers are accepted.
+    /// New requests are accepted.
     Normal,
-    /// Newcomers are delayed.
+    /// New requests are delayed.
     Warning,
-    /// Newcomers are refused.
+    /// New requests are refused.
     Overloaded,
 }
 
-/// The thresholds, as parts of the line that are taken.
+/// The thresholds at which new requests are delayed and refused. Each is the taken part of the line, 0 to 1.
 #[derive(Clone, Copy, Debug)]
 pub struct Admission {
-    /// From here on newcomers are delayed, 0 to 1.
+    /// The part from which on new requests are delayed.
     pub delay_threshold: f64,
-    /// From here on newcomers are refused, 0 to 1; 1 = never before the line is full.
+    /// The part from which on new requests are refused; 1: only when the line is full.
     pub reject_threshold: f64,
-    /// At least 10 ms.
+    /// The longest delay, at least 10 ms.
     pub max_delay: Duration,
 }
 
 impl Admission {
-    /// Decides with `waiting` requests, below `max_waiting`, in the line. The delay grows linearly, from 10 ms at the one
-    /// threshold to its maximum at the other.
+    /// Decides about a new request if `waiting` requests, fewer than `max_waiting`, wait already. The delay grows
+    /// linearly, from 10 ms at `delay_threshold` to `max_delay` at `reject_threshold`.
     pub fn decide(&self, waiting: usize, max_waiting: usize) -> AdmissionDecision {
         let taken = waiting as f64 / max_waiting as f64;
         if taken >= self.reject_threshold && max_waiting > NEVER_REJECT_UP_TO {
@@ -71,7 +72,7 @@ impl Admission {
         AdmissionDecision::AcceptWithDelay(DELAY_MIN + self.max_delay.saturating_sub(DELAY_MIN).mul_f64(part))
     }
 
-    /// Sums up what newcomers have to expect who find no free slot.
+    /// Tells what happens to a new request that finds no free slot.
     pub fn backpressure(&self, waiting: usize, max_waiting: usize) -> Backpressure {
         if max_waiting > 0 && waiting >= max_waiting {
             return Backpressure::Overloaded;

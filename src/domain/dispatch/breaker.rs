@@ -1,9 +1,9 @@
-//! The circuit breaker of one endpoint: after failures in a row the endpoint is skipped for a while, then tried with one
-//! request, and skipped for longer if that request fails, too.
+//! The circuit breaker of one endpoint. After failures in a row the endpoint is skipped for a while and then tried with
+//! one request. If that request fails, too, the endpoint is skipped for longer.
 //!
-//! The first byte of a good answer to the trial request closes the breaker: the rest of a long answer may take minutes. A
-//! good probe ends the skipping, and the trial begins. The probe that follows a failure at once does not, for it says nothing
-//! about requests: an endpoint that fails every request and answers every probe would never be skipped.
+//! The first byte of a good answer to the trial request closes the breaker, because the rest of a long answer may take
+//! minutes. A good probe ends the skipping and begins the trial. A probe that directly follows a failure does not,
+//! because otherwise an endpoint that fails every request and answers every probe would never be skipped.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::domain::blame::Sign;
 use crate::domain::ids::LeaseId;
 use crate::domain::time::Moment;
 
-/// Failures in a row that open a breaker.
+/// How many failures in a row open a breaker.
 const FAILURES_TO_OPEN: u32 = 3;
 
-/// How long a breaker is open at first; each further time it is open for twice as long.
+/// How long a breaker is open the first time. After each failed trial it is open for twice as long.
 const SKIP_MIN: Duration = Duration::from_secs(1);
 
 /// The longest time for which a breaker is open.
@@ -28,19 +28,19 @@ const SKIP_MAX: Duration = Duration::from_secs(60);
 pub enum Breaker {
     /// Requests pass.
     Closed {
-        /// Requests that have failed in a row, at most two.
+        /// How many requests have failed in a row, at most two.
         failures: u32,
     },
     /// No request is sent before `until`.
     Open {
-        /// When the endpoint is tried.
+        /// When a trial request is allowed.
         until: Moment,
-        /// How long before `until` the breaker opened.
+        /// The time from the opening of the breaker to `until`.
         skip: Duration,
     },
     /// One trial request is allowed.
     Trial {
-        /// How long the endpoint was to be skipped before.
+        /// How long the breaker was open at most before the trial.
         skip: Duration,
         /// The trial request's lease; `None` until it is granted.
         lease: Option<LeaseId>,
@@ -64,12 +64,12 @@ pub enum BreakerState {
 pub struct BreakerView {
     /// What the breaker does.
     pub state: BreakerState,
-    /// When an open breaker's endpoint is tried; `None` for any other.
+    /// When an open breaker allows a trial request; `None` in any other state.
     pub until: Option<DateTime<Utc>>,
 }
 
 impl BreakerView {
-    /// A breaker that lets requests pass.
+    /// The view of a closed breaker.
     pub const CLOSED: Self = Self { state: BreakerState::Closed, until: None };
 }
 
@@ -80,7 +80,7 @@ impl Default for Breaker {
 }
 
 impl Breaker {
-    /// Returns what the API shows, given the time of day at `now`.
+    /// Returns the breaker as the API shows it. `wall` is the time of day at `now`.
     pub fn view(self, now: Moment, wall: DateTime<Utc>) -> BreakerView {
         match self {
             Breaker::Closed { .. } => BreakerView::CLOSED,
@@ -91,7 +91,7 @@ impl Breaker {
         }
     }
 
-    /// Tells whether the API shows another breaker no differently.
+    /// Tells whether the API shows both breakers alike.
     pub fn shows_the_same_as(self, other: Breaker) -> bool {
         match (self, other) {
             (Breaker::Closed { .. }, Breaker::Closed { .. }) | (Breaker::Trial { .. }, Breaker::Trial { .. }) => true,
@@ -113,7 +113,7 @@ impl Breaker {
         }
     }
 
-    /// Learns of a grant. The first one of a trial is what it is judged by.
+    /// Learns of a grant. The first lease granted in a trial is the trial's lease.
     #[must_use]
     pub fn granted(self, lease: LeaseId) -> Self {
         match self {
@@ -122,8 +122,8 @@ impl Breaker {
         }
     }
 
-    /// Learns what a lease says about the endpoint. Closed -> open after failures in a row; trial -> open, for longer, if its
-    /// lease fails; any -> closed once a request succeeds. An undecided trial goes on until its verdict.
+    /// Learns what a lease says about the endpoint. Closed -> open after failures in a row; trial -> open, for longer,
+    /// if its lease fails; any -> closed once a request succeeds. An undecided trial goes on until its verdict.
     #[must_use]
     pub fn judged(self, now: Moment, ended: LeaseId, sign: Sign) -> Self {
         let is_failure = match sign {
@@ -148,19 +148,19 @@ impl Breaker {
         }
     }
 
-    /// Tells whether this is the lease of the trial request.
+    /// Tells whether `tried` is the lease of the trial request.
     pub fn is_tried_with(self, tried: LeaseId) -> bool {
         matches!(self, Breaker::Trial { lease: Some(lease), .. } if lease == tried)
     }
 
-    /// Learns of the first byte of a good answer. Trial -> closed, if the answer is the trial request's.
+    /// Learns of the first byte of a good answer. Trial -> closed, if `lease` is that of the trial request.
     #[must_use]
     pub fn answer_began(self, lease: LeaseId) -> Self {
         if self.is_tried_with(lease) { Self::default() } else { self }
     }
 
-    /// Learns that the endpoint has answered a probe sent at `sent`. Open -> trial, unless the probe was sent within a second
-    /// of the failure that opened the breaker.
+    /// Learns that the endpoint has answered a probe sent at `sent`. Open -> trial, unless the probe was sent within a
+    /// second of the failure that opened the breaker.
     #[must_use]
     pub fn probe_answered(self, sent: Moment) -> Self {
         match self {

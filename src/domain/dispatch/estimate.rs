@@ -1,4 +1,4 @@
-//! How long the wait for a lease will be.
+//! Estimates how long a request will wait for a lease.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ impl ServiceTime {
         self.0 = Some(self.0.map_or(newest, |mean| mean + NEWEST_WEIGHT * (newest - mean)));
     }
 
-    /// Estimates the wait of the request at `position` (from 1) for `slots` slots: position × mean service time ÷ slots, in
-    /// whole seconds, rounded up. `None` without data or slots.
+    /// Estimates the wait of the request at `position` (from 1) for `slots` slots: position × mean service time ÷
+    /// slots, in whole seconds, rounded up. `None` without data or slots.
     pub fn wait(self, position: usize, slots: u64) -> Option<Duration> {
         let seconds = (position as f64 * self.0? / slots as f64).ceil();
         (slots > 0).then(|| Duration::try_from_secs_f64(seconds).ok())?

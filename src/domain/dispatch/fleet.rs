@@ -1,7 +1,6 @@
-//! Which endpoints exist, how many of their slots are taken, and what they report.
+//! The endpoints, their taken slots and their load reports.
 //!
-//! The fleet keeps the [`Index`] and the [`Trials`] in step with what it knows: every change of an endpoint goes through
-//! [`Fleet::change`].
+//! Every change of an endpoint goes through [`Fleet::change`], which keeps the [`Index`] and the [`Trials`] up to date.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -25,12 +24,12 @@ use crate::domain::load::LoadReport;
 use crate::domain::request::LeaseRequest;
 use crate::domain::time::Moment;
 
-/// What can be hoped for by a request that finds no free slot.
+/// What a request that finds no free slot can wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prospect {
-    /// An online endpoint serves the model, or one that has not been probed yet may.
+    /// An online endpoint serves the model, or an endpoint that was not probed yet may serve it.
     Possible,
-    /// No endpoint serves the model, but one that is loading will, or may.
+    /// No endpoint serves the model, but a loading endpoint will or may serve it.
     Loading,
     /// Endpoints have the model, but none of them is online.
     NothingOnline,
@@ -49,30 +48,31 @@ pub struct Slot<'a> {
     pub unserved: &'a [Asked],
 }
 
-/// An endpoint, and what follows from its leases and reports.
+/// An endpoint with its leases and its load report.
 struct Endpoint {
     facts: EndpointFacts,
-    /// The numbers of its models, in order.
+    /// The numbers of the endpoint's models, sorted.
     models: Arc<[ModelNumber]>,
-    /// The same as a set, once its slots have served the line.
+    /// The same models as a set; computed when the endpoint first serves the line.
     model_set: OnceCell<ModelSet>,
+    /// Slots taken.
     in_flight: u32,
-    /// When it was last chosen, as a count of grants: the smallest is next.
+    /// The number of the grant that last chose the endpoint; the smallest is next.
     turn: u64,
-    /// How often it was chosen.
+    /// How often the endpoint was chosen.
     selections: u64,
     report: Option<Reported>,
-    /// Its key in the index; `None` while it is not online.
+    /// The endpoint's key in the index; `None` while it is not online.
     key: Option<MemberKey>,
 }
 
-/// A load report, and whether it counts.
+/// A load report and whether it counts.
 struct Reported {
     /// On the heap, so that the table of endpoints stays small.
     report: Box<LoadReport>,
-    /// When it stops to count.
+    /// When the report stops counting.
     until: Moment,
-    /// It counted when the reports were last looked at.
+    /// The report counted when the age of reports was last checked.
     is_fresh: bool,
 }
 
@@ -86,7 +86,7 @@ impl Endpoint {
         self.in_flight < self.facts.max_concurrency
     }
 
-    /// Returns where it stands among the online endpoints.
+    /// Returns the endpoint's position among the online endpoints.
     fn position(&self, policy: &Policy, trial: Trial) -> Position {
         let fresh = self.report.as_ref().filter(|reported| reported.is_fresh);
         let standing = policy.judge(&Candidate {
@@ -114,13 +114,13 @@ pub struct Fleet {
     index: Index,
     trials: Trials,
     unserved: UnservedApis,
-    /// How many endpoints have the model, in any status.
+    /// How many endpoints, of any status, have each model.
     known: HashMap<ModelNumber, usize>,
     pending: HashSet<EndpointId>,
     loading: HashSet<EndpointId>,
-    /// When reports stop to count.
+    /// When the report of each endpoint stops counting.
     report_ends: BTreeSet<(Moment, EndpointId)>,
-    /// When the reports were last looked at.
+    /// When the age of reports was last checked.
     looked: Moment,
     models: Models,
     next_turn: u64,
@@ -145,8 +145,8 @@ impl Fleet {
         }
     }
 
-    /// Adds an endpoint or replaces what is known of it; its slots in flight stay taken, its report counts on. What its failures
-    /// led to stands as long as it is the same server.
+    /// Adds an endpoint or replaces its facts. Its taken slots and its report stay. Its breaker and suspicion stay as
+    /// long as it is the same server.
     pub fn update(&mut self, facts: EndpointFacts) {
         let id = facts.id();
         let mut models: Vec<ModelNumber> = facts.models.iter().map(|model| self.models.take(model)).collect();
@@ -171,7 +171,7 @@ impl Fleet {
         self.put_in(endpoint);
     }
 
-    /// Forgets an endpoint; leases on it go on until they end.
+    /// Forgets an endpoint. Its leases go on until they end.
     pub fn remove(&mut self, id: EndpointId) {
         if let Some(reported) = self.take_out(id).and_then(|endpoint| endpoint.report) {
             self.report_ends.remove(&(reported.until, id));
@@ -180,7 +180,7 @@ impl Fleet {
         self.unserved.forget(id);
     }
 
-    /// Takes up an endpoint's report, which counts at once; without effect if the endpoint is gone.
+    /// Replaces an endpoint's report. The new report counts at once. Without effect if the endpoint is gone.
     pub fn report(&mut self, id: EndpointId, report: LoadReport, received: Moment) {
         let until = received.after(self.policy.rules().fresh_for);
         let Some(endpoint) = self.endpoints.get(&id) else { return };
@@ -193,7 +193,7 @@ impl Fleet {
         });
     }
 
-    /// Looks which reports have grown too old to count, if that is due again.
+    /// Checks which reports are too old to count. Without effect if the last check is less than `ranking_cache` ago.
     pub fn look(&mut self, now: Moment) {
         if now.since(self.looked) < self.policy.rules().ranking_cache {
             return;
@@ -209,8 +209,8 @@ impl Fleet {
         }
     }
 
-    /// Returns the endpoint to grant a request for `model` on, of those with a free slot that have not failed the request, and
-    /// why that one.
+    /// Chooses an endpoint for a request for `model` among those with a free slot that have not failed the request, and
+    /// gives the reason. `None` if there is no such endpoint.
     pub fn choose(&self, model: ModelNumber, request: &LeaseRequest) -> Option<(EndpointId, GrantReason)> {
         let unserving = self.unserving(model, request);
         let excluded = |id: &EndpointId| request.tried.contains(id) || unserving.contains(id);
@@ -222,8 +222,8 @@ impl Fleet {
         if self.unserved.is_empty() { &[] } else { self.unserved.endpoints((model, request.api_kind)) }
     }
 
-    /// Learns that an endpoint does not serve the API of a request that went to `target`. Returns false if that is known, or
-    /// says nothing about the endpoint as it is now.
+    /// Learns that an endpoint does not serve the API of a request that went to `target`. Returns false if that is
+    /// known, or says nothing about the endpoint as it is now.
     pub fn learn_unserved(
         &mut self,
         now: Moment,
@@ -237,8 +237,8 @@ impl Fleet {
             && self.unserved.learn(now, target.id, (model, request.api_kind))
     }
 
-    /// Tells whether endpoints have the model, and none of them serves the request's API, nor may one that is loading or has
-    /// not been probed.
+    /// Tells whether endpoints have the model, and none of them serves the request's API, nor may one that is loading
+    /// or has not been probed.
     pub fn is_unserved(&self, model: ModelNumber, request: &LeaseRequest) -> bool {
         let unserving = self.unserving(model, request);
         if unserving.is_empty() {
@@ -262,8 +262,10 @@ impl Fleet {
         self.unserved.is_empty()
     }
 
-    /// Takes a slot of an endpoint that has one free. Returns where the request goes, and whether the lease is that of the
-    /// endpoint's trial request.
+    /// Takes a free slot of an endpoint. Returns the endpoint's target, and whether the lease is the endpoint's trial.
+    ///
+    /// # Panics
+    /// If the endpoint has no free slot.
     pub fn take(&mut self, id: EndpointId, lease: LeaseId) -> (&Arc<Target>, bool) {
         self.next_turn += 1;
         let turn = self.next_turn;
@@ -277,8 +279,8 @@ impl Fleet {
         (&self.endpoints[&id].facts.target, self.trials.of(id).breaker.is_tried_with(lease))
     }
 
-    /// Gives a slot back and learns what its lease says about the endpoint; without effect if the endpoint is gone. Returns
-    /// whether the endpoint's breaker has opened or closed.
+    /// Gives a slot back and learns what its lease says about the endpoint; without effect if the endpoint is gone.
+    /// Returns whether the endpoint's breaker has opened or closed.
     pub fn release(&mut self, now: Moment, lease: LeaseId, target: &Arc<Target>, sign: Sign) -> bool {
         let mut has_turned = false;
         self.change(target.id, |endpoint, trials| {
@@ -288,7 +290,8 @@ impl Fleet {
         has_turned
     }
 
-    /// Learns what a lease that has ended says about its endpoint after all. Returns whether the breaker has opened or closed.
+    /// Learns what a lease that has ended says about its endpoint after all. Returns whether the breaker has opened or
+    /// closed.
     pub fn judge(&mut self, now: Moment, Suspect { target, lease, .. }: &Suspect, sign: Sign) -> bool {
         let mut has_turned = false;
         self.change(target.id, |endpoint, trials| {
@@ -307,8 +310,8 @@ impl Fleet {
         self.change(id, |_, trials| trials.probe_answered(id, sent));
     }
 
-    /// Learns of the first byte of a good answer to a request that went to `target`. Returns whether the endpoint's breaker has
-    /// closed.
+    /// Learns of the first byte of a good answer to a request that went to `target`. Returns whether the endpoint's
+    /// breaker has closed.
     pub fn answer_began(&mut self, lease: LeaseId, target: &Arc<Target>) -> bool {
         let mut has_closed = false;
         self.change(target.id, |endpoint, trials| {
@@ -319,15 +322,15 @@ impl Fleet {
         has_closed
     }
 
-    /// Returns the endpoints whose breaker shows something else than when this was last asked, with their breakers.
+    /// Returns the endpoints whose breaker shows another state than at the last call, with their breakers.
     pub fn take_turned(&mut self) -> Vec<(Arc<Target>, Breaker)> {
         let turned = self.trials.take_turned();
         let known = turned.into_iter().filter_map(|id| Some((id, self.endpoints.get(&id)?.facts.target.clone())));
         known.map(|(id, target)| (target, self.trials.of(id).breaker)).collect()
     }
 
-    /// Returns a free slot of an online endpoint, `None` for any other. An endpoint that is skipped serves only models for
-    /// which every endpoint's breaker is open.
+    /// Returns a free slot of an endpoint; `None` if it is not online or has no free slot. A skipped endpoint serves
+    /// only models of which no endpoint has a closed breaker.
     pub fn free_slot(&self, id: EndpointId) -> Option<Slot<'_>> {
         let endpoint = self.endpoints.get(&id)?;
         let models = match self.index.position(endpoint.key?).availability {
@@ -348,7 +351,7 @@ impl Fleet {
         self.trials.tripped()
     }
 
-    /// Returns when the next breaker is to be tried.
+    /// Returns when the next open breaker allows a trial; `None` if no breaker is open.
     pub fn next_trial(&self) -> Option<Moment> {
         self.trials.next_trial()
     }
@@ -360,13 +363,14 @@ impl Fleet {
         }
     }
 
-    /// Returns how many slots could serve a model, free or not, and all the models that compete for them, itself among them.
+    /// Returns how many slots, free or not, could serve a model, and all models that compete for these slots, including
+    /// the model itself.
     pub fn competition(&self, model: ModelNumber) -> (u64, Cow<'_, ModelSet>) {
         self.index.competition(model)
     }
 
-    /// Tells whether an online endpoint that is not skipped, free or not, could serve a request for `model`, serves its API, and
-    /// has not failed it.
+    /// Tells whether an online endpoint that is not skipped, free or not, could serve a request for `model`, serves its
+    /// API, and has not failed it.
     pub fn has_untried(&self, model: ModelNumber, request: &LeaseRequest) -> bool {
         let (members, closed) = self.index.members(model);
         let serving = if closed == 0 { members } else { closed };
@@ -386,12 +390,12 @@ impl Fleet {
         &self.models
     }
 
-    /// Returns the models in use, in order to count users of them.
+    /// Returns the models in use, to count their users.
     pub fn models_mut(&mut self) -> &mut Models {
         &mut self.models
     }
 
-    /// Tells what a request for `model` may hope for when no slot is free.
+    /// Tells what a request for `model` can wait for if no slot is free.
     pub fn prospect(&self, model: ModelNumber) -> Prospect {
         let may_serve = |id: &EndpointId| self.may_serve(*id, model);
         if self.index.serves(model) || self.pending.iter().any(may_serve) {
@@ -405,7 +409,7 @@ impl Fleet {
         }
     }
 
-    /// Returns how endpoints are chosen.
+    /// Returns the mode by which endpoints are chosen.
     pub fn mode(&self) -> Mode {
         self.policy.rules().mode
     }
@@ -433,7 +437,7 @@ impl Fleet {
     /// Checks that index and trials agree with the endpoints.
     ///
     /// # Panics
-    /// If they do not.
+    /// If they do not agree.
     pub fn assert_consistent(&self) {
         let (mut online, mut closed) = (0, 0);
         for (id, endpoint) in &self.endpoints {
@@ -453,7 +457,7 @@ impl Fleet {
         self.unserved.assert_consistent();
     }
 
-    /// Returns how many models all endpoints have.
+    /// Returns the number of models of all endpoints together; a model counts once for each endpoint.
     pub fn model_users(&self) -> usize {
         self.endpoints.values().map(|endpoint| endpoint.models.len()).sum()
     }
@@ -497,8 +501,8 @@ impl Fleet {
         Some(endpoint)
     }
 
-    /// Changes an endpoint, or what its failures led to, and moves it to where it then stands; without effect if the endpoint
-    /// is gone.
+    /// Changes an endpoint, its breaker or its suspicion, and moves the endpoint to its new position. Without effect if
+    /// the endpoint is gone.
     fn change(&mut self, id: EndpointId, change: impl FnOnce(&mut Endpoint, &mut Trials)) {
         let Some(endpoint) = self.endpoints.get_mut(&id) else { return };
         change(endpoint, &mut self.trials);

@@ -1,9 +1,9 @@
-//! Who is best: the online endpoints, in the order in which they are chosen, by the models they serve.
+//! The online endpoints in the order in which they are chosen, to be found by the models that they serve.
 //!
-//! A model that few endpoints serve has a list of them, which choosing walks. A model that many endpoints serve has a column in
-//! [`Rows`], by which choosing finds the best of them in an [`Order`] of all endpoints. So choosing costs the same however
-//! many endpoints and model sets there are, and a grant or a release moves one place, however many models the endpoint
-//! serves.
+//! A model that few endpoints serve has a list of these endpoints, and a choice walks the list. A model that many
+//! endpoints serve has a column in [`Rows`], by which a choice finds the best of these endpoints in an [`Order`] of all
+//! endpoints. Therefore a choice takes the same time whatever the number of endpoints and model sets. A grant or a
+//! release moves one place, whatever the number of models that the endpoint serves.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -18,10 +18,10 @@ use super::models::ModelNumber;
 use super::order::{Order, Place, Rows};
 use crate::domain::ids::EndpointId;
 
-/// Endpoints that serve a model before it gets a column.
+/// How many endpoints serve a model at most before the model gets a column.
 const FEW_MAX: usize = 16;
 
-/// Endpoints that still serve a model when its column is given up.
+/// How many endpoints must still serve a model so that it keeps its column.
 const MANY_MIN: usize = 8;
 
 /// Whether a request can be granted on an endpoint.
@@ -35,14 +35,14 @@ pub enum Availability {
     Skipped,
 }
 
-/// Where an online endpoint stands.
+/// Everything that decides where an online endpoint stands in the orders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     /// The endpoint.
     pub id: EndpointId,
-    /// What the policy says of the endpoint.
+    /// The rank that the policy gives the endpoint.
     pub standing: Standing,
-    /// When the endpoint was last chosen, as a count of grants: the smallest is next.
+    /// The number of the grant that last chose the endpoint; the smallest is next.
     pub turn: u64,
     /// The endpoint's breaker is closed.
     pub is_closed: bool,
@@ -67,18 +67,18 @@ impl Member {
     }
 }
 
-/// What is known of one model.
+/// The endpoints that serve one model.
 #[derive(Default)]
 struct Served {
-    /// Keys of the endpoints that serve it.
+    /// The keys of the endpoints that serve the model.
     members: BTreeSet<usize>,
-    /// How many of them have a closed breaker.
+    /// How many of these endpoints have a closed breaker.
     closed: usize,
-    /// Slots of all of them, free or not.
+    /// The slots of these endpoints together, free or not.
     slots: u64,
-    /// Its column, if many endpoints serve it.
+    /// The model's column; `None` while few endpoints serve the model.
     column: Option<usize>,
-    /// All models that these endpoints serve, once somebody has asked.
+    /// All models that these endpoints serve; computed when first asked for.
     competing: OnceCell<ModelSet>,
 }
 
@@ -86,23 +86,24 @@ struct Served {
 #[derive(Default)]
 pub struct Index {
     members: Slab<Member>,
-    /// By the number of the model.
+    /// The endpoints of each model, by the model's number.
     served: Vec<Served>,
-    /// Whose column it is.
+    /// The model of each column.
     columns: Slab<ModelNumber>,
     rows: Rows,
     /// Endpoints with a free slot that are neither skipped nor strained.
     calm: Order,
     /// Endpoints with a free slot that are strained and not skipped.
     strained: Order,
-    /// The same endpoints in turn, suspects last.
+    /// The endpoints of `strained` in turn, suspects last.
     strained_in_turn: Order,
     /// Endpoints with a free slot that are skipped.
     skipped: Order,
 }
 
 impl Index {
-    /// Adds an endpoint that serves these models, in order and each named once, with so many slots.
+    /// Adds an endpoint. `models` are the models that it serves, sorted and without repetition; `slots` are all its
+    /// slots.
     pub fn enter(&mut self, models: Arc<[ModelNumber]>, slots: u32, position: Position) -> MemberKey {
         let slots = u64::from(slots);
         let key = MemberKey(self.members.insert(Member { position, models: models.clone(), slots }));
@@ -164,7 +165,7 @@ impl Index {
         }
     }
 
-    /// Returns where an endpoint stands.
+    /// Returns an endpoint's position.
     pub fn position(&self, key: MemberKey) -> &Position {
         &self.members[key.0].position
     }
@@ -194,7 +195,7 @@ impl Index {
         list
     }
 
-    /// Does the same for a model that few endpoints serve.
+    /// Makes the shortlist of a model that few endpoints serve.
     fn list_few(
         &self,
         served: &Served,
@@ -223,7 +224,7 @@ impl Index {
         }
     }
 
-    /// Tells whether an endpoint serves a model.
+    /// Tells whether an online endpoint serves a model.
     pub fn serves(&self, model: ModelNumber) -> bool {
         self.served.get(model.0).is_some_and(|served| !served.members.is_empty())
     }
@@ -233,7 +234,8 @@ impl Index {
         self.served.get(model.0).map_or((0, 0), |served| (served.members.len(), served.closed))
     }
 
-    /// Returns how many slots could serve a model, free or not, and all the models that compete for them, itself among them.
+    /// Returns how many slots, free or not, could serve a model, and all models that compete for these slots, including
+    /// the model itself.
     pub fn competition(&self, model: ModelNumber) -> (u64, Cow<'_, ModelSet>) {
         let Some(served) = self.served.get(model.0) else { return (0, Cow::Owned(ModelSet::of(model.0))) };
         let competing = served.competing.get_or_init(|| {
@@ -245,10 +247,11 @@ impl Index {
         (served.slots, Cow::Borrowed(competing))
     }
 
-    /// Checks that every endpoint is found where it stands, and nowhere else, and that what is kept of each model agrees.
+    /// Checks that every endpoint is in the orders of its position and in no other, and that the data of each model
+    /// agree with its endpoints.
     ///
     /// # Panics
-    /// If it does not.
+    /// If one of these does not hold.
     pub fn assert_consistent(&self) {
         let [mut calm, mut strained, mut skipped] = [0; 3];
         for (row, member) in &self.members {
@@ -275,7 +278,7 @@ impl Index {
         assert_eq!(named, self.served.iter().map(|served| served.members.len()).sum::<usize>());
     }
 
-    /// Gives a model a column, which the rows of its endpoints have from then on.
+    /// Gives a model a column and marks the column in the rows of the model's endpoints.
     fn give_column(&mut self, model: ModelNumber) {
         let column = self.columns.insert(model);
         self.served[model.0].column = Some(column);
@@ -296,7 +299,7 @@ impl Index {
         }
     }
 
-    /// Puts an endpoint into the orders that its position belongs to, or takes it out of them.
+    /// Puts an endpoint into the orders of its position if `is_in`; else takes it out of them.
     fn put(&mut self, key: MemberKey, is_in: bool) {
         let member = &self.members[key.0];
         let Position { standing, availability, .. } = member.position;

@@ -1,9 +1,9 @@
-//! The line: requests that wait for a lease, round robin between clients, first come first served within one.
+//! The line: requests that wait for a lease, round robin between clients, first come first served within a client.
 //!
-//! Clients that wait stand in a ring. A freed slot goes to the first client in the ring that has a request the slot can
-//! serve, to that client's oldest such request, and only that client moves to the end of the ring. Both the ring and each
-//! client's requests are a [`ModelQueue`], so that a freed slot finds its request without walking the line. A client that
-//! waits for nothing takes no memory, nor does an empty line.
+//! Clients that wait stand in a ring. A freed slot goes to the first client in the ring that has a request that the
+//! slot can serve, and to the oldest such request of this client. Only this client then moves to the end of the ring.
+//! The ring and the requests of each client are a [`ModelQueue`], so that a freed slot finds its request without
+//! walking the line. A client without waiting requests takes no memory, and neither does an empty line.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -22,15 +22,15 @@ use crate::domain::time::Moment;
 /// One waiting request.
 #[derive(Debug)]
 pub struct WaitingRequest {
-    /// Identifies the request until it is answered.
+    /// Identifies the request until the dispatcher has answered it.
     pub ticket: Ticket,
     /// What the request asks for.
     pub request: Arc<LeaseRequest>,
     /// The number of the request's model, of which the request is a user.
     pub model: ModelNumber,
-    /// When the request came.
+    /// When the request arrived.
     pub arrived: Moment,
-    /// When the request is refused if it has no lease by then.
+    /// The request is refused if it has no lease by this time.
     pub deadline: Moment,
     /// What the request was told when it joined.
     pub queued: Queued,
@@ -42,17 +42,17 @@ struct Entry {
     waiting: WaitingRequest,
     /// When the request's time in this line is over.
     until: Moment,
-    /// Key of its client.
+    /// The key of the request's client.
     client: usize,
-    /// In its client's queue.
+    /// The place in the client's queue.
     place: usize,
 }
 
-/// One client that waits.
+/// One client with waiting requests.
 #[derive(Debug)]
 struct Client {
     id: ClientId,
-    /// In the ring.
+    /// The place in the ring.
     place: usize,
     queue: ModelQueue<Ticket>,
 }
@@ -61,22 +61,22 @@ struct Client {
 #[derive(Debug, Default)]
 struct Demand {
     total: usize,
-    /// How many of each client, by the client's key.
+    /// The number of requests of each client, by the client's key.
     by_client: HashMap<usize, usize>,
 }
 
-/// The waiting requests.
+/// The requests that wait in one stage.
 #[derive(Debug, Default)]
 pub struct Line {
     entries: HashMap<Ticket, Entry>,
     clients: Slab<Client>,
     keys: HashMap<ClientId, usize>,
-    /// Keys of clients, the next to be served first.
+    /// The keys of the clients; the first is served next.
     ring: ModelQueue<usize>,
     by_end: BTreeSet<(Moment, Ticket)>,
-    /// By the number of the model.
+    /// The requests for each model.
     demand: HashMap<ModelNumber, Demand>,
-    /// How many are retries.
+    /// How many of the requests are retries.
     retries: usize,
 }
 
@@ -91,8 +91,8 @@ impl Line {
         self.retries
     }
 
-    /// Returns the place, from 1, in the order of service that this request would have if it joined now, among the requests
-    /// for these models.
+    /// Returns the place, from 1, in the order of service that this request would have if it joined now. Only requests
+    /// for `models` are counted.
     pub fn position_of_next(&self, request: &LeaseRequest, models: &ModelSet) -> usize {
         let counts = self.counts(models);
         match self.keys.get(&request.client) {
@@ -102,10 +102,11 @@ impl Line {
         }
     }
 
-    /// Returns the place, from 1, in the order of service of the n-th request of a client, by its key, among those counted.
+    /// Returns the place, from 1, in the order of service of the n-th request of the client with this key. Only the
+    /// requests in `counts` are counted.
     ///
-    /// It is served in the n-th round: before it come n − 1 of the client's own, up to n of each client that stands before
-    /// it in the ring, and up to n − 1 of each behind it.
+    /// The request is served in the n-th round. Before it are served n − 1 requests of the same client, up to n of each
+    /// client that stands before this client in the ring, and up to n − 1 of each client behind it.
     fn position(&self, key: usize, n: usize, counts: &[usize]) -> usize {
         let place = self.clients[key].place;
         let others = self.clients.iter().filter(|(other, _)| *other != key);
@@ -114,7 +115,7 @@ impl Line {
         n + others.map(before).sum::<usize>()
     }
 
-    /// Returns how many requests for these models each client has, by its key.
+    /// Returns how many requests for these models each client has, by the client's key.
     fn counts(&self, models: &ModelSet) -> Vec<usize> {
         let mut counts = vec![0; self.clients.capacity()];
         if self.demand.keys().all(|model| models.contains(model.0)) {
@@ -127,7 +128,8 @@ impl Line {
         counts
     }
 
-    /// Returns the place, from 1, that a waiting request has in the order of service among the requests for these models.
+    /// Returns the place, from 1, that a waiting request has in the order of service; `None` if it does not wait. Only
+    /// requests for `models` are counted.
     pub fn position_of(&self, ticket: Ticket, models: &ModelSet) -> Option<usize> {
         let key = self.entries.get(&ticket)?.client;
         let is_counted = |other: &&Ticket| models.contains(self.entries[*other].waiting.model.0);
@@ -136,8 +138,8 @@ impl Line {
         Some(self.position(key, before + 1, &self.counts(models)))
     }
 
-    /// Adds a request behind its client's others, or before them if it is a retry, and its client, if it is new, at the end of
-    /// the ring.
+    /// Adds a request behind the other requests of its client, or before them if it is a retry. A client that is not in
+    /// the ring joins its end.
     pub fn join(&mut self, waiting: WaitingRequest, until: Moment) {
         let WaitingRequest { ticket, ref request, model, .. } = waiting;
         let (entries, clients) = (&mut self.entries, &mut self.clients);
@@ -171,7 +173,8 @@ impl Line {
         self.entries.insert(ticket, Entry { waiting, until, client: key, place });
     }
 
-    /// Takes out the request of this ticket, if it waits. Its client keeps its place in the ring.
+    /// Takes out the request with this ticket; `None` if it does not wait. The request's client keeps its place in the
+    /// ring.
     pub fn leave(&mut self, ticket: Ticket) -> Option<WaitingRequest> {
         let Entry { waiting, until, client: key, place } = self.entries.remove(&ticket)?;
         self.retries -= usize::from(waiting.request.is_retry());
@@ -187,13 +190,14 @@ impl Line {
             self.ring.set(client.place, client.queue.models());
         }
         if self.entries.is_empty() {
-            // Gives back what the longest line has taken.
+            // An empty line gives its memory back.
             *self = Self::default();
         }
         Some(waiting)
     }
 
-    /// Takes out the request that is next for a slot of an endpoint with these models; its client goes to the end of the ring.
+    /// Takes out the request that is next for a slot; `None` if no request can use the slot. The request's client goes
+    /// to the end of the ring.
     pub fn take_next(&mut self, slot: &Slot<'_>) -> Option<WaitingRequest> {
         let (place, ticket) = self.next_for(slot)?;
         let key = *self.ring.get(place)?;
@@ -205,7 +209,7 @@ impl Line {
         waiting
     }
 
-    /// Returns the place in the ring of the client that is next, and which of its requests.
+    /// Returns the ring place of the client that is next for a slot, and the ticket of its request.
     fn next_for(&self, Slot { endpoint, models, unserved }: &Slot<'_>) -> Option<(usize, Ticket)> {
         if self.retries == 0 && unserved.is_empty() {
             let place = self.ring.first(models)?;
@@ -222,23 +226,23 @@ impl Line {
         Some((place, *self.clients[*key].queue.get(first(key)?)?))
     }
 
-    /// Returns the request of this ticket, if it waits.
+    /// Returns the request with this ticket; `None` if it does not wait.
     pub fn get(&self, ticket: Ticket) -> Option<&WaitingRequest> {
         Some(&self.entries.get(&ticket)?.waiting)
     }
 
-    /// Returns a request whose time in this line is over.
+    /// Returns a request whose time in this line is over; `None` if there is none.
     pub fn due(&self, now: Moment) -> Option<Ticket> {
         let (until, ticket) = self.by_end.first()?;
         (*until <= now).then_some(*ticket)
     }
 
-    /// Returns when [`Line::due`] next has a request.
+    /// Returns when [`Line::due`] next has a request; `None` if no request waits.
     pub fn next_due(&self) -> Option<Moment> {
         self.by_end.first().map(|(until, _)| *until)
     }
 
-    /// Returns the models that are waited for, each with the number of its requests.
+    /// Returns the models that requests wait for, each with the number of its requests.
     pub fn demand(&self) -> impl Iterator<Item = (ModelNumber, usize)> {
         self.demand.iter().map(|(model, demand)| (*model, demand.total))
     }
@@ -277,7 +281,7 @@ impl Line {
         clients[key].place = place;
     }
 
-    /// Counts one request of a client less.
+    /// Removes one request of a client from the counts.
     fn subtract(&mut self, model: ModelNumber, key: usize) {
         let Some(demand) = self.demand.get_mut(&model) else { return };
         demand.total -= 1;

@@ -1,4 +1,4 @@
-//! The Dispatcher: who holds a slot, who waits, who is next.
+//! The dispatcher: it knows which requests hold a slot and which wait, and decides which waiting request is next.
 //!
 //! Invariants, asserted by [`Dispatcher::assert_invariants`] after every step of the simulation and, in debug builds,
 //! after every call:
@@ -55,19 +55,23 @@ use super::load::LoadReport;
 use super::request::{EndedLease, Failure, LeaseEnd, LeaseRequest, Outcome, Refusal};
 use super::time::Moment;
 
-/// How many requests may wait, how newcomers are slowed down before the queue is full, and how long a request waits for loading.
+/// The rules of waiting.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueRules {
+    /// How many requests may wait; retries are not counted.
     pub max_waiting: usize,
+    /// How new requests are delayed and refused before the line is full.
     pub admission: Admission,
-    /// The longest wait for an endpoint that is still loading; zero for none.
+    /// How long a request may wait for an endpoint that is still loading; zero: not at all.
     pub warm_up: Duration,
 }
 
-/// How often a choice was made for each reason.
+/// How many leases were granted since the start.
 #[derive(Clone, Debug, Default)]
 pub struct Selections {
+    /// All grants.
     pub total: u64,
+    /// The grants for each reason; reasons without grants are left out.
     pub by_reason: BTreeMap<GrantReason, u64>,
 }
 
@@ -84,8 +88,8 @@ struct Held {
 
 /// Grants leases on endpoints and keeps the queue of requests that wait for one.
 ///
-/// Every method that takes `now` and `decisions` refuses what has expired before it grants anything. Decisions about waiting
-/// requests are pushed onto `decisions` in the order they were made.
+/// Every method that takes `now` and `decisions` first refuses expired requests and only then grants slots. Decisions
+/// about waiting requests are added to `decisions` in the order in which they are made.
 pub struct Dispatcher {
     fleet: Fleet,
     queue: Queue,
@@ -148,7 +152,7 @@ impl Dispatcher {
         submitted
     }
 
-    /// Takes a waiting request out of the line; without effect if it does not wait.
+    /// Removes a waiting request; without effect if the request does not wait.
     pub fn cancel(&mut self, now: Moment, ticket: Ticket, decisions: &mut Vec<Decision>) {
         if let Some(waiting) = self.queue.leave(ticket) {
             self.fleet.models_mut().give_back(waiting.model);
@@ -158,15 +162,16 @@ impl Dispatcher {
         self.debug_assert_invariants();
     }
 
-    /// Ends a lease, and its request with it, and passes its slot on; `None` if the lease is not known or has ended before.
+    /// Ends a lease, and its request with it, and passes its slot on; `None` if the lease is not known or has ended
+    /// before.
     pub fn end(&mut self, now: Moment, end: LeaseEnd, decisions: &mut Vec<Decision>) -> Option<EndedLease> {
         let held = self.end_request(now, &end, decisions)?;
         self.debug_assert_invariants();
         Some(held.ended(now, end))
     }
 
-    /// Learns of endpoints that are new, changed or gone, all at once: nobody is refused for what another of them can serve.
-    /// Leases on those that are gone go on until they end; their ids must not be used again.
+    /// Learns of new, changed and removed endpoints together, so that no request is refused that another of them can
+    /// serve. Leases on removed endpoints go on until they end. The ids of removed endpoints must not be used again.
     pub fn change_endpoints(
         &mut self,
         now: Moment,
@@ -188,8 +193,8 @@ impl Dispatcher {
         self.debug_assert_invariants();
     }
 
-    /// Learns that an endpoint has answered a probe sent at `sent`, which the operator asked for if `is_sync`: a suspicion older than that is cleared, and an endpoint that
-    /// is skipped may be tried.
+    /// Learns that an endpoint has answered a probe sent at `sent`, which the operator asked for if `is_sync`: a
+    /// suspicion older than that is cleared, and an endpoint that is skipped may be tried.
     pub fn endpoint_answered(
         &mut self,
         now: Moment,
@@ -204,8 +209,8 @@ impl Dispatcher {
         self.debug_assert_invariants();
     }
 
-    /// Learns of the first byte of a good answer, which closes the breaker of an endpoint that is tried with this lease, and
-    /// shows that an endpoint that failed the same request before is to blame.
+    /// Learns of the first byte of a good answer, which closes the breaker of an endpoint that is tried with this
+    /// lease, and shows that an endpoint that failed the same request before is to blame.
     pub fn answer_began(&mut self, now: Moment, lease: LeaseId, decisions: &mut Vec<Decision>) {
         self.expire(now, decisions);
         let Some(held) = self.leases.get_mut(&lease) else { return };
@@ -216,19 +221,19 @@ impl Dispatcher {
         self.debug_assert_invariants();
     }
 
-    /// Returns the endpoints whose breaker shows something else than when this was last asked, with their breakers.
+    /// Returns the endpoints whose breaker shows another state than at the last call, with their breakers.
     pub fn take_turned_breakers(&mut self) -> Vec<(Arc<Target>, Breaker)> {
         self.fleet.take_turned()
     }
 
-    /// Learns of an endpoint's load.
+    /// Replaces an endpoint's load report, which was received at `received`.
     pub fn report_load(&mut self, id: EndpointId, report: LoadReport, received: Moment) {
         self.fleet.report(id, report, received);
         self.debug_assert_invariants();
     }
 
-    /// Refuses every waiting request and from now on every new one; what runs may go on, elsewhere if its endpoint fails and
-    /// another is free.
+    /// Refuses every waiting request, and from now on every new one. Running requests go on; if an endpoint fails, its
+    /// request goes on at another endpoint that has a free slot.
     pub fn drain(&mut self, now: Moment, decisions: &mut Vec<Decision>) {
         self.draining = true;
         for ticket in self.in_order_of_arrival(|_| true) {
@@ -241,7 +246,7 @@ impl Dispatcher {
         self.debug_assert_invariants();
     }
 
-    /// Ends every lease as cut off by shutdown.
+    /// Ends every lease with the failure that Leaseway shuts down.
     pub fn end_all(&mut self, now: Moment) -> Vec<EndedLease> {
         let held: Vec<(LeaseId, Held)> = self.leases.drain().collect();
         for (lease, Held { target, model, undecided, .. }) in &held {
@@ -255,12 +260,12 @@ impl Dispatcher {
         held.into_iter().map(|(lease, held)| held.ended(now, cut_off(lease))).collect()
     }
 
-    /// Returns when [`Dispatcher::expire`] next has something to do.
+    /// Returns when [`Dispatcher::expire`] must be called next; `None` if nothing expires.
     pub fn next_due(&self) -> Option<Moment> {
         [self.queue.next_due(), self.fleet.next_trial()].into_iter().flatten().min()
     }
 
-    /// Returns how many requests wait, in the line or before it.
+    /// Returns how many requests wait, in all stages.
     pub fn waiting(&self) -> usize {
         self.queue.len()
     }
@@ -270,7 +275,7 @@ impl Dispatcher {
         self.leases.len()
     }
 
-    /// Sums up what newcomers have to expect who find no free slot.
+    /// Tells what happens to a new request that finds no free slot.
     pub fn backpressure(&self) -> Backpressure {
         self.rules.admission.backpressure(self.waiting(), self.rules.max_waiting)
     }
@@ -280,7 +285,7 @@ impl Dispatcher {
         self.rules.max_waiting
     }
 
-    /// Returns the slots in flight of every endpoint.
+    /// Returns how many slots of each endpoint are taken.
     pub fn in_flight(&self) -> impl Iterator<Item = (EndpointId, u32)> {
         self.fleet.in_flight()
     }
@@ -329,7 +334,7 @@ impl Dispatcher {
         }
     }
 
-    /// Grants a lease; `waited` and `queued` are of one who waited.
+    /// Grants a lease. `waited` is how long the request waited and what it was told; `None` if it did not wait.
     fn grant(
         &mut self,
         now: Moment,
@@ -354,8 +359,8 @@ impl Dispatcher {
         Grant { lease, target, granted, waited, queued, reports_first_byte }
     }
 
-    /// Grants the free slots of one endpoint to those who wait for them. Nobody waits for a model that another endpoint has
-    /// a free slot for.
+    /// Grants the free slots of one endpoint to waiting requests. Only this endpoint can be chosen, because no request
+    /// waits while another endpoint has a free slot for it.
     fn serve_line(&mut self, now: Moment, endpoint: EndpointId, decisions: &mut Vec<Decision>) {
         while let Some(waiting) = self.next_for(endpoint) {
             let waited = (now.since(waiting.arrived), waiting.queued);
@@ -365,7 +370,8 @@ impl Dispatcher {
         }
     }
 
-    /// Grants the free slots of endpoints whose breaker is not closed: a model may have no other endpoint, or a trial is allowed.
+    /// Grants the free slots of endpoints whose breaker is not closed: a model may have no other endpoint, or a trial
+    /// is allowed.
     fn serve_tripped(&mut self, now: Moment, decisions: &mut Vec<Decision>) {
         for id in self.fleet.tripped() {
             self.serve_line(now, id, decisions);

@@ -1,22 +1,23 @@
-//! A queue of items, each with a set of models, that finds the first whose set meets another.
+//! A queue of items, each with a set of models. The queue finds the first item whose set has a model in common with
+//! another set.
 //!
-//! The items are the leaves of a binary tree, in the order they were pushed; every node holds the union of the sets below
-//! it. Pushing, removing and finding walk one path of the tree. Places are renumbered when the leaves run out, at most
+//! The items are the leaves of a binary tree in the order of the queue. Every node holds the union of the sets below
+//! it. Pushing, removing and finding walk one path of the tree. Places are renumbered when no leaf is left, at most
 //! once in as many pushes as there are items.
 
 use super::model_set::ModelSet;
 
-/// Leaves of the smallest tree.
+/// The number of leaves of the smallest tree.
 const CAPACITY_MIN: usize = 4;
 
 /// Items in order, each with a set of models.
 #[derive(Debug)]
 pub struct ModelQueue<T> {
-    /// Place by place; `None` where an item has left, or may yet be put before the others.
+    /// The items by place; `None` where an item has left, and in the places before all items.
     items: Vec<Option<T>>,
-    /// Places before all items.
+    /// How many places are free before all items.
     front: usize,
-    /// Node 1 is the root, the children of `n` are `2n` and `2n + 1`, the leaves are the upper half.
+    /// The tree: node 1 is the root, the children of `n` are `2n` and `2n + 1`, and the leaves are the upper half.
     nodes: Vec<ModelSet>,
     len: usize,
 }
@@ -28,20 +29,23 @@ impl<T> Default for ModelQueue<T> {
 }
 
 impl<T> ModelQueue<T> {
+    /// Tells whether the queue has no items.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
+    /// Returns the number of items.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Returns the union of all sets.
+    /// Returns the union of the sets of all items.
     pub fn models(&self) -> ModelSet {
         self.nodes.get(1).cloned().unwrap_or_default()
     }
 
-    /// Adds an item at the end and returns its place. If that renumbers the others, `moved` is told of each.
+    /// Adds an item at the end and returns its place. If the other items get new places, `moved` is called with each of
+    /// them.
     pub fn push(&mut self, item: T, models: ModelSet, moved: impl FnMut(&T, usize)) -> usize {
         if self.items.len() == self.capacity() {
             self.renumber(0, moved);
@@ -53,7 +57,8 @@ impl<T> ModelQueue<T> {
         place
     }
 
-    /// Adds an item before all others and returns its place. If that renumbers the others, `moved` is told of each.
+    /// Adds an item before all others and returns its place. If the other items get new places, `moved` is called with
+    /// each of them.
     pub fn push_front(&mut self, item: T, models: ModelSet, moved: impl FnMut(&T, usize)) -> usize {
         if self.front == 0 {
             self.renumber(self.len.max(1), moved);
@@ -65,12 +70,12 @@ impl<T> ModelQueue<T> {
         self.front
     }
 
-    /// Returns the item at a place that holds one.
+    /// Returns the item at a place; `None` if the place holds no item.
     pub fn get(&self, place: usize) -> Option<&T> {
         self.items.get(place)?.as_ref()
     }
 
-    /// Takes the item out of a place.
+    /// Takes the item out of a place; `None` if the place holds no item.
     pub fn remove(&mut self, place: usize) -> Option<T> {
         let item = self.items.get_mut(place)?.take()?;
         self.len -= 1;
@@ -82,7 +87,7 @@ impl<T> ModelQueue<T> {
         Some(item)
     }
 
-    /// Replaces the models of a place.
+    /// Replaces the set of the item at a place.
     pub fn set(&mut self, place: usize, models: ModelSet) {
         let mut node = self.capacity() + place;
         self.nodes[node] = models;
@@ -93,7 +98,7 @@ impl<T> ModelQueue<T> {
         }
     }
 
-    /// Returns the place of the first item that has one of these models.
+    /// Returns the place of the first item that has one of these models; `None` if no item has.
     pub fn first(&self, models: &ModelSet) -> Option<usize> {
         if !self.nodes.get(1)?.meets(models) {
             return None;
@@ -109,8 +114,8 @@ impl<T> ModelQueue<T> {
         Some(node - capacity)
     }
 
-    /// Returns the place of the first item that has one of these models and is wanted. Takes a path of the tree for each that
-    /// is not.
+    /// Returns the place of the first item that has one of these models and is wanted. The search walks one path of the
+    /// tree for each item that has one of the models and is not wanted.
     pub fn first_wanted(&self, models: &ModelSet, mut wanted: impl FnMut(&T) -> bool) -> Option<usize> {
         self.search(1, models, &mut wanted)
     }
@@ -134,8 +139,8 @@ impl<T> ModelQueue<T> {
         self.nodes.len() / 2
     }
 
-    /// Closes the gaps, leaves `front` places before the items, and behind them room for at least as many pushes as there
-    /// are items.
+    /// Gives all items new places without gaps. `front` places before the items stay free, and behind the items at
+    /// least as many places as there are items.
     fn renumber(&mut self, front: usize, mut moved: impl FnMut(&T, usize)) {
         let old_capacity = self.capacity();
         let capacity = (front + 2 * self.len).next_power_of_two().max(CAPACITY_MIN);

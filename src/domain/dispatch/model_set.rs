@@ -1,8 +1,8 @@
-//! Sets of numbered models, as bits.
+//! Sets of numbered models, stored as bits.
 
 use super::models::ModelNumber;
 
-/// A set of numbered models. Up to 64 of them take no allocation.
+/// A set of numbered models. A set of numbers below 64 needs no allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelSet {
     first: u64,
@@ -17,6 +17,7 @@ impl ModelSet {
         set
     }
 
+    /// Adds the model with this number.
     pub fn insert(&mut self, number: usize) {
         let bit = 1 << (number % 64);
         match (number / 64).checked_sub(1) {
@@ -35,6 +36,7 @@ impl ModelSet {
         self.first & other.first != 0 || self.rest.iter().zip(&other.rest).any(|(a, b)| a & b != 0)
     }
 
+    /// Tells whether the model with this number is in the set.
     pub fn contains(&self, number: usize) -> bool {
         let word = match (number / 64).checked_sub(1) {
             None => self.first,
@@ -43,7 +45,7 @@ impl ModelSet {
         word & (1 << (number % 64)) != 0
     }
 
-    /// Makes this the union of two sets.
+    /// Replaces this set by the union of `a` and `b`, without a new allocation where possible.
     pub fn set_union(&mut self, a: &ModelSet, b: &ModelSet) {
         self.first = a.first | b.first;
         let (long, short) = if a.rest.len() >= b.rest.len() { (a, b) } else { (b, a) };

@@ -1,4 +1,4 @@
-//! The models in use, numbered: what is known of a model is found by its number, without hashing its name again.
+//! The models in use, each with a number. A number finds the data of its model without hashing the model's name again.
 
 use std::collections::HashMap;
 
@@ -7,21 +7,25 @@ use slab::Slab;
 use super::estimate::ServiceTime;
 use crate::domain::ids::ModelId;
 
-/// The number of a model. It stays the model's as long as the model has a user.
+/// The number of a model. The number does not change as long as the model has a user; later it may go to another model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ModelNumber(pub usize);
+pub struct ModelNumber(
+    /// From 0. Numbers of forgotten models are used again, so that they stay small enough to be places in a list.
+    pub usize,
+);
 
 /// One model in use.
 #[derive(Debug)]
 struct Model {
     name: ModelId,
-    /// How many hold the number: endpoints that have the model, requests that wait for it, leases.
+    /// How many endpoints that have the model, waiting requests and leases use the number.
     users: usize,
     service_time: ServiceTime,
 }
 
-/// The models that an endpoint has, a request waits for or a lease was granted for. Requests are bounded by the line and the
-/// slots, endpoints by the operator; so are the models.
+/// The models that an endpoint has, a request waits for or a lease was granted for. The number of requests is bounded
+/// by the line and the slots, that of endpoints and their models by the operator. These bounds also bound the number of
+/// models here.
 #[derive(Debug, Default)]
 pub struct Models {
     models: Slab<Model>,
@@ -56,17 +60,17 @@ impl Models {
         &self.models[number.0].name
     }
 
-    /// Returns how long the recent requests for a model took.
+    /// Returns the mean service time of recent requests for a model.
     pub fn service_time(&self, number: ModelNumber) -> ServiceTime {
         self.models[number.0].service_time
     }
 
-    /// Returns how long the recent requests for a model took, in order to record one more.
+    /// Returns the mean service time of recent requests for a model, to record one more request.
     pub fn service_time_mut(&mut self, number: ModelNumber) -> &mut ServiceTime {
         &mut self.models[number.0].service_time
     }
 
-    /// Returns how many users all models have.
+    /// Returns the number of users of all models together.
     pub fn users(&self) -> usize {
         self.models.iter().map(|(_, model)| model.users).sum()
     }

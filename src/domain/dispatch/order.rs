@@ -1,25 +1,25 @@
-//! Endpoints in the order in which they are chosen, from which those that serve a given model are found without a walk past
+//! Endpoints in the order in which they are chosen. A search finds the endpoints that serve a model without a walk past
 //! all others.
 //!
-//! The places stand in blocks of some dozens. Each block keeps the union of the models served in it, so that a search passes
-//! over whole blocks, one word of memory each. Putting a place in or taking it out touches one block.
+//! The places are kept in blocks of at most 128. Each block has the union of the models that its endpoints serve, so
+//! that a search skips a whole block by looking at one word of memory. Inserting or removing a place changes one block.
 
 use super::choose::Rank;
 use crate::domain::ids::EndpointId;
 
-/// Places in a block at most; a block that would have more is split in two.
+/// How many places a block has at most. A block that would have more is split in two.
 const BLOCK_MAX: usize = 128;
 
-/// Places taken out of a block before its union is made anew. Until then the union may have models that nobody in the block
-/// serves any more, which costs a search a look into the block.
+/// How many places are removed from a block before its union is computed again. Until then the union may have models
+/// that no endpoint of the block serves. A search for such a model looks into the block in vain.
 const STALE_MAX: usize = 32;
 
-/// Where an endpoint stands in an order; the least is the best.
+/// The place of an endpoint in an order; the least is the best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// What the policy says of the endpoint.
+    /// The rank that the policy gives the endpoint.
     pub rank: Rank,
-    /// When the endpoint was last chosen, as a count of grants.
+    /// The number of the grant that last chose the endpoint.
     pub turn: u64,
     /// The endpoint.
     pub id: EndpointId,
@@ -27,19 +27,19 @@ pub struct Place {
     pub row: usize,
 }
 
-/// For every endpoint, by its row, the columns of the models it serves, as bits.
+/// A table of bits. A bit tells whether the endpoint of a row serves the model of a column.
 ///
-/// It takes one bit for each endpoint and column. Only models that many endpoints serve have a column, so that there are
-/// fewer columns than endpoints have models in all, divided by that many.
+/// Only models that many endpoints serve have a column. Therefore the number of columns is at most an eighth of the
+/// number of models of all endpoints together.
 #[derive(Debug, Default)]
 pub struct Rows {
     bits: Vec<u64>,
-    /// Words of a row.
+    /// How many words a row has.
     words: usize,
 }
 
 impl Rows {
-    /// Makes room for a column and a row.
+    /// Makes the table large enough for a row and a column.
     fn reserve(&mut self, row: usize, column: usize) {
         let words = self.words.max(column / 64 + 1);
         if words > self.words {
@@ -55,7 +55,7 @@ impl Rows {
         }
     }
 
-    /// Marks that the endpoint of a row serves the model of a column, or no longer does.
+    /// Sets whether the endpoint of a row serves the model of a column.
     pub fn set(&mut self, row: usize, column: usize, serves: bool) {
         self.reserve(row, column);
         let word = &mut self.bits[row * self.words + column / 64];
@@ -74,24 +74,25 @@ impl Rows {
 
 #[derive(Debug)]
 struct Block {
-    /// In order, never empty.
+    /// The places in order; never empty.
     places: Vec<Place>,
-    /// How many were taken out since the union was made.
+    /// How many places were removed since the union was computed.
     stale: usize,
 }
 
-/// Places in order.
+/// The places of endpoints in order.
 #[derive(Debug, Default)]
 pub struct Order {
     blocks: Vec<Block>,
     /// The least place that a block may hold, block by block.
     starts: Vec<Place>,
-    /// The models served in each block, or a few more: word by word of a row, block by block.
+    /// For each word of a row, the union of that word over the rows of each block. A union may have bits that no row
+    /// has any more.
     unions: Vec<Vec<u64>>,
 }
 
 impl Order {
-    /// Puts a place in.
+    /// Inserts a place.
     pub fn insert(&mut self, rows: &Rows, place: Place) {
         if self.blocks.is_empty() {
             self.blocks.push(Block { places: Vec::new(), stale: 0 });
@@ -115,7 +116,7 @@ impl Order {
         self.unite(rows, at + 1);
     }
 
-    /// Takes a place out, which must be in.
+    /// Removes a place; without effect if the order does not contain it.
     pub fn remove(&mut self, rows: &Rows, place: &Place) {
         let at = self.block_of(place);
         let Some(block) = self.blocks.get_mut(at) else { return };
@@ -133,12 +134,12 @@ impl Order {
         }
     }
 
-    /// Takes note that the row of a place has more columns than when the place was put in.
+    /// Learns that the row of a place got another column after the place was inserted.
     pub fn widened(&mut self, rows: &Rows, place: &Place) {
         self.widen(rows, self.block_of(place), place);
     }
 
-    /// Returns the places of endpoints that serve the model of a column, the best first.
+    /// Returns the places of the endpoints that serve the model of a column, the best first.
     pub fn serving<'a>(&'a self, rows: &'a Rows, column: usize) -> impl Iterator<Item = &'a Place> {
         let (word, bit) = (column / 64, 1 << (column % 64));
         let unions = self.unions.get(word).map(Vec::as_slice).unwrap_or_default();
@@ -146,12 +147,12 @@ impl Order {
         blocks.flat_map(|(_, block)| &block.places).filter(move |place| rows.has(place.row, column))
     }
 
-    /// Tells whether a place is in.
+    /// Tells whether the order contains a place.
     pub fn contains(&self, place: &Place) -> bool {
         self.blocks.get(self.block_of(place)).is_some_and(|block| block.places.binary_search(place).is_ok())
     }
 
-    /// Returns how many places are in.
+    /// Returns the number of places.
     pub fn len(&self) -> usize {
         self.blocks.iter().map(|block| block.places.len()).sum()
     }
@@ -168,12 +169,12 @@ impl Order {
         }
     }
 
-    /// Gives every union the words of a row.
+    /// Gives the unions as many words as a row has.
     fn fit(&mut self, rows: &Rows) {
         self.unions.resize_with(rows.words.max(self.unions.len()), || vec![0; self.blocks.len()]);
     }
 
-    /// Makes the union of a block anew.
+    /// Computes the union of a block again.
     fn unite(&mut self, rows: &Rows, at: usize) {
         self.fit(rows);
         let block = &mut self.blocks[at];

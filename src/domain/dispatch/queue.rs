@@ -1,4 +1,5 @@
-//! Where requests wait: in the line, delayed before it, or for an endpoint that is still loading.
+//! The three stages in which requests wait: in the line, delayed before the line, or for an endpoint that is still
+//! loading.
 
 use std::collections::HashMap;
 
@@ -13,14 +14,15 @@ use crate::domain::time::Moment;
 pub enum Stage {
     /// A free slot.
     Line,
-    /// The end of its delay, before it joins the line. A free slot serves a delayed request only if the line has none for it.
+    /// The end of its delay, after which the request joins the line. A free slot serves a delayed request only if the
+    /// line has no request for the slot.
     Delay,
-    /// An endpoint that is loading the model; no endpoint serves the model yet.
+    /// An endpoint that is loading the model. No endpoint serves the model yet.
     WarmUp,
 }
 
 impl Stage {
-    /// Tells whether this is the right stage for requests whose model has this prospect.
+    /// Tells whether requests whose model has this prospect belong to this stage.
     fn suits(self, prospect: Prospect) -> bool {
         match self {
             Stage::Line | Stage::Delay => prospect == Prospect::Possible,
@@ -72,33 +74,33 @@ impl Queue {
         line.join(waiting, until);
     }
 
-    /// Takes out the request of this ticket, if it waits.
+    /// Takes out the request with this ticket; `None` if it does not wait.
     pub fn leave(&mut self, ticket: Ticket) -> Option<WaitingRequest> {
         let Self { line, delay, warm_up } = self;
         [line, delay, warm_up].into_iter().find_map(|line| line.leave(ticket))
     }
 
-    /// Finds the request of this ticket, if it waits.
+    /// Returns the request with this ticket and its stage; `None` if it does not wait.
     pub fn find(&self, ticket: Ticket) -> Option<(Stage, &WaitingRequest)> {
         self.all().into_iter().find_map(|(stage, line)| Some((stage, line.get(ticket)?)))
     }
 
-    /// Takes out the request that is next for a slot.
+    /// Takes out the request that is next for a slot; `None` if no request can use the slot.
     pub fn take_next(&mut self, slot: &Slot<'_>) -> Option<WaitingRequest> {
         self.line.take_next(slot).or_else(|| self.delay.take_next(slot))
     }
 
-    /// Returns a request whose time in its stage is over.
+    /// Returns a request whose time in its stage is over; `None` if there is none.
     pub fn due(&self, now: Moment) -> Option<(Stage, Ticket)> {
         self.all().into_iter().find_map(|(stage, line)| Some((stage, line.due(now)?)))
     }
 
-    /// Returns when [`Queue::due`] next has a request.
+    /// Returns when [`Queue::due`] next has a request; `None` if no request waits.
     pub fn next_due(&self) -> Option<Moment> {
         self.all().into_iter().filter_map(|(_, line)| line.next_due()).min()
     }
 
-    /// Returns the models that requests wait for in the wrong stage, given the prospects of every model.
+    /// Returns the models whose requests wait in the wrong stage, each with its prospect.
     pub fn misplaced(&self, prospect: impl Fn(ModelNumber) -> Prospect) -> Vec<(ModelNumber, Prospect)> {
         let models =
             self.all().into_iter().flat_map(|(stage, line)| line.demand().map(move |(model, _)| (stage, model)));

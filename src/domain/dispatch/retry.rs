@@ -1,4 +1,4 @@
-//! How attempts end and a request goes on to another endpoint, and whom the attempts show to be to blame.
+//! Ends attempts, sends a request on to another endpoint, and decides which endpoint the attempts show to be to blame.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use crate::domain::request::{EndedLease, LeaseEnd, LeaseRequest, Outcome};
 use crate::domain::time::Moment;
 
 impl Dispatcher {
-    /// Ends the lease of an attempt that failed, passes its slot on, and asks for a lease on an endpoint that has not failed
-    /// the request yet; `None` if the lease is not known or has ended before, and its request with it.
+    /// Ends the lease of an attempt that failed, passes its slot on, and asks for a lease on an endpoint that has not
+    /// failed the request yet; `None` if the lease is not known or has ended before, and its request with it.
     ///
     /// The failed attempt was the request's last one if no untried endpoint can serve the request.
     pub fn retry(
@@ -31,7 +31,7 @@ impl Dispatcher {
         self.fleet.models_mut().give_back(held.model);
         self.judge_undecided(&held, &failed, goes_on);
         if !goes_on && held.undecided.is_none() {
-            // This attempt is undecided, and nobody is left to compare with.
+            // This attempt is undecided, and no endpoint is left to compare with.
             self.reach_verdict(&request, Sign::Bad);
         }
         self.settle(now, Some(held.target.id), has_turned, decisions);
@@ -58,8 +58,8 @@ impl Dispatcher {
         Some(held)
     }
 
-    /// Gives a slot back, and learns what its lease says about the endpoint. Returns whether the endpoint is skipped now, or no
-    /// longer, or was found not to serve an API.
+    /// Gives a slot back, and learns what its lease says about the endpoint. Returns whether the endpoint is skipped
+    /// now, or no longer, or was found not to serve an API.
     fn release(&mut self, now: Moment, held: &Held, end: &LeaseEnd, goes_on: bool) -> bool {
         let sign = held.request.comparison.sign_of(&end.outcome, goes_on);
         if let (Sign::Bad, Outcome::Failed(failure)) = (sign, &end.outcome) {
@@ -84,9 +84,9 @@ impl Dispatcher {
         self.verdicts.extend(request.comparison.undecided().cloned().map(|suspect| (suspect, sign)));
     }
 
-    /// Carries out every verdict that was reached, which may leave other requests without an endpoint to wait for, and so lead
-    /// to more verdicts. Then grants the slots that have become free by that, and those of `freed`; `has_turned` if a breaker
-    /// has opened or closed.
+    /// Carries out every verdict that was reached. A verdict may leave other requests without an endpoint to wait for,
+    /// which leads to further verdicts. Then grants the slots that became free by this, and those of the endpoint
+    /// `freed`. `has_turned` tells whether a breaker has already opened or closed.
     pub(super) fn settle(
         &mut self,
         now: Moment,
@@ -117,14 +117,14 @@ impl Dispatcher {
         }
     }
 
-    /// Returns the endpoints found to be to blame since this was last asked.
+    /// Returns the endpoints that were found to be to blame since the last call.
     pub fn take_blamed(&mut self) -> Vec<Blamed> {
         std::mem::take(&mut self.blamed)
     }
 }
 
 impl Held {
-    /// Returns what the request asks for after this attempt has failed.
+    /// Returns the request for the next attempt after this attempt has failed.
     fn next_request(&self, LeaseEnd { lease, outcome, .. }: &LeaseEnd) -> LeaseRequest {
         let mut next = (*self.request).clone();
         next.tried.push(self.target.id);

@@ -1,4 +1,5 @@
-//! Endpoints that have failed requests: which come last, which are skipped, and when those are tried again.
+//! Endpoints that have failed requests: which are chosen last, which are skipped, and when a skipped endpoint is tried
+//! again.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +10,7 @@ use crate::domain::blame::Sign;
 use crate::domain::ids::{EndpointId, LeaseId};
 use crate::domain::time::Moment;
 
-/// What the failures of one endpoint have led to.
+/// The consequences of the failures of one endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Trial {
     /// Whether the endpoint gets requests.
@@ -25,23 +26,23 @@ impl Trial {
     }
 }
 
-/// The breakers and suspicions of all endpoints. An endpoint without failures takes no room.
+/// The breakers and suspicions of all endpoints. An endpoint without failures takes no memory.
 #[derive(Debug)]
 pub struct Trials {
     trials: HashMap<EndpointId, Trial>,
     /// Online endpoints whose breaker is not closed.
     tripped: BTreeSet<EndpointId>,
-    /// Endpoints whose breaker shows something else than when it was last asked for.
+    /// Endpoints whose breaker shows another state than at the last [`Trials::take_turned`].
     turned: BTreeSet<EndpointId>,
 }
 
 impl Trials {
-    /// Creates the trials of a fleet without failures.
+    /// Creates the trials of endpoints that have not failed any request.
     pub fn new() -> Self {
         Self { trials: HashMap::new(), tripped: BTreeSet::new(), turned: BTreeSet::new() }
     }
 
-    /// Returns what the failures of an endpoint have led to.
+    /// Returns the consequences of an endpoint's failures.
     pub fn of(&self, id: EndpointId) -> Trial {
         self.trials.get(&id).copied().unwrap_or_default()
     }
@@ -68,12 +69,12 @@ impl Trials {
         has_closed
     }
 
-    /// Returns the endpoints whose breaker shows something else than when this was last asked.
+    /// Returns the endpoints whose breaker shows another state than at the last call.
     pub fn take_turned(&mut self) -> BTreeSet<EndpointId> {
         std::mem::take(&mut self.turned)
     }
 
-    /// Keeps account of whether a tripped endpoint is online.
+    /// Learns whether an endpoint is online.
     pub fn set_online(&mut self, id: EndpointId, is_online: bool) {
         if is_online && !self.of(id).breaker.is_closed() {
             self.tripped.insert(id);
@@ -114,7 +115,7 @@ impl Trials {
         self.tripped.contains(&id)
     }
 
-    /// Returns when the next breaker is to be tried.
+    /// Returns when the next open breaker allows a trial; `None` if no breaker of an online endpoint is open.
     pub fn next_trial(&self) -> Option<Moment> {
         let breakers = self.tripped.iter().map(|id| self.of(*id).breaker);
         let ends = breakers.filter_map(|breaker| match breaker {
@@ -124,7 +125,7 @@ impl Trials {
         ends.min()
     }
 
-    /// Begins the trial of an endpoint whose time has come.
+    /// Begins an endpoint's trial if its breaker has been open for long enough.
     pub fn begin(&mut self, now: Moment, id: EndpointId) {
         let trial = self.of(id);
         self.set(id, Trial { breaker: trial.breaker.waited(now), ..trial });

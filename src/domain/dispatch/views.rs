@@ -1,4 +1,4 @@
-//! What the dispatcher shows of its work; it shows nothing about clients.
+//! What the dispatcher shows to the dashboard and the API. It shows nothing about clients.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::domain::ids::ModelId;
 use crate::domain::request::ApiKind;
 use crate::domain::time::Moment;
 
-/// How many grants are remembered.
+/// How many of the latest grants are kept.
 const GRANTS_MAX: usize = 50;
 
 /// The requests that wait for one model.
@@ -21,37 +21,47 @@ const GRANTS_MAX: usize = 50;
 pub struct ModelWait {
     /// The model.
     pub model: ModelId,
-    /// How many requests wait for it.
+    /// How many requests wait for the model.
     pub waiting: usize,
-    /// The wait of one more request, served after all that wait now; `None` without data.
+    /// How long one more request would wait if it were served after all waiting ones, in whole seconds; `None` while no
+    /// request for the model was served.
     pub estimated_wait: Option<Duration>,
 }
 
 /// A request that holds a lease.
 #[derive(Clone, Debug)]
 pub struct Running {
+    /// The server that the request went to.
     pub target: Arc<Target>,
+    /// The model that the client asked for.
     pub model: ModelId,
+    /// The API of the request.
     pub api_kind: ApiKind,
-    /// Since the grant.
+    /// The time since the grant.
     pub elapsed: Duration,
 }
 
-/// A grant that was made.
+/// One of the latest grants.
 #[derive(Clone, Debug)]
 pub struct RecentGrant {
+    /// The server that the request went to.
     pub target: Arc<Target>,
+    /// The model that the client asked for.
     pub model: ModelId,
+    /// Why this endpoint was chosen.
     pub reason: GrantReason,
+    /// When the lease was granted.
     pub granted: Moment,
+    /// The time from the request's arrival to the grant; zero for a request that did not wait.
     pub waited: Duration,
 }
 
-/// The latest grants.
+/// The latest grants, [`GRANTS_MAX`] at most.
 #[derive(Debug, Default)]
 pub struct RecentGrants(VecDeque<RecentGrant>);
 
 impl RecentGrants {
+    /// Adds a grant. If there are then more than [`GRANTS_MAX`], the oldest is dropped.
     pub fn add(&mut self, grant: RecentGrant) {
         if self.0.len() == GRANTS_MAX {
             self.0.pop_front();
@@ -59,7 +69,7 @@ impl RecentGrants {
         self.0.push_back(grant);
     }
 
-    /// Returns them, newest first.
+    /// Returns the grants, newest first.
     pub fn iter(&self) -> impl Iterator<Item = &RecentGrant> {
         self.0.iter().rev()
     }
@@ -95,7 +105,7 @@ impl Dispatcher {
         running
     }
 
-    /// Returns how endpoints are chosen.
+    /// Returns the mode by which endpoints are chosen.
     pub fn mode(&self) -> Mode {
         self.fleet.mode()
     }

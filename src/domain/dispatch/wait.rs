@@ -1,4 +1,4 @@
-//! How requests begin to wait, go on waiting elsewhere, and give up.
+//! How requests begin to wait, move from one stage of waiting to another, and stop waiting.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -62,7 +62,7 @@ impl Dispatcher {
         match self.decide() {
             AdmissionDecision::Reject => self.end_warm_up(now, waiting, WaitResult::CapacityExceeded),
             _ if until.min(waiting.deadline) <= now => self.end_warm_up(now, waiting, WaitResult::Timeout),
-            // A delay ends before the wait for loading does.
+            // A delay has no effect here, because it ends before the wait for loading ends.
             AdmissionDecision::Accept | AdmissionDecision::AcceptWithDelay(_) => {
                 self.join(Stage::WarmUp, waiting, until);
                 None
@@ -70,7 +70,7 @@ impl Dispatcher {
         }
     }
 
-    /// Returns what a waiting request would be told now; `None` if it does not wait.
+    /// Returns a waiting request's present place and estimated wait; `None` if the request does not wait.
     pub fn outlook(&self, ticket: Ticket) -> Option<Queued> {
         let (stage, &WaitingRequest { ref request, model, .. }) = self.queue.find(ticket)?;
         let (slots, models) = self.fleet.competition(model);
@@ -108,7 +108,7 @@ impl Dispatcher {
         self.rules.admission.decide(waiting, max_waiting)
     }
 
-    /// Returns the refusal of a request because too many wait.
+    /// Returns the refusal of a request for which too many requests wait already.
     fn rejection(&self, model: ModelNumber, request: &LeaseRequest) -> Refusal {
         let estimated_wait = self.queued(Stage::Line, model, request).estimated_wait;
         if self.waiting() >= self.rules.max_waiting {
@@ -118,14 +118,14 @@ impl Dispatcher {
         }
     }
 
-    /// Puts a request into a stage until `until`, or its deadline if that comes first.
+    /// Puts a request into a stage until `until`, or until its deadline if the deadline is earlier.
     fn join(&mut self, stage: Stage, mut waiting: WaitingRequest, until: Moment) {
         waiting.queued = self.queued(stage, waiting.model, &waiting.request);
         let until = until.min(waiting.deadline);
         self.queue.join(stage, waiting, until);
     }
 
-    /// Returns what a request that joins a stage now is told. A delayed request is told its place in the line.
+    /// Returns what is told to a request that joins a stage now. A delayed request is told its place in the line.
     fn queued(&self, stage: Stage, model: ModelNumber, request: &LeaseRequest) -> Queued {
         let (slots, models) = self.fleet.competition(model);
         let line = match stage {
@@ -136,8 +136,8 @@ impl Dispatcher {
         Queued { position, estimated_wait: self.fleet.models().service_time(model).wait(position, slots) }
     }
 
-    /// Refuses every waiting request whose deadline or wait for loading is over, moves every request whose delay is over into
-    /// the line, and begins the trials of endpoints that were skipped for long enough.
+    /// Refuses every waiting request whose deadline or wait for loading is over, moves every request whose delay is
+    /// over into the line, and begins the trials of endpoints that were skipped for long enough.
     pub fn expire(&mut self, now: Moment, decisions: &mut Vec<Decision>) {
         while let Some((stage, ticket)) = self.queue.due(now) {
             let Some(waiting) = self.queue.leave(ticket) else { return };
@@ -164,8 +164,8 @@ impl Dispatcher {
         self.settle(now, None, false, decisions);
     }
 
-    /// Moves waiting requests to the stage they belong to after endpoints have changed, and refuses requests that now wait in
-    /// vain.
+    /// Moves waiting requests to the right stage after endpoints have changed, and refuses requests that no endpoint
+    /// can serve any more.
     pub(super) fn review(&mut self, now: Moment, decisions: &mut Vec<Decision>) {
         let misplaced: HashMap<ModelNumber, Prospect> =
             self.queue.misplaced(|model| self.fleet.prospect(model)).into_iter().collect();
@@ -193,8 +193,8 @@ impl Dispatcher {
         self.expire(now, decisions);
     }
 
-    /// Refuses retries that no untried endpoint can serve, and requests whose API no endpoint serves. A retry does not wait for an
-    /// endpoint to be probed, to load or to be tried.
+    /// Refuses retries that no untried endpoint can serve, and requests whose API no endpoint serves. A retry does not
+    /// wait for an endpoint to be probed, to load or to be tried.
     pub(super) fn refuse_vain(&mut self, decisions: &mut Vec<Decision>) {
         if self.queue.retries() == 0 && self.fleet.serves_all_apis() {
             return;
@@ -214,7 +214,7 @@ impl Dispatcher {
         }
     }
 
-    /// Refuses a request that has left the line.
+    /// Refuses a request that was taken out of its stage.
     pub(super) fn refuse(
         &mut self,
         ticket: Ticket,
@@ -226,12 +226,12 @@ impl Dispatcher {
         decisions.push(Decision::Refuse(ticket, refusal));
     }
 
-    /// Returns how a retry is refused that nobody is left for.
+    /// Returns the refusal of a retry for which no endpoint is left.
     pub(super) fn nothing_untried(&self, model: ModelNumber, request: &LeaseRequest) -> Refusal {
         Refusal::NothingUntried { estimated_wait: self.queued(Stage::Line, model, request).estimated_wait }
     }
 
-    /// Returns the tickets of the waiting requests that are `wanted`.
+    /// Returns the tickets of the waiting requests that are `wanted`, in the order of their arrival.
     pub(super) fn in_order_of_arrival(&self, wanted: impl Fn(&WaitingRequest) -> bool) -> Vec<Ticket> {
         let wanted = self.queue.iter().filter(|waiting| wanted(waiting));
         let mut arrivals: Vec<_> = wanted.map(|waiting| (waiting.arrived, waiting.ticket)).collect();

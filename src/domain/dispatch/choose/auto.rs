@@ -1,17 +1,18 @@
-//! `auto`: not busy before busy; then the higher capability, then the smaller part of slots taken, then in turn. All busy:
-//! in turn.
+//! The mode `auto`: endpoints that are not busy first, then the higher capability, then the smaller part of taken
+//! slots, then in turn. If all endpoints are busy, they take turns.
 
 use super::{Balancing, Candidate, Rank, Standing};
 use crate::domain::load::LoadReport;
 
-/// Ranks by capability and slots; an endpoint that is busy is strained. Without a report none is busy.
+/// Ranks an endpoint by capability and slots. A busy endpoint is strained; an endpoint without a report is not busy.
 pub fn judge(rules: &Balancing, candidate: &Candidate<'_>) -> Standing {
     let is_busy = candidate.report.is_some_and(|report| is_busy(rules, report));
     let rank = Rank { last_resort: is_busy, score: candidate.score(), fill: candidate.fill(), ..Rank::default() };
     Standing { rank, is_strained: is_busy }
 }
 
-/// Tells whether a report says busy: by its GPU if it has GPU values, which is where inference happens; else by its CPU.
+/// Tells whether a report shows a busy endpoint. Its GPU decides if the report has GPU values, because inference runs
+/// there; else its CPU decides.
 fn is_busy(rules: &Balancing, report: &LoadReport) -> bool {
     let above = |value: Option<f64>, limit| value.is_some_and(|value| value > limit);
     if report.gpu_usage.is_none() && report.vram_usage.is_none() {
@@ -28,7 +29,7 @@ mod tests {
     use super::*;
     use crate::domain::dispatch::decision::GrantReason;
 
-    /// Percent of CPU, GPU and VRAM, and active requests.
+    /// Returns a report of CPU, GPU and GPU memory in percent, and of active requests.
     fn report(cpu: f64, gpu: Option<f64>, vram: Option<f64>, active: u32) -> LoadReport {
         LoadReport {
             cpu_usage: Some(cpu),
@@ -64,7 +65,7 @@ mod tests {
             report,
             is_suspect: false,
         };
-        // Each before the next, and why.
+        // Each candidate ranks before the next one or equals it, for the reason beside it.
         let ordered = [
             (candidate(Some(9850), 3, None), GrantReason::HighestCapability),
             (candidate(Some(9170), 0, Some(&calm)), GrantReason::HighestCapability),

@@ -1,12 +1,12 @@
-//! `metrics`: the lowest reported load, CPU % + memory % + 10 × active requests; then the higher capability, then in turn;
-//! who reports no load comes last. All CPUs busy: in turn.
+//! The mode `metrics`: the lowest reported load, which is CPU % + memory % + 10 × active requests, then the higher
+//! capability, then in turn. Endpoints that report no load come last. If all CPUs are busy, the endpoints take turns.
 
 use super::{Balancing, Candidate, Rank, Standing};
 
-/// What one active request weighs, in percentage points.
+/// The weight of one active request in the load, in percentage points.
 const ACTIVE_WEIGHT: f64 = 10.0;
 
-/// Ranks by reported load; an endpoint whose CPU is busy is strained.
+/// Ranks an endpoint by its reported load. An endpoint whose CPU is busy is strained.
 pub fn judge(rules: &Balancing, candidate: &Candidate<'_>) -> Standing {
     let used = candidate.report.and_then(|report| Some((report, report.cpu_usage?, report.memory_usage?)));
     let Some((report, cpu, memory)) = used else {
@@ -14,7 +14,7 @@ pub fn judge(rules: &Balancing, candidate: &Candidate<'_>) -> Standing {
         return Standing { rank, is_strained: false };
     };
     let load = cpu + memory + f64::from(report.active_requests.unwrap_or(0)) * ACTIVE_WEIGHT;
-    // -0.0 has the bits of a large number.
+    // Adding 0.0 turns -0.0, whose bits are those of a large number, into 0.0.
     let load = (load + 0.0).to_bits();
     let rank = Rank { load, score: candidate.score(), ..Rank::default() };
     Standing { rank, is_strained: cpu > rules.cpu_busy }

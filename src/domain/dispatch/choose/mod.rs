@@ -1,7 +1,8 @@
-//! How endpoints with a free slot are ranked: three modes, each a rule over what is known of one endpoint.
+//! Ranks endpoints with a free slot. There are three modes; each ranks an endpoint by that endpoint's own data.
 //!
-//! Ranks are compared, and endpoints of equal rank take turns. In every mode one that has just failed a request comes last. An endpoint whose load is too high is *strained*; if all
-//! that have a free slot are, ranking them would only follow noise, and they take turns whatever their rank.
+//! The endpoint with the lowest rank is chosen, and endpoints of equal rank take turns. In every mode an endpoint that
+//! has just failed a request comes last. An endpoint whose load is too high is *strained*. If all endpoints with a free
+//! slot are strained, ranks would only follow noise, and the endpoints take turns whatever their rank.
 
 mod auto;
 mod metrics;
@@ -16,15 +17,15 @@ use serde::{Deserialize, Serialize};
 pub use self::policy::{Policy, Shortlist};
 use crate::domain::load::LoadReport;
 
-/// How an endpoint is chosen.
+/// How an endpoint is chosen among those with a free slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// By load in broad strokes, then by capability.
+    /// Endpoints that are not busy first, then by capability, then by the part of taken slots.
     Auto,
-    /// In turn.
+    /// All endpoints in turn.
     RoundRobin,
-    /// By reported load.
+    /// By the reported load of CPU, memory and active requests.
     Metrics,
 }
 
@@ -39,21 +40,22 @@ impl Mode {
     }
 }
 
-/// How to choose, and what counts as busy.
+/// The rules of the choice: the mode, what counts as busy, and how long load reports count.
 #[derive(Clone, Copy, Debug)]
 pub struct Balancing {
+    /// How an endpoint is chosen.
     pub mode: Mode,
-    /// How often it is looked at which reports have grown too old.
+    /// How often the age of load reports is checked.
     pub ranking_cache: Duration,
-    /// Percent.
+    /// The load of the CPU above which an endpoint is busy, in percent.
     pub cpu_busy: f64,
-    /// Percent.
+    /// The load of the GPU above which an endpoint is busy, in percent.
     pub gpu_busy: f64,
-    /// Percent.
+    /// The use of GPU memory above which an endpoint is busy, in percent.
     pub vram_busy: f64,
-    /// Requests.
+    /// The number of active requests from which on an endpoint with a GPU is busy.
     pub active_busy: u32,
-    /// How long a report counts, from its receipt.
+    /// How long a report counts after it was received.
     pub fresh_for: Duration,
 }
 
@@ -72,53 +74,62 @@ impl Default for Balancing {
     }
 }
 
-/// What counts of one endpoint.
+/// The data of one endpoint by which it is ranked.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate<'a> {
-    /// The operator's word, 0 to 10000.
+    /// The score that the operator gave, 0 to 10000; `None` if the operator gave none.
     pub capability_score: Option<u32>,
+    /// Slots taken.
     pub in_flight: u32,
+    /// All slots of the endpoint.
     pub slots: u32,
-    /// Its newest report, if that is fresh.
+    /// The endpoint's newest load report; `None` if there is none or it is too old.
     pub report: Option<&'a LoadReport>,
-    /// It has failed a request, and neither served one nor answered a probe since.
+    /// The endpoint has failed a request, and has neither served a request nor answered a probe since.
     pub is_suspect: bool,
 }
 
 impl Candidate<'_> {
-    /// Returns the score that counts: the operator's, else the reported one; none counts as the lowest.
+    /// Returns the score by which the endpoint is ranked: the operator's, else the reported one, else 0.
     fn score(&self) -> Reverse<u32> {
         let reported = self.report.and_then(|report| report.capability_score);
         Reverse(self.capability_score.or(reported).unwrap_or(0))
     }
 
-    /// Returns the part of its slots that is taken, in steps so small that no two parts are one.
+    /// Returns the taken part of the slots in units of 2⁻³², which are small enough to tell any two parts apart.
     fn fill(&self) -> u64 {
         (u64::from(self.in_flight) << 32) / u64::from(self.slots.max(1))
     }
 }
 
-/// Where an endpoint stands; the least is chosen. Fields that a mode does not use are equal for all.
+/// The rank of an endpoint; the least is chosen. The fields are compared in their order. A mode leaves fields that it
+/// does not use at their default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rank {
+    /// The endpoint has just failed a request.
     is_suspect: bool,
+    /// The mode chooses the endpoint only if there is no other: it is busy, or reports no load.
     last_resort: bool,
-    /// Bits of a number that is not negative, which are ordered as the numbers are.
+    /// The bits of the reported load. The load is not negative, so its bits have the same order as its values.
     load: u64,
+    /// The capability score, the highest first.
     score: Reverse<u32>,
+    /// The taken part of the slots in units of 2⁻³².
     fill: u64,
 }
 
 impl Rank {
-    /// Returns the rank that counts where endpoints only take turns: suspects come last.
+    /// Returns the rank for a choice in turn, in which suspects come last and all others are equal.
     pub fn in_turn(self) -> Self {
         Self { is_suspect: self.is_suspect, ..Self::default() }
     }
 }
 
-/// A rank, and whether it counts.
+/// The rank of an endpoint, and whether the endpoint is strained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
+    /// The rank; ignored if all endpoints with a free slot are strained.
     pub rank: Rank,
+    /// The endpoint's load is too high.
     pub is_strained: bool,
 }

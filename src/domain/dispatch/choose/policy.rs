@@ -1,24 +1,24 @@
-//! Which of the best endpoints a request is granted on, and why.
+//! Picks one of the best endpoints for a request and gives the reason.
 
 use super::{Balancing, Candidate, Mode, Rank, Standing, auto, metrics, round_robin};
 use crate::domain::dispatch::decision::GrantReason;
 use crate::domain::dispatch::order::Place;
 use crate::domain::ids::EndpointId;
 
-/// The best endpoints that a request can be granted on: those with a free slot for it that have not failed it.
+/// The best of the endpoints that have a free slot for a request and have not failed the request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Shortlist {
-    /// The best first.
+    /// The best endpoint first.
     best: [Option<Place>; Shortlist::MAX],
-    /// If all that could be listed are strained: the one whose turn it is.
+    /// The endpoint whose turn it is if all endpoints that could be listed are strained; else `None`.
     pub in_turn: Option<Place>,
 }
 
 impl Shortlist {
-    /// The most endpoints listed: the best and, for the reason of the choice, the next best.
+    /// How many endpoints are listed at most: the best, and the next best for the reason of the choice.
     pub const MAX: usize = 2;
 
-    /// Lists an endpoint, unless others that are better fill the list.
+    /// Lists an endpoint unless better endpoints fill the list.
     pub fn add(&mut self, place: Place) {
         let mut place = Some(place);
         for listed in &mut self.best {
@@ -28,25 +28,25 @@ impl Shortlist {
         }
     }
 
-    /// Returns the best endpoint.
+    /// Returns the best endpoint; `None` if the list is empty.
     pub fn best(&self) -> Option<&Place> {
         self.best[0].as_ref()
     }
 }
 
-/// How endpoints are ranked, and one of the best is picked.
+/// Ranks endpoints and picks one of the best.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
     rules: Balancing,
 }
 
 impl Policy {
-    /// Creates the policy of these rules.
+    /// Creates a policy that follows these rules.
     pub fn new(rules: Balancing) -> Self {
         Self { rules }
     }
 
-    /// Returns the rules.
+    /// Returns the rules that the policy follows.
     pub fn rules(&self) -> &Balancing {
         &self.rules
     }
@@ -62,7 +62,7 @@ impl Policy {
         standing
     }
 
-    /// Picks one of the best endpoints, and tells why; `None` if the list is empty.
+    /// Picks one of the listed endpoints and gives the reason; `None` if the list is empty.
     pub fn pick(&self, list: &Shortlist) -> Option<(EndpointId, GrantReason)> {
         let [best, next] = &list.best;
         let best = best.as_ref()?;
@@ -73,7 +73,7 @@ impl Policy {
         }
     }
 
-    /// Tells why the first of two was chosen, whose ranks these are and whose turn it was if they are equal.
+    /// Returns why the endpoint with the rank `chosen` was preferred to the one with the rank `next`.
     pub(super) fn reason(&self, chosen: &Rank, next: &Rank) -> GrantReason {
         if chosen.is_suspect != next.is_suspect {
             GrantReason::NotFailing

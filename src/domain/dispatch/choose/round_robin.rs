@@ -1,8 +1,8 @@
-//! `round_robin`: the endpoint whose last turn is longest ago.
+//! The mode `round_robin`: the endpoint that was chosen longest ago.
 
 use super::Standing;
 
-/// Ranks all endpoints alike.
+/// Gives every endpoint the same rank, so that endpoints take turns.
 pub fn judge() -> Standing {
     Standing::default()
 }
