@@ -1,7 +1,7 @@
 //! Endpoints die and come back and clients leave at random: at the end nothing is held and every count is right.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tempfile::tempdir;
 use tokio::time::{interval, timeout};
 
+use crate::support::database::{Database, LeaseRow};
 use crate::support::fake_endpoint::{DONE, FINISH, Received, STREAM_HEAD, chunk, content, json_answer, stream_answer};
 use crate::support::process::{Process, leaseway};
 use crate::support::{FakeEndpoint, RawClient, Step, soon};
@@ -90,7 +91,8 @@ async fn client(storm: Rc<Storm>, mut random: StdRng, leaves: bool) {
     while Instant::now() < storm.ends {
         let id = storm.next.replace(storm.next.get() + 1).to_string();
         let body = json!({ "model": "m", "user": id, "stream": random.random_bool(0.5) });
-        let mut connection = RawClient::post_with(storm.address, CHAT, "connection: close\r\n", &body).await;
+        let headers = format!("connection: close\r\nx-request-id: {id}\r\n");
+        let mut connection = RawClient::post_with(storm.address, CHAT, &headers, &body).await;
         let patience = Duration::from_millis(random.random_range(0..400));
         if leaves {
             if timeout(patience, connection.read_to_end()).await.is_err() {
@@ -168,34 +170,65 @@ async fn start(folder: &Path, endpoints: &[FakeEndpoint]) -> Process {
     process
 }
 
-/// Returns the ids in the bodies of requests.
-fn ids(bodies: impl IntoIterator<Item = String>) -> HashSet<String> {
-    let id = |body: String| serde_json::from_str::<Value>(&body).ok()?["user"].as_str().map(str::to_owned);
-    bodies.into_iter().filter_map(id).collect()
+/// Returns the id in the body of a request.
+fn id(body: &str) -> String {
+    let question: Value = serde_json::from_str(body).expect("a JSON body");
+    question["user"].as_str().expect("an id").to_owned()
 }
 
-/// Checks what Leaseway counts for one endpoint against what the endpoint has done and clients have got of it.
-fn check_counts(view: &Value, endpoint: &FakeEndpoint, got: &[Got]) {
+/// Checks what Leaseway counts for one endpoint, and the leases that the database has of it, against what the endpoint has
+/// seen and clients have got of it.
+fn check_counts(view: &Value, leases: &[LeaseRow], endpoint: &FakeEndpoint, got: &[Got]) {
     let name = view["name"].as_str().expect("a name");
-    let count = |field: &str| view[field].as_u64().expect("a number") as usize;
-    let (total, successful, failed) = (count("total_requests"), count("successful_requests"), count("failed_requests"));
-    let arrived = ids(endpoint.received().into_iter().map(|received| received.body));
-    let mut completed = ids(endpoint.completed());
-    completed.retain(|id| id.parse::<u64>().expect("a number") % 37 != 0);
-    let whole: HashSet<&String> =
-        got.iter().filter(|got| got.endpoint.as_deref() == Some(name)).map(|got| &got.id).collect();
+    let leases: HashMap<&str, &LeaseRow> = {
+        let own: Vec<&LeaseRow> = leases.iter().filter(|lease| view["id"] == lease.endpoint_id).collect();
+        let by_id: HashMap<&str, &LeaseRow> = own.iter().map(|lease| (lease.request_id.as_str(), *lease)).collect();
+        assert_eq!(by_id.len(), own.len(), "{name}: each request is tried once");
+        by_id
+    };
+    let counted = ["total_requests", "successful_requests", "failed_requests"].map(|field| view[field].as_u64());
+    let with_status = |status: &str| leases.values().filter(|lease| lease.status == status).count();
+    let (succeeded, failed) = (with_status("succeeded"), with_status("failed"));
+    let written = [leases.len(), succeeded, failed].map(|count| Some(count as u64));
+    assert_eq!(counted, written, "{name}: what is counted is written");
+
+    let received: Vec<String> = endpoint.received().iter().map(|received| id(&received.body)).collect();
+    let arrived: HashSet<&str> = received.iter().map(String::as_str).collect();
+    assert_eq!(arrived.len(), received.len(), "{name}: one lease, one execution");
+    let foreign: Vec<&&str> = arrived.iter().filter(|id| !leases.contains_key(**id)).collect();
+    assert!(foreign.is_empty(), "{name}: no execution without a lease: {foreign:?}");
+    // Only what the endpoint was killed before it could read, or a client left before it was sent, has not arrived.
+    let missing: Vec<&&LeaseRow> =
+        leases.values().filter(|lease| !arrived.contains(lease.request_id.as_str())).collect();
+    let is_unsent = |lease: &&&LeaseRow| {
+        let never_read = ["cannot be reached", "connection lost"].iter().any(|reason| lease.error.starts_with(reason));
+        lease.status == "abandoned" || (lease.status == "failed" && never_read)
+    };
+    let odd: Vec<&&&LeaseRow> = missing.iter().filter(|lease| !is_unsent(lease)).collect();
+    assert!(odd.is_empty(), "{name}: these leases have ended otherwise, and never arrived: {odd:?}");
+
+    let completed: HashSet<String> = endpoint.completed().iter().map(|body| id(body)).collect();
+    let is_broken = |id: &str| id.parse::<u64>().expect("a number") % 37 == 0;
+    for lease in leases.values().filter(|lease| lease.status == "succeeded" || lease.error == "answered 500") {
+        let id = &lease.request_id;
+        assert!(completed.contains(id) && is_broken(id) != (lease.status == "succeeded"), "{name}: {lease:?}");
+    }
+    for id in completed.iter().filter(|id| !is_broken(id)) {
+        let lease = leases[id.as_str()];
+        assert!(["succeeded", "abandoned"].contains(&lease.status.as_str()), "{name}: {lease:?} was answered");
+    }
+    let is_its = |got: &&Got| got.endpoint.as_deref() == Some(name);
+    let whole: HashSet<&String> = got.iter().filter(is_its).map(|got| &got.id).collect();
+    let is_completed = |id: &&String| completed.contains(*id) && !is_broken(id);
+    let of_those_who_stayed: HashSet<&String> = got.iter().map(|got| &got.id).filter(is_completed).collect();
+    assert_eq!(whole, of_those_who_stayed, "{name}: what it has completed has reached its clients");
     println!(
-        "{name}: {total} leases, {successful} successful, {failed} failed; {} arrived, {} completed, {} got whole",
+        "{name}: {} leases, {succeeded} successful, {failed} failed; {} arrived, {} never read; {} got whole",
+        leases.len(),
         arrived.len(),
-        completed.len(),
+        missing.len(),
         whole.len()
     );
-    let of_those_who_stayed: HashSet<&String> =
-        got.iter().map(|got| &got.id).filter(|id| completed.contains(*id)).collect();
-    assert_eq!(whole, of_those_who_stayed, "{name}: what it has completed has reached its clients");
-    // A client may have left before or after Leaseway had the last byte; some requests never arrived.
-    assert!((whole.len()..=completed.len()).contains(&successful), "{name}");
-    assert!((successful..=total).contains(&arrived.len()), "{name}");
 }
 
 #[actix_web::test]
@@ -240,10 +273,7 @@ async fn a_storm_leaves_nothing_behind() {
     };
     soon("no lease and nobody waiting", idle).await;
     let (got, endpoints, left) = (storm.got.take(), endpoints.take(), storm.left.get());
-    for view in get(address, "/api/endpoints").await.as_array().expect("a list") {
-        let is_its = |endpoint: &&FakeEndpoint| view["base_url"] == endpoint.url();
-        check_counts(view, endpoints.iter().find(is_its).expect("one of them"), &got);
-    }
+    let views = get(address, "/api/endpoints").await;
     let distinct: HashSet<&String> = got.iter().map(|got| &got.id).collect();
     assert_eq!(distinct.len(), got.len(), "one answer each");
     let whole = got.iter().filter(|got| got.endpoint.is_some()).count();
@@ -255,4 +285,14 @@ async fn a_storm_leaves_nothing_behind() {
         }
     };
     soon(&format!("{open_files} open files again"), closed).await;
+
+    process.signal("TERM");
+    assert!(process.wait().await.success());
+    let mut database = Database::open(&folder.path().join("leaseway.db"));
+    database.check();
+    let leases = database.leases();
+    for view in views.as_array().expect("a list") {
+        let is_its = |endpoint: &&FakeEndpoint| view["base_url"] == endpoint.url();
+        check_counts(view, &leases, endpoints.iter().find(is_its).expect("one of them"), &got);
+    }
 }

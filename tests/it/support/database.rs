@@ -22,6 +22,20 @@ struct Words {
     words: String,
 }
 
+/// A lease that has ended, as the history has it.
+#[derive(Debug, QueryableByName)]
+pub struct LeaseRow {
+    #[diesel(sql_type = Text)]
+    pub endpoint_id: String,
+    #[diesel(sql_type = Text)]
+    pub request_id: String,
+    #[diesel(sql_type = Text)]
+    pub status: String,
+    /// Empty if there is none.
+    #[diesel(sql_type = Text)]
+    pub error: String,
+}
+
 impl Database {
     pub fn open(path: &Path) -> Self {
         let mut connection = SqliteConnection::establish(&path.display().to_string()).expect("a database");
@@ -38,6 +52,13 @@ impl Database {
     pub fn number(&mut self, sql: &str) -> i64 {
         let found: Number = sql_query(format!("SELECT {sql} AS number")).get_result(&mut self.0).expect("a number");
         found.number
+    }
+
+    /// Returns every lease of the history.
+    pub fn leases(&mut self) -> Vec<LeaseRow> {
+        let columns = "endpoint_id, request_id, status, coalesce(error, '') AS error";
+        let query = format!("SELECT {columns} FROM request_history WHERE endpoint_id IS NOT NULL");
+        sql_query(query).load(&mut self.0).expect("rows")
     }
 
     /// Checks that the file is intact and that counters, daily rows and history agree.
