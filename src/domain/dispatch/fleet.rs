@@ -369,8 +369,9 @@ impl Fleet {
         self.index.competition(model)
     }
 
-    /// Tells whether an online endpoint that is not skipped, free or not, could serve a request for `model`, serves its
-    /// API, and has not failed it.
+    /// Tells whether an online endpoint could serve a request for `model`, serves the request's API and has not failed
+    /// the request. The endpoint need not have a free slot. An endpoint whose breaker is not closed counts only if the
+    /// model has no other.
     pub fn has_untried(&self, model: ModelNumber, request: &LeaseRequest) -> bool {
         let (members, closed) = self.index.members(model);
         let serving = if closed == 0 { members } else { closed };

@@ -170,8 +170,8 @@ impl Index {
         &self.members[key.0].position
     }
 
-    /// Returns the best endpoints with a free slot for a model that are not `excluded`. Endpoints that are skipped are
-    /// among them only if the model has no other.
+    /// Returns the best endpoints that serve a model, have a free slot and are not `excluded`. A skipped endpoint is
+    /// listed only if no endpoint of the model has a closed breaker.
     pub fn shortlist(&self, model: ModelNumber, excluded: &impl Fn(&EndpointId) -> bool) -> Shortlist {
         let mut list = Shortlist::default();
         let Some(served) = self.served.get(model.0) else { return list };

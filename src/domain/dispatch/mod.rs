@@ -6,12 +6,14 @@
 //! - an endpoint never has more leases than slots, unless its slots were lowered under what was in flight;
 //! - every request is answered exactly once: granted, refused or cancelled;
 //! - every lease ends exactly once, and unknown ends are ignored;
-//! - the line is bounded, but for retries, and holds nothing expired;
-//! - nobody waits while an online endpoint that serves the model and the API, is not skipped and has not failed the request has
-//!   a free slot, nor in vain;
-//! - clients are served round robin, the requests of one client for a model first come first served, retries before others;
-//! - no lease is granted on an endpoint that is gone or not online, nor on one that is skipped after failures, unless the
-//!   model has no other.
+//! - apart from retries, the number of waiting requests is bounded, and no expired request waits;
+//! - no request waits while an online endpoint has a free slot, serves the model and the API, is not skipped and has
+//!   not failed the request;
+//! - no request waits if no endpoint can serve it later;
+//! - clients are served round robin; the requests of one client for a model are served in the order of their arrival,
+//!   but retries before others;
+//! - no lease is granted on an endpoint that is gone or not online; a lease is granted on a skipped endpoint only if
+//!   the model has no other.
 
 pub mod admission;
 mod breaker;
@@ -193,8 +195,8 @@ impl Dispatcher {
         self.debug_assert_invariants();
     }
 
-    /// Learns that an endpoint has answered a probe sent at `sent`, which the operator asked for if `is_sync`: a
-    /// suspicion older than that is cleared, and an endpoint that is skipped may be tried.
+    /// Learns that an endpoint has answered a probe sent at `sent`; `is_sync` if the operator asked for the probe. This
+    /// clears an older suspicion, and a skipped endpoint may be tried.
     pub fn endpoint_answered(
         &mut self,
         now: Moment,

@@ -58,8 +58,8 @@ impl Dispatcher {
         Some(held)
     }
 
-    /// Gives a slot back, and learns what its lease says about the endpoint. Returns whether the endpoint is skipped
-    /// now, or no longer, or was found not to serve an API.
+    /// Gives a slot back and learns what the end of its lease says about the endpoint. Returns whether the endpoint's
+    /// breaker has opened or closed, or the endpoint was found not to serve an API.
     fn release(&mut self, now: Moment, held: &Held, end: &LeaseEnd, goes_on: bool) -> bool {
         let sign = held.request.comparison.sign_of(&end.outcome, goes_on);
         if let (Sign::Bad, Outcome::Failed(failure)) = (sign, &end.outcome) {

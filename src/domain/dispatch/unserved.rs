@@ -1,7 +1,7 @@
-//! Which endpoints do not serve an API for a model, as they have answered 501 to a request for it.
+//! The endpoints that do not serve an API for a model, because they answered such a request with 501.
 //!
-//! What is remembered is bounded by the models of the endpoints, times the APIs: an endpoint that loses a model loses what is
-//! remembered with it.
+//! The number of entries is bounded by the number of models of all endpoints times the number of APIs. If an endpoint
+//! loses a model, the entries of this model are removed.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::domain::ids::EndpointId;
 use crate::domain::request::ApiKind;
 use crate::domain::time::Moment;
 
-/// How long what is remembered outlasts good probes.
+/// How old the oldest entry of an endpoint must be for a good probe to remove the endpoint's entries.
 const REMEMBERED_FOR: Duration = Duration::from_secs(300);
 
 /// What a request asks for: an API of a model.
@@ -20,7 +20,9 @@ pub type Asked = (ModelNumber, ApiKind);
 /// The APIs that endpoints do not serve.
 #[derive(Debug, Default)]
 pub struct UnservedApis {
+    /// The endpoints that do not serve each API of a model.
     endpoints: HashMap<Asked, Vec<EndpointId>>,
+    /// The same entries by endpoint.
     apis: HashMap<EndpointId, Apis>,
 }
 
@@ -28,7 +30,7 @@ pub struct UnservedApis {
 #[derive(Debug)]
 struct Apis {
     asked: Vec<Asked>,
-    /// When the first of them was learnt.
+    /// When the oldest of these entries was added.
     since: Moment,
 }
 
@@ -44,7 +46,7 @@ impl UnservedApis {
         true
     }
 
-    /// Forgets what is remembered of an endpoint.
+    /// Removes all entries of an endpoint.
     pub fn forget(&mut self, id: EndpointId) {
         let Some(apis) = self.apis.remove(&id) else { return };
         for asked in apis.asked {
@@ -56,29 +58,29 @@ impl UnservedApis {
         }
     }
 
-    /// Forgets what is remembered of an endpoint for [`REMEMBERED_FOR`].
+    /// Removes all entries of an endpoint whose oldest entry is at least [`REMEMBERED_FOR`] old.
     pub fn forget_old(&mut self, now: Moment, id: EndpointId) {
         if self.apis.get(&id).is_some_and(|apis| now.since(apis.since) >= REMEMBERED_FOR) {
             self.forget(id);
         }
     }
 
-    /// Returns the endpoints that do not serve this.
+    /// Returns the endpoints that do not serve this API of a model.
     pub fn endpoints(&self, asked: Asked) -> &[EndpointId] {
         self.endpoints.get(&asked).map_or(&[], Vec::as_slice)
     }
 
-    /// Returns what an endpoint does not serve.
+    /// Returns the APIs that an endpoint does not serve, each with its model.
     pub fn apis(&self, id: EndpointId) -> &[Asked] {
         self.apis.get(&id).map_or(&[], |apis| apis.asked.as_slice())
     }
 
-    /// Tells whether nothing is remembered of any endpoint.
+    /// Tells whether no endpoint has an entry.
     pub fn is_empty(&self) -> bool {
         self.apis.is_empty()
     }
 
-    /// Checks that both tables say the same.
+    /// Checks that both tables have the same entries.
     ///
     /// # Panics
     /// If they do not.
