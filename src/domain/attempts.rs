@@ -1,7 +1,7 @@
-//! The attempts of one request: which failure is tried again on another endpoint, and what the client is answered once no
-//! attempt is left.
+//! The attempts of one request: which failed attempts are repeated on another endpoint, and what the client is answered
+//! when no attempt is left.
 //!
-//! Which endpoint an attempt goes to is decided by [`dispatch`](super::dispatch), which knows the endpoints already tried.
+//! [`dispatch`](super::dispatch), which knows the endpoints already tried, decides which endpoint an attempt goes to.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +10,15 @@ use super::dispatch::Queued;
 use super::endpoint::Target;
 use super::request::{Failure, Refusal};
 
-/// An attempt that failed before the first byte of its answer went to the client. `A` is an answer that was held back.
+/// An attempt that failed before the client got the first byte of its answer. `A` is the type of an answer that was
+/// held back.
 #[derive(Debug)]
 pub struct FailedAttempt<A> {
     /// The endpoint that failed.
     pub endpoint: Arc<Target>,
-    /// Why it failed.
+    /// Why the attempt failed.
     pub failure: Failure,
-    /// What the endpoint answered, if it did.
+    /// The endpoint's answer, which was held back; `None` if the endpoint gave none.
     pub answer: Option<A>,
     /// The endpoint said that it has too much to do.
     pub is_busy: bool,
@@ -25,12 +26,12 @@ pub struct FailedAttempt<A> {
     pub executions: usize,
 }
 
-/// What the client of a request is answered that no attempt has served.
+/// What is answered to the client of a request that no attempt has served.
 #[derive(Debug)]
 pub enum Conclusion<A> {
     /// The answer of the last endpoint that was tried.
     Relay {
-        /// Whose answer it is.
+        /// The endpoint that gave the answer.
         endpoint: Arc<Target>,
         /// The answer, which was held back.
         answer: A,
@@ -39,7 +40,7 @@ pub enum Conclusion<A> {
     Fail {
         /// The endpoint that failed.
         endpoint: Arc<Target>,
-        /// Why it failed.
+        /// Why the attempt failed.
         failure: Failure,
     },
     /// There is no lease for the request.
@@ -51,7 +52,7 @@ pub enum Conclusion<A> {
 pub enum Next<A> {
     /// Another attempt, for which a lease is needed.
     Retry(Attempts<A>),
-    /// An answer: the failure is not one that is tried again, or no attempt is left.
+    /// The request ends with an answer, because such a failure is not tried again or no attempt is left.
     Conclude(Conclusion<A>),
 }
 
@@ -62,7 +63,9 @@ pub struct Attempts<A> {
     max: usize,
     /// How often the request was sent, that of the attempt that has begun included.
     made: usize,
+    /// The attempt that failed last.
     last: Option<FailedAttempt<A>>,
+    /// Every endpoint so far said that it has too much to do.
     all_busy: bool,
     queued: Option<(Queued, Duration)>,
 }
@@ -73,7 +76,8 @@ impl<A> Attempts<A> {
         Self { max, made: 0, last: None, all_busy: true, queued: None }
     }
 
-    /// Begins the next attempt: a lease was granted, after a wait if `queued`.
+    /// Begins the next attempt, for which a lease was granted. `queued` is what the request was told and how long it
+    /// waited; `None` if it did not wait.
     pub fn begin(&mut self, queued: Option<(Queued, Duration)>) {
         self.made += 1;
         if let Some((told, waited)) = queued {
@@ -81,14 +85,14 @@ impl<A> Attempts<A> {
         }
     }
 
-    /// Returns how often the attempt that has begun may send the request, at least once. The answer to the last time goes to
-    /// the client, whatever it says.
+    /// Returns how often the attempt that has begun may send the request, at least once. The answer to the last time
+    /// goes to the client, whatever it says.
     pub fn executions_left(&self) -> usize {
         1 + self.max.saturating_sub(self.made)
     }
 
-    /// Returns what the request was told when it first joined the line, and how long it has waited in all; `None` if it has
-    /// not waited.
+    /// Returns what the request was told when it first joined the line, and how long it has waited in total; `None` if
+    /// it has never waited.
     pub fn queued(&self) -> Option<(Queued, Duration)> {
         self.queued
     }
@@ -104,8 +108,8 @@ impl<A> Attempts<A> {
         Next::Retry(self)
     }
 
-    /// Decides what to answer a request that gets no lease for its next attempt. Once every capable endpoint was tried, that
-    /// is the answer of the last one, or that all were busy.
+    /// Decides what is answered to a request that gets no lease for its next attempt. If every capable endpoint was
+    /// tried, this is the answer of the last endpoint, or that all endpoints were busy.
     pub fn refuse(self, refusal: Refusal) -> Conclusion<A> {
         match (refusal, self.last) {
             (Refusal::NothingUntried { estimated_wait }, Some(_)) if self.all_busy => {

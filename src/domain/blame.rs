@@ -1,8 +1,9 @@
-//! Whom to blame for the failed attempts of a request.
+//! Decides whether an endpoint is to blame for a failed attempt of a request.
 //!
-//! A connection that fails and an answer that does not come are the endpoint's fault, whatever was asked. An answer of 500 or
-//! above may be the fault of the request: a second endpoint that answers so, too, clears the first, and one that serves the
-//! request convicts it. Where there is nobody to compare with, the endpoint is to blame.
+//! A connection that fails and an answer that does not come are the endpoint's fault, whatever the request is. An
+//! answer of 500 or above may be the fault of the request. If a second endpoint answers the same request with such a
+//! status, too, the first endpoint is not to blame; if another endpoint serves the request, it is. If no endpoint is
+//! left to compare with, the endpoint is to blame.
 
 use std::sync::Arc;
 
@@ -19,9 +20,9 @@ pub enum Sign {
     Bad,
     /// The endpoint has too much to do.
     Busy,
-    /// Not known before the request's next attempts have ended; another sign follows for the same lease.
+    /// The request's next attempts decide. Another sign for the same lease follows.
     Undecided,
-    /// The end says nothing about the endpoint.
+    /// The end of the lease says nothing about the endpoint.
     Nothing,
 }
 
@@ -41,19 +42,20 @@ pub struct Suspect {
 pub struct Blamed {
     /// The endpoint.
     pub endpoint: EndpointId,
-    /// For which failure.
+    /// The failure for which the endpoint is to blame.
     pub failure: Failure,
 }
 
 /// What the answers of 500 or above that a request got so far show.
 #[derive(Clone, Debug, Default)]
 pub enum Comparison {
-    /// No endpoint has answered so.
+    /// No endpoint has answered with such a status.
     #[default]
     Nothing,
-    /// One endpoint has; the next attempts decide whether it is to blame.
+    /// One endpoint has answered with such a status. The next attempts decide whether it is to blame.
     Undecided(Suspect),
-    /// The request is at fault: endpoints agree on that, or one does not serve its API.
+    /// The request is at fault: two endpoints answered with such a status, or an endpoint does not serve the request's
+    /// API.
     Excused,
 }
 
@@ -62,15 +64,15 @@ pub enum Comparison {
 pub enum Blame {
     /// The endpoint is to blame, whatever was asked.
     AtOnce,
-    /// The endpoint is to blame unless a second endpoint answers so, too.
+    /// The endpoint is to blame unless a second endpoint answers the request with such a status, too.
     UnlessRepeated,
     /// The failure is not the endpoint's fault.
     Never,
 }
 
 impl Failure {
-    /// Tells how much the failure says about the endpoint. A 4xx is the client's affair, a 429 that of the endpoint's load, and
-    /// a 501 says what the endpoint is not made for.
+    /// Tells how much the failure says about the endpoint. A 4xx is the client's affair, a 429 that of the endpoint's
+    /// load, and a 501 says what the endpoint is not made for.
     pub fn blame(&self) -> Blame {
         match self {
             Failure::Unreachable(_) | Failure::ConnectionLost(_) => Blame::AtOnce,
@@ -95,8 +97,8 @@ impl Failure {
 const NOT_IMPLEMENTED: u16 = 501;
 
 impl Comparison {
-    /// Returns what the end of a request's next attempt says about that attempt's endpoint; `goes_on` if another attempt
-    /// follows.
+    /// Returns what the end of a request's next attempt says about that attempt's endpoint; `goes_on` if another
+    /// attempt follows.
     pub fn sign_of(&self, outcome: &Outcome, goes_on: bool) -> Sign {
         let failure = match outcome {
             Outcome::Succeeded { .. } => return Sign::Good,
@@ -160,8 +162,8 @@ mod tests {
         Suspect { target, lease: LeaseId(number), failure }
     }
 
-    /// Returns what each lease of a request says in the end, `+` good, `-` bad, `~` busy, `.` nothing, `?` undecided to the
-    /// last. The request goes on after each attempt but the last.
+    /// Returns what each lease of a request says in the end, `+` good, `-` bad, `~` busy, `.` nothing, `?` undecided to
+    /// the last. The request goes on after each attempt but the last.
     fn signs(outcomes: &[Outcome]) -> String {
         let mut comparison = Comparison::Nothing;
         let mut signs: Vec<Sign> = Vec::new();

@@ -1,4 +1,4 @@
-//! One request's life: what it asks for, why it may be refused, how its lease ends.
+//! One request: what it asks for, why it can be refused, and how its lease ends.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,13 +9,17 @@ use serde::Serialize;
 use super::blame::Comparison;
 use super::ids::{ClientId, EndpointId, LeaseId, ModelId, RequestId};
 
-/// The inference API a request uses.
+/// The inference API that a request uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ApiKind {
+    /// Chat completions, `/v1/chat/completions`.
     ChatCompletions,
+    /// Text completions, `/v1/completions`.
     Completions,
+    /// Embeddings, `/v1/embeddings`; never a stream.
     Embeddings,
+    /// Responses, `/v1/responses`.
     Responses,
 }
 
@@ -40,7 +44,7 @@ impl ApiKind {
         }
     }
 
-    /// Returns the API of this name, if there is one.
+    /// Returns the API with this name; `None` if there is none.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::ChatCompletions, Self::Completions, Self::Embeddings, Self::Responses]
             .into_iter()
@@ -48,31 +52,35 @@ impl ApiKind {
     }
 }
 
-/// What a request asks of the dispatcher.
+/// A request as the dispatcher sees it.
 #[derive(Clone, Debug)]
 pub struct LeaseRequest {
+    /// The request's id, for logs and the history.
     pub id: RequestId,
+    /// The model that the client asks for.
     pub model: ModelId,
+    /// The API of the request.
     pub api_kind: ApiKind,
+    /// The client for whom fairness is counted.
     pub client: ClientId,
-    /// Endpoints that have failed this request; it is not granted on them again.
+    /// Endpoints that have failed this request. The request is not granted on them again.
     pub tried: Vec<EndpointId>,
     /// What the answers of 500 or above that the request got so far show.
     pub comparison: Comparison,
 }
 
 impl LeaseRequest {
-    /// Asks for a first attempt.
+    /// Returns a request before its first attempt.
     pub fn new(id: RequestId, model: ModelId, api_kind: ApiKind, client: ClientId) -> Self {
         Self { id, model, api_kind, client, tried: Vec::new(), comparison: Comparison::Nothing }
     }
 
-    /// Tells whether this is not the first attempt.
+    /// Tells whether an endpoint has already failed the request.
     pub fn is_retry(&self) -> bool {
         !self.tried.is_empty()
     }
 
-    /// Returns which attempt this is, from 1.
+    /// Returns the number of this attempt, from 1.
     pub fn attempt(&self) -> usize {
         self.tried.len() + 1
     }
@@ -81,26 +89,39 @@ impl LeaseRequest {
 /// Why a request got no lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// No endpoint has the model, online or not, and every endpoint has been probed.
+    /// No endpoint, online or not, has the model, and every endpoint has been probed.
     ModelNotFound,
-    /// Endpoints have the model, but none is online.
+    /// Endpoints have the model, but none of them is online.
     NoEndpointOnline,
-    /// Every endpoint that serves the model is still loading, longer than a request waits for that.
+    /// Every endpoint that may serve the model is still loading, and the request has waited for this as long as it may.
     WarmingUp,
-    /// As many requests wait as may wait. The estimate, `None` without data, is that of one who would wait.
-    QueueFull { estimated_wait: Option<Duration> },
-    /// So many requests wait that newcomers are refused.
-    Overloaded { estimated_wait: Option<Duration> },
-    /// Every endpoint that was tried says that it has too much to do, and there is no other. The estimate, `None` without data,
-    /// is that of one who comes anew.
-    AllBusy { estimated_wait: Option<Duration> },
-    /// A retry finds no endpoint that could serve it and has not failed it already. The estimate, `None` without data, is that
-    /// of one who comes anew.
-    NothingUntried { estimated_wait: Option<Duration> },
+    /// As many requests wait as may wait.
+    QueueFull {
+        /// How long a new request would wait, in whole seconds; `None` while no request for the model was served.
+        estimated_wait: Option<Duration>,
+    },
+    /// So many requests wait that new ones are refused before the line is full.
+    Overloaded {
+        /// How long a new request would wait, in whole seconds; `None` while no request for the model was served.
+        estimated_wait: Option<Duration>,
+    },
+    /// Every endpoint that was tried says that it has too much to do, and no other endpoint is left.
+    AllBusy {
+        /// How long a new request would wait, in whole seconds; `None` while no request for the model was served.
+        estimated_wait: Option<Duration>,
+    },
+    /// Every endpoint that could serve the retry has already failed the request.
+    NothingUntried {
+        /// How long a new request would wait, in whole seconds; `None` while no request for the model was served.
+        estimated_wait: Option<Duration>,
+    },
     /// Every online endpoint that has the model has answered that it does not serve this API.
     ApiNotSupported(ApiKind),
-    /// No slot became free in time.
-    QueueTimeout { waited: Duration },
+    /// No slot became free before the request's deadline.
+    QueueTimeout {
+        /// How long the request has waited in total.
+        waited: Duration,
+    },
     /// Leaseway is stopping.
     Draining,
 }
@@ -122,13 +143,14 @@ impl Refusal {
     }
 }
 
-/// Tokens of one answer.
+/// The tokens of one answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenCount {
-    /// `None`: the endpoint did not say.
+    /// Tokens of the prompt; `None` if the endpoint did not report them.
     pub input: Option<u64>,
+    /// Tokens of the answer.
     pub output: u64,
-    /// True if `output` counts content chunks because the endpoint gave no usage.
+    /// `output` is the number of content chunks, because the endpoint reported no usage.
     pub estimated: bool,
 }
 
@@ -137,13 +159,14 @@ pub struct TokenCount {
 pub enum Failure {
     /// No connection could be made.
     Unreachable(String),
-    /// The connection broke, or what came over it was not HTTP.
+    /// The connection broke, or the endpoint sent something that is not HTTP.
     ConnectionLost(String),
-    /// The endpoint closed the connection before it had taken in a long request, as one does that refuses it.
+    /// The endpoint closed the connection before it had read the whole request. Endpoints do so to refuse a long
+    /// request.
     RequestCutOff,
-    /// No byte of the body came in time.
+    /// No byte of the answer's body came in time.
     FirstByteTimeout,
-    /// The body stopped coming in mid-answer.
+    /// The endpoint stopped sending in mid-answer.
     IdleTimeout,
     /// The endpoint answered with this status, 400 or above.
     Status(u16),
@@ -152,8 +175,8 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Tells whether another endpoint may do better, if no byte of the answer has gone to the client. A first byte that did
-    /// not come in time is waited for only once: the client has waited long enough.
+    /// Tells whether another endpoint may do better, if no byte of the answer has gone to the client. A first byte that
+    /// did not come in time is waited for only once: the client has waited long enough.
     pub fn can_be_retried(&self) -> bool {
         match self {
             Failure::Unreachable(_) | Failure::ConnectionLost(_) => true,
@@ -168,7 +191,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Unreachable(reason) => write!(f, "cannot be reached: {reason}"),
             Failure::ConnectionLost(reason) => write!(f, "connection lost: {reason}"),
-            Failure::RequestCutOff => f.write_str("closed the connection before it had taken in the request"),
+            Failure::RequestCutOff => f.write_str("closed the connection before it had read the whole request"),
             Failure::FirstByteTimeout => f.write_str("no first byte in time"),
             Failure::IdleTimeout => f.write_str("stopped sending in mid-answer"),
             Failure::Status(status) => write!(f, "answered {status}"),
@@ -185,8 +208,9 @@ pub enum Outcome {
         /// `None`: unknown, which is not zero.
         tokens: Option<TokenCount>,
     },
+    /// The answer was not relayed whole, or its status is an error.
     Failed(Failure),
-    /// The client left: neither success nor failure.
+    /// The client left. This is neither success nor failure.
     Abandoned,
 }
 
@@ -195,7 +219,7 @@ pub enum Outcome {
 pub struct LeaseEnd {
     /// The lease that has ended.
     pub lease: LeaseId,
-    /// How it ended.
+    /// How the lease ended.
     pub outcome: Outcome,
     /// From dispatch to the first content of a stream; `None` if none came.
     pub first_token: Option<Duration>,
@@ -213,28 +237,32 @@ impl LeaseEnd {
 /// The record of one ended lease.
 #[derive(Clone, Debug)]
 pub struct EndedLease {
+    /// The request of the lease.
     pub request: Arc<LeaseRequest>,
+    /// The endpoint that the lease was granted on.
     pub endpoint: EndpointId,
+    /// How the lease ended.
     pub outcome: Outcome,
     /// The request has ended with this lease. False if the request goes on to another endpoint.
     pub is_final: bool,
-    /// From dispatch to the last byte.
+    /// The time from dispatch to the last byte.
     pub duration: Duration,
     /// From dispatch to the first content of a stream; `None` if none came.
     pub first_token: Option<Duration>,
     /// The model that the answer names; `None` if that is the one asked for, or if it names none.
     pub answered_model: Option<ModelId>,
-    /// From asking for the lease to dispatch.
+    /// The time from the request's arrival to dispatch.
     pub waited: Duration,
 }
 
 /// The record of a request that has ended without a lease.
 #[derive(Clone, Debug)]
 pub struct UnservedRequest {
+    /// The request.
     pub request: Arc<LeaseRequest>,
-    /// `None`: its client left.
+    /// Why the request got no lease; `None` if its client left.
     pub refusal: Option<Refusal>,
-    /// From asking for the lease.
+    /// How long the request has waited.
     pub waited: Duration,
 }
 
