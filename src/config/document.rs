@@ -53,7 +53,7 @@ impl Settings {
         if self.errors.is_empty() { Ok((self.table, self.endpoints, self.warnings)) } else { Err(self.errors) }
     }
 
-    /// Reads a TOML text, whose values replace those read before. `name` is the name of its file in mistakes.
+    /// Reads a TOML text. Its values replace the values read before. Mistakes name the text's file as `name`.
     pub fn read_text(&mut self, name: &str, text: &str, environment: &[(String, String)]) {
         let source = Source { name, text, environment };
         let (document, syntax_errors) = DeTable::parse_recoverable(text);
