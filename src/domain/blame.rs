@@ -82,12 +82,13 @@ impl Failure {
         }
     }
 
-    /// Tells whether the endpoint answered that it does not serve what was asked for.
+    /// Tells whether the endpoint answered that it does not serve the request's API.
     pub fn is_not_implemented(&self) -> bool {
         *self == Failure::Status(NOT_IMPLEMENTED)
     }
 
-    /// Tells whether a second such failure of the same request clears the endpoint of the first.
+    /// Tells whether the status is 500 or above. A second such failure of a request shows that the first endpoint is
+    /// not to blame.
     fn is_server_error(&self) -> bool {
         matches!(self, Failure::Status(500..))
     }
@@ -122,10 +123,10 @@ impl Comparison {
             Outcome::Abandoned => Sign::Nothing,
             Outcome::Failed(failure) if failure.is_server_error() => Sign::Nothing,
             Outcome::Failed(_) if goes_on => Sign::Undecided,
-            // Nobody is left to compare with.
+            // No endpoint is left to compare with.
             Outcome::Failed(failure) if failure.blame() == Blame::AtOnce => Sign::Bad,
             Outcome::Failed(Failure::Status(429)) => Sign::Bad,
-            // Another endpoint has found the request at fault, or did not come to judge it.
+            // Another endpoint has found the request at fault, or has not judged the request.
             Outcome::Failed(_) => Sign::Nothing,
         }
     }
@@ -197,17 +198,17 @@ mod tests {
         let check = |outcomes: &[Outcome], expected| assert_eq!(signs(outcomes), expected, "{outcomes:?}");
         check(&[served()], "+");
         check(&[left()], ".");
-        // Nobody to compare with.
+        // There is no endpoint to compare with.
         check(&[status(500)], "-");
         check(&[status(500), lost()], "--");
         check(&[status(500), slow()], "--");
         check(&[status(500), status(429)], "-~");
         check(&[lost(), status(500)], "--");
-        // Served by another.
+        // Another endpoint serves the request.
         check(&[status(500), served()], "-+");
         check(&[status(503), lost(), served()], "--+");
         check(&[status(500), status(429), served()], "-~+");
-        // Repeated by another.
+        // Another endpoint fails alike.
         check(&[status(500), status(500)], "..");
         check(&[status(500), status(502), served()], "..+");
         check(&[status(500), lost(), status(503)], ".-.");
@@ -221,7 +222,7 @@ mod tests {
         check(&[status(501), served()], ".+");
         check(&[status(500), status(501)], "..");
         check(&[status(501), status(500)], "..");
-        // Nothing that a request can be blamed for.
+        // No server error is to be judged.
         check(&[status(404)], ".");
         check(&[lost(), served()], "-+");
         check(&[Outcome::Failed(Failure::RequestCutOff)], ".");

@@ -44,7 +44,7 @@ pub enum Event {
         /// The whole endpoint after the change.
         endpoint: Box<EndpointView>,
     },
-    /// A probe or a request has changed what is known of an endpoint's health.
+    /// A probe or a request has changed the health of an endpoint.
     HealthChanged(HealthChanged),
     /// The breaker of an endpoint has opened, closed or let a trial request through.
     BreakerChanged {

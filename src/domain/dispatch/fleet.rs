@@ -237,8 +237,8 @@ impl Fleet {
             && self.unserved.learn(now, target.id, (model, request.api_kind))
     }
 
-    /// Tells whether endpoints have the model, and none of them serves the request's API, nor may one that is loading
-    /// or has not been probed.
+    /// Tells whether endpoints have the model, but none of them serves the request's API, and no endpoint that is
+    /// loading or not probed yet may serve it.
     pub fn is_unserved(&self, model: ModelNumber, request: &LeaseRequest) -> bool {
         let unserving = self.unserving(model, request);
         if unserving.is_empty() {
@@ -251,7 +251,7 @@ impl Fleet {
         members > 0 && online.count() == members && !self.pending.iter().chain(&self.loading).any(may_serve)
     }
 
-    /// Tells whether an endpoint that is loading or has not been probed may serve a model.
+    /// Tells whether an endpoint that is loading or not probed yet may serve a model.
     fn may_serve(&self, id: EndpointId, model: ModelNumber) -> bool {
         let models = &self.endpoints[&id].models;
         models.is_empty() || models.binary_search(&model).is_ok()

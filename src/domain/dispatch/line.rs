@@ -26,7 +26,7 @@ pub struct WaitingRequest {
     pub ticket: Ticket,
     /// What the request asks for.
     pub request: Arc<LeaseRequest>,
-    /// The number of the request's model, of which the request is a user.
+    /// The number of the request's model. The request counts as a user of the model.
     pub model: ModelNumber,
     /// When the request arrived.
     pub arrived: Moment,
@@ -105,7 +105,7 @@ impl Line {
     /// Returns the place, from 1, in the order of service of the n-th request of the client with this key. Only the
     /// requests in `counts` are counted.
     ///
-    /// The request is served in the n-th round. Before it are served n − 1 requests of the same client, up to n of each
+    /// The request is served in the n-th round. Until then n − 1 requests of the same client are served, up to n of each
     /// client that stands before this client in the ring, and up to n − 1 of each client behind it.
     fn position(&self, key: usize, n: usize, counts: &[usize]) -> usize {
         let place = self.clients[key].place;

@@ -80,7 +80,7 @@ pub struct Selections {
 struct Held {
     target: Arc<Target>,
     request: Arc<LeaseRequest>,
-    /// The number of the request's model, of which the lease is a user.
+    /// The number of the request's model. The lease counts as a user of the model.
     model: ModelNumber,
     granted: Moment,
     waited: Duration,
@@ -211,8 +211,8 @@ impl Dispatcher {
         self.debug_assert_invariants();
     }
 
-    /// Learns of the first byte of a good answer, which closes the breaker of an endpoint that is tried with this
-    /// lease, and shows that an endpoint that failed the same request before is to blame.
+    /// Learns of the first byte of a good answer. If the lease is a trial, this closes the breaker of its endpoint. It
+    /// also shows that an endpoint whose earlier attempt left it undecided is to blame.
     pub fn answer_began(&mut self, now: Moment, lease: LeaseId, decisions: &mut Vec<Decision>) {
         self.expire(now, decisions);
         let Some(held) = self.leases.get_mut(&lease) else { return };
@@ -395,7 +395,7 @@ impl Dispatcher {
 }
 
 impl Held {
-    /// Records the end, as one that ends the request, too.
+    /// Returns the record of the lease's end, which also ends the request.
     fn ended(self, now: Moment, LeaseEnd { outcome, first_token, answered_model, .. }: LeaseEnd) -> EndedLease {
         EndedLease {
             request: self.request,

@@ -20,7 +20,7 @@ fn facts(id: u128, slots: u32, status: EndpointStatus, models: &[&str]) -> Endpo
     }
 }
 
-/// A dispatcher whose every decision is written down: `3@1` is ticket 3 granted on endpoint 1.
+/// A dispatcher and the record of its decisions. `3@1` means that ticket 3 was granted on endpoint 1.
 struct Story {
     dispatcher: Dispatcher,
     seconds: u64,
@@ -31,7 +31,7 @@ struct Story {
 }
 
 impl Story {
-    /// A line that delays and refuses nobody before it is full.
+    /// Returns a story whose line delays and refuses no request before it is full.
     fn new(max_waiting: usize) -> Self {
         Self::with_thresholds(max_waiting, 1.0, 1.0)
     }
@@ -51,14 +51,14 @@ impl Story {
         }
     }
 
-    /// Chooses in this mode.
+    /// Returns a story whose dispatcher chooses in this mode.
     fn choosing(mode: Mode) -> Self {
         let mut story = Self::new(9);
         story.dispatcher = Dispatcher::new(story.dispatcher.rules, Balancing { mode, ..Balancing::default() });
         story
     }
 
-    /// Receives a report of percent of CPU and memory, and active requests.
+    /// Lets an endpoint report CPU and memory in percent, and active requests.
     fn report(mut self, id: u128, cpu: f64, memory: f64, active: u32) -> Self {
         let report = LoadReport {
             cpu_usage: Some(cpu),
@@ -170,7 +170,8 @@ impl Story {
         self.end_as(ticket, Outcome::Failed(Failure::Status(500)))
     }
 
-    /// Goes on, as ticket `next`, after the attempt of `ticket` has failed; `(last)` marks an attempt that ended its request.
+    /// Goes on, as ticket `next`, after the attempt of `ticket` has failed; `(last)` marks an attempt that ended its
+    /// request.
     fn retry(mut self, ticket: u64, failure: Failure, next: u64, patience_secs: u64) -> Self {
         let failed = LeaseEnd::new(self.leases[&ticket], Outcome::Failed(failure));
         let deadline = self.now().after(Duration::from_secs(patience_secs));
@@ -255,7 +256,8 @@ fn who_fails_again_and_again_is_skipped_for_a_while_then_tried_with_one_request(
     tried.submit(9, "m", 9).check("1@1 2@2 3@1 4@2 5@1 6@2 7@1 8@1 9@1");
 }
 
-/// Endpoint 1 is skipped after three failures, from second 0 on, and the only slot of endpoint 2 is taken.
+/// Returns a story in which endpoint 1 is skipped from second 0 on, after three failures, and the only slot of endpoint
+/// 2 is taken.
 fn skipped() -> Story {
     let mut story = Story::new(9).online(1, 9, &["m"]).online(2, 1, &["m"]).submit(1, "m", 9).submit(2, "m", 9);
     for ticket in 3..=4 {
@@ -335,7 +337,7 @@ fn what_time_alone_changes_is_looked_at_again_only_when_that_is_due() {
     let mut story = Story::new(9);
     story.dispatcher = Dispatcher::new(story.dispatcher.rules, balancing);
     let story = story.online(1, 9, &["m"]).online(2, 9, &["m"]).report(1, 0.0, 0.0, 0);
-    // Looked at 115 s after the report, and then not before 125 s.
+    // The age of reports is checked 115 s after the report, and again 10 s later at the earliest.
     let story = story.wait(115).submit(1, "m", 9).wait(9).submit(2, "m", 9).wait(1).submit(3, "m", 9);
     story.check("1@1 2@1 3@2");
 }
