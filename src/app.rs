@@ -231,7 +231,7 @@ impl Leaseway {
         let answered = self.load_manager.send(Drain { grace }).await;
         let told = self.events.send(CloseViewers).await;
         if answered.is_err() || told.is_err() {
-            log::error!("a part of Leaseway stopped before its time");
+            log::error!("a part of Leaseway stopped too early");
         }
         let mut is_written = self.write().await;
         let nothing_cut = answered.is_ok_and(|cut| cut == 0);
@@ -239,7 +239,7 @@ impl Leaseway {
         // Requests that were refused until the server stopped are counted, too.
         is_written = is_written && self.write().await;
         if !is_written {
-            log::error!("statistics not written within {} s, given up", WRITE_TIMEOUT.as_secs());
+            log::error!("statistics are not written within {} s and are lost", WRITE_TIMEOUT.as_secs());
         }
         log::info!("stopped");
     }

@@ -118,8 +118,8 @@ async fn agent(address: SocketAddr, config: UpstreamConfig, name: &'static str, 
 /// Finds an endpoint's id by its name and reports its load.
 async fn report(client: &Client, address: SocketAddr, name: &str, running: &Running) -> Result<(), Box<dyn Error>> {
     let endpoints: Vec<Value> = client.get(format!("http://{address}/api/endpoints")).send().await?.json().await?;
-    let endpoint = endpoints.iter().find(|endpoint| endpoint["name"] == name).ok_or("it is gone")?;
-    let id = endpoint["id"].as_str().ok_or("it has no id")?;
+    let endpoint = endpoints.iter().find(|endpoint| endpoint["name"] == name).ok_or("the endpoint is gone")?;
+    let id = endpoint["id"].as_str().ok_or("the endpoint has no id")?;
     client.post(format!("http://{address}/api/endpoints/{id}/metrics")).send_json(&running.report()).await?;
     Ok(())
 }

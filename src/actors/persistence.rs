@@ -112,7 +112,7 @@ pub struct RemoveOld {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct OldRemoved {
-    /// True if rows are left to remove; an error if nothing was removed.
+    /// True if rows are left to remove; the error if the removal failed.
     pub are_left: Result<bool, StoreError>,
 }
 

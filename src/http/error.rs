@@ -116,7 +116,7 @@ struct Row {
     param: Option<String>,
     /// The value of the header `Retry-After`, in seconds, 1 to 60; `None` for no such header.
     retry_after: Option<u64>,
-    /// Tells the SDKs of OpenAI not to send the request again, although its status makes them do so.
+    /// True if the SDKs of OpenAI are told not to send the request again, which they would do for this status.
     is_final: bool,
     /// The value of the header `Allow`; `None` for no such header.
     allow: Option<String>,
@@ -202,14 +202,14 @@ impl ApiError {
                 Row::new(S::MISDIRECTED_REQUEST, "host_not_allowed", message)
             }
             ApiError::CrossSite { origin } => {
-                Row::new(S::FORBIDDEN, "cross_site_request", format!("pages of {origin} may not do this"))
+                Row::new(S::FORBIDDEN, "cross_site_request", format!("pages of {origin} may not send this request"))
             }
             ApiError::NoRoom => {
                 let message = "the bodies of other requests take all of server.max_buffered_bytes";
                 Row::new(S::SERVICE_UNAVAILABLE, "overloaded", message).retry_after(RETRY_AFTER_NO_ROOM)
             }
             ApiError::TooSlow { received } => {
-                let message = format!("the request body came too slowly: {received} bytes had come");
+                let message = format!("the request body comes too slowly: {received} bytes have come");
                 Row { closes: true, ..Row::new(S::REQUEST_TIMEOUT, "request_timeout", message) }
             }
             ApiError::Loop => {

@@ -1,7 +1,7 @@
 //! Listens on the configured address and serves HTTP/1.1 on every connection.
 //!
 //! actix-web's own `HttpServer` is not used because it does not allow the connection to be wrapped; see
-//! [`super::client_stream`].
+//! `client_stream`.
 
 use std::fmt;
 use std::io;

@@ -1,7 +1,7 @@
 //! Reads the load that engines tell on pages of their own. Pure; a page that makes no sense yields no report.
 //!
 //! Only gauges of Prometheus pages (text format 0.0.4) are needed, and this file reads their lines itself. Of the crates that
-//! parse the format, one does not accept the colons in these engines' names, and the other's licence does not allow its use.
+//! parse the format, one does not accept the colons in these engines' names, and the other has a licence that does not fit this project's.
 
 use serde::Deserialize;
 

@@ -61,7 +61,7 @@ pub struct HeldAnswer {
     pub status: StatusCode,
     /// The endpoint's headers for the client.
     pub headers: HeaderMap,
-    /// The endpoint's whole body; at most [`HELD_MAX`] bytes.
+    /// The endpoint's whole body; at most 64 KiB.
     pub body: Bytes,
 }
 
@@ -259,8 +259,8 @@ impl BegunAnswer {
         self.reader.response().status()
     }
 
-    /// Reads the answer to its end if another endpoint may do better. Returns `None` if no other may, or if the answer is longer
-    /// than [`HELD_MAX`], as error answers are not.
+    /// Reads the answer to its end if another endpoint may do better. Returns `None` if no other endpoint may,
+    /// or if the answer is longer than [`HELD_MAX`], which no error answer is.
     async fn hold(&mut self, deadline: Instant) -> Result<Option<HeldAnswer>, Failure> {
         let status = self.status();
         if !Failure::Status(status.as_u16()).can_be_retried() {

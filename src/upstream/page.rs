@@ -112,7 +112,7 @@ fn no_page(error: &SendRequestError) -> ProbeFailure {
         SendRequestError::Response(ParseError::Io(error)) => {
             return ProbeFailure::Unreachable(error.to_string());
         }
-        SendRequestError::Response(error) => return wrong(format!("what came was not HTTP: {error}")),
+        SendRequestError::Response(error) => return wrong(format!("the answer is not HTTP: {error}")),
         _ => None,
     };
     match io_error {

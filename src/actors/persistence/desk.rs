@@ -46,7 +46,7 @@ impl StoreDesk {
     /// Asks the database.
     ///
     /// # Errors
-    /// If the database fails, or [`QUESTIONS_MAX`] other questions wait for it.
+    /// If the database fails, or `QUESTIONS_MAX` other questions wait.
     pub async fn ask<Q: Question>(&self, question: Q) -> Result<Q::Answer, StoreError> {
         let Ok(place) = self.room.clone().try_acquire_owned() else {
             return Err(StoreError::Query(format!("{QUESTIONS_MAX} others wait for the database")));

@@ -42,8 +42,8 @@ pub struct Entry {
     pub is_slots_logged: bool,
     /// All models that the server lists, allowed or not.
     pub models: Vec<String>,
-    /// True if the server itself has sent the list since this process began or the address changed. If false, the list comes
-    /// from the database and may be outdated.
+    /// True if the last good probe brought the list. If false, the list is older, from an earlier probe or the database, and
+    /// the server may have other models.
     pub is_list_current: bool,
     /// Names of models that answers named although they are not in the list; the operator has been warned of each. At most
     /// [`ODD_ANSWERS_MAX`].

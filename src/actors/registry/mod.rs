@@ -1,7 +1,7 @@
 //! Registry: keeps the endpoints, their health, models and counters.
 //!
 //! A definition is saved before its registration, change or removal is answered; until then its name and address are
-//! reserved. Probes run beside the mailbox, one for each endpoint and [`PROBES_MAX`] in all. Closer looks afterwards find
+//! reserved. Probes run beside the mailbox, one for each endpoint and `PROBES_MAX` in all. Closer looks afterwards find
 //! out what probes do not tell.
 //!
 //! A change of one endpoint does not look at the others: it costs the same however many endpoints there are.
@@ -131,9 +131,9 @@ impl fmt::Display for RegistryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RegistryError::NotFound(id) => write!(f, "there is no endpoint with id {id}"),
-            RegistryError::NameTaken(name) => write!(f, "an endpoint named `{name}` exists already"),
+            RegistryError::NameTaken(name) => write!(f, "an endpoint named `{name}` already exists"),
             RegistryError::AddressTaken { base_url, owner } => {
-                write!(f, "base_url {base_url} is that of endpoint `{owner}` already")
+                write!(f, "base_url {base_url} already belongs to endpoint `{owner}`")
             }
             RegistryError::ManagedByFile(name) => write!(f, "endpoint `{name}` is managed by the config file"),
             RegistryError::BeingChanged(name) => write!(f, "endpoint `{name}` is being changed by another request"),

@@ -31,7 +31,7 @@ impl Handler<ObservationsSaved> for Registry {
     }
 }
 
-/// Makes Registry save all observations, even while others are being saved.
+/// Makes Registry save all unsaved observations at once, even while others are being saved.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct SaveObserved;
