@@ -102,5 +102,5 @@ async fn idle_connections_leave_descriptors_for_endpoints_and_probes() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     process.signal("TERM");
     let said = process.rest().await;
-    assert!(!said.contains("offline") && said.matches("as many clients").count() == 1, "{said}");
+    assert!(!said.contains("offline") && said.matches("all places for clients are taken").count() == 1, "{said}");
 }
