@@ -6,9 +6,9 @@ use std::time::Duration;
 use actix::{Message, Recipient};
 
 use crate::domain::dispatch::{Grant, Queued};
-use crate::domain::endpoint::Target;
 use crate::domain::ids::{LeaseId, ModelId};
 use crate::domain::request::{Failure, LeaseEnd, Outcome};
+use crate::domain::target::Target;
 use crate::domain::time::Moment;
 
 /// Ends a lease. The lease itself sends this message exactly once, unless it is handed in.

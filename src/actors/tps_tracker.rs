@@ -128,9 +128,10 @@ mod tests {
 
     use super::*;
     use crate::actors::event_hub::EventHub;
-    use crate::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
+    use crate::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus};
     use crate::domain::ids::{ClientId, RequestId};
     use crate::domain::request::{LeaseRequest, TokenCount};
+    use crate::domain::target::Target;
 
     fn ended(endpoint: EndpointId, model: &str) -> LeaseEnded {
         let (id, model) = (RequestId::from("r"), ModelId::from(model));

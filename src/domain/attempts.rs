@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::dispatch::Queued;
-use super::endpoint::Target;
 use super::request::{Failure, Refusal};
+use super::target::Target;
 
 /// An attempt that failed before the client got the first byte of its answer. `A` is the type of an answer that was
 /// held back.

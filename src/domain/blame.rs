@@ -7,9 +7,9 @@
 
 use std::sync::Arc;
 
-use super::endpoint::Target;
 use super::ids::{EndpointId, LeaseId};
 use super::request::{Failure, Outcome};
+use super::target::Target;
 
 /// What a lease says about its endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

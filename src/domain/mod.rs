@@ -22,6 +22,7 @@ pub mod request;
 pub mod retention;
 pub mod stored_endpoint;
 pub mod tally;
+pub mod target;
 pub mod time;
 pub mod timeline;
 pub mod tps;

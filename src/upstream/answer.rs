@@ -16,8 +16,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::wire::Wire;
 use crate::clock;
-use crate::domain::endpoint::Target;
 use crate::domain::request::Failure;
+use crate::domain::target::Target;
 use crate::domain::time::Moment;
 
 /// What one read of an answer yields.

@@ -15,8 +15,8 @@ use super::socket::EndpointConnector;
 use super::wire::Peer;
 use crate::clock;
 use crate::config::UpstreamConfig;
-use crate::domain::endpoint::Target;
 use crate::domain::ids::EndpointId;
+use crate::domain::target::Target;
 use crate::domain::time::Moment;
 
 /// How long awc keeps a connection; a connection in use stays open longer.

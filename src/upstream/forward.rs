@@ -23,8 +23,8 @@ use super::request_body::RequestBody;
 use super::via::VIA;
 use super::wire::{Unsent, Wire};
 use crate::dialect::Dialect;
-use crate::domain::endpoint::Target;
 use crate::domain::request::{ApiKind, Failure};
+use crate::domain::target::Target;
 use crate::lease::Lease;
 
 /// The longest answer that is held back, in bytes.

@@ -33,7 +33,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::clock;
-use crate::domain::endpoint::Target;
+use crate::domain::target::Target;
 
 /// How long a connection is watched.
 const WATCH: Duration = Duration::from_secs(2);

@@ -7,9 +7,10 @@ use uuid::Uuid;
 
 use super::*;
 use crate::domain::dispatch::admission::Admission;
-use crate::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
+use crate::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus};
 use crate::domain::ids::{ClientId, EndpointId, ModelId, RequestId};
 use crate::domain::request::{ApiKind, Failure, LeaseRequest, Outcome, Refusal, UnservedRequest};
+use crate::domain::target::Target;
 
 /// A neighbour that keeps the messages it gets.
 #[derive(Default)]

@@ -10,11 +10,11 @@ use crate::actors::facts::EndpointAnswered;
 use crate::clock;
 use crate::domain::blame::Blame;
 use crate::domain::dispatch::Breaker;
-use crate::domain::endpoint::Target;
 use crate::domain::event::Event;
 use crate::domain::ids::EndpointId;
 use crate::domain::request::{EndedLease, Failure, Outcome, Refusal};
 use crate::domain::tally::{Tallies, Told};
+use crate::domain::target::Target;
 use crate::lease::AnswerBegan;
 
 /// The shortest time between two log lines about one endpoint's failures, and between two about refusals.

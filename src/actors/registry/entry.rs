@@ -6,7 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use crate::domain::endpoint::{
-    EndpointDefinition, EndpointFacts, EndpointKind, EndpointSource, EndpointStatus, EndpointView, Target,
+    EndpointDefinition, EndpointFacts, EndpointKind, EndpointSource, EndpointStatus, EndpointView,
 };
 use crate::domain::event::HealthChanged;
 use crate::domain::health::{Health, ProbeAnswer};
@@ -14,6 +14,7 @@ use crate::domain::history::Counters;
 use crate::domain::ids::ModelId;
 use crate::domain::reports::Reports;
 use crate::domain::stored_endpoint::{Observation, StoredEndpoint};
+use crate::domain::target::Target;
 use crate::upstream::look::Wanted;
 use crate::upstream::probe::Probe;
 

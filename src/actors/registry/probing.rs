@@ -9,10 +9,11 @@ use super::{Registry, RegistryError};
 use crate::actors::event_hub::Publish;
 use crate::actors::facts::EndpointAnswered;
 use crate::clock;
-use crate::domain::endpoint::{EndpointStatus, EndpointView, MODELS_MAX, Target};
+use crate::domain::endpoint::{EndpointStatus, EndpointView, MODELS_MAX};
 use crate::domain::event::Event;
 use crate::domain::health::{ProbeAnswer, ProbeFailure};
 use crate::domain::ids::EndpointId;
+use crate::domain::target::Target;
 use crate::domain::time::Moment;
 
 /// The shortest time between two warnings that probes cannot be sent.

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::domain::endpoint::Target;
 use crate::domain::ids::{LeaseId, Ticket};
 use crate::domain::request::{EndedLease, LeaseRequest, Refusal};
+use crate::domain::target::Target;
 use crate::domain::time::Moment;
 
 /// The right to use one slot of one endpoint.

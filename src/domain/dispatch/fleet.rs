@@ -18,10 +18,11 @@ use super::models::{ModelNumber, Models};
 use super::trials::{Trial, Trials};
 use super::unserved::{Asked, UnservedApis};
 use crate::domain::blame::{Sign, Suspect};
-use crate::domain::endpoint::{EndpointFacts, EndpointStatus, Target};
+use crate::domain::endpoint::{EndpointFacts, EndpointStatus};
 use crate::domain::ids::{EndpointId, LeaseId};
 use crate::domain::load::LoadReport;
 use crate::domain::request::LeaseRequest;
+use crate::domain::target::Target;
 use crate::domain::time::Moment;
 
 /// What a request that finds no free slot can wait for.

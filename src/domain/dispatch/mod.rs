@@ -51,10 +51,11 @@ use self::queue::Queue;
 use self::views::RecentGrants;
 pub use self::views::{ModelWait, RecentGrant, Running};
 use super::blame::{Blamed, Sign, Suspect};
-use super::endpoint::{EndpointFacts, Target};
+use super::endpoint::EndpointFacts;
 use super::ids::{EndpointId, LeaseId, Ticket};
 use super::load::LoadReport;
 use super::request::{EndedLease, Failure, LeaseEnd, LeaseRequest, Outcome, Refusal};
+use super::target::Target;
 use super::time::Moment;
 
 /// The rules of waiting.

@@ -8,9 +8,9 @@ use super::choose::Mode;
 use super::decision::GrantReason;
 use super::models::ModelNumber;
 use super::{Dispatcher, Held, Selections};
-use crate::domain::endpoint::Target;
 use crate::domain::ids::ModelId;
 use crate::domain::request::ApiKind;
+use crate::domain::target::Target;
 use crate::domain::time::Moment;
 
 /// How many of the latest grants are kept.

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use leaseway::domain::dispatch::Decision;
-use leaseway::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus, Target};
+use leaseway::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus};
 use leaseway::domain::ids::{EndpointId, ModelId};
 use leaseway::domain::load::LoadReport;
 use leaseway::domain::request::Refusal;
+use leaseway::domain::target::Target;
 use leaseway::domain::time::Moment;
 use rand::RngExt;
 use rand::rngs::StdRng;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use leaseway::domain::attempts::{Attempts, Conclusion, FailedAttempt, Next};
 use leaseway::domain::blame::Sign;
 use leaseway::domain::dispatch::Grant;
-use leaseway::domain::endpoint::Target;
 use leaseway::domain::ids::{EndpointId, LeaseId, RequestId};
 use leaseway::domain::request::{EndedLease, Failure, LeaseRequest, Outcome, Refusal};
+use leaseway::domain::target::Target;
 
 /// An endpoint's answer that was held back, by the endpoint's name.
 pub type Held = String;
