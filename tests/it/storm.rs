@@ -155,7 +155,7 @@ async fn get(address: SocketAddr, path: &str) -> Value {
 async fn start(folder: &Path, endpoints: &[FakeEndpoint]) -> Process {
     // However slow the machine is, nobody waits for longer than a test is patient.
     let mut text = String::from("upstream.pool_idle_timeout_secs = 1\nhealth.interval_secs = 1\n");
-    text += "queue.max_waiting = 300\nqueue.timeout_secs = 5\n";
+    text += "queue.max_waiting = 300\nqueue.timeout_secs = 3\n";
     for (number, endpoint) in endpoints.iter().enumerate() {
         let url = endpoint.url();
         text += &format!("[[endpoints]]\nname = \"e{number}\"\nbase_url = \"{url}\"\nmax_concurrency = {SLOTS}\n");

@@ -6,7 +6,7 @@ use super::decision::{Decision, Retried, Submitted};
 use super::{Dispatcher, Held};
 use crate::domain::blame::{Blamed, Sign, Suspect};
 use crate::domain::ids::{EndpointId, Ticket};
-use crate::domain::request::{EndedLease, LeaseEnd, LeaseRequest, Outcome};
+use crate::domain::request::{EndedLease, LeaseEnd, LeaseRequest, Outcome, Refusal};
 use crate::domain::time::Moment;
 
 impl Dispatcher {
@@ -39,8 +39,10 @@ impl Dispatcher {
             Some(refusal) => Submitted::Refused(refusal),
             None => self.submit(now, ticket, request.clone(), deadline, decisions),
         };
-        if goes_on && let Submitted::Refused(_) = submitted {
-            self.reach_verdict(&request, Sign::Nothing);
+        if goes_on && let Submitted::Refused(refusal) = &submitted {
+            // The verdict on the attempt before this one may have taken the last untried endpoint away.
+            let is_vain = matches!(refusal, Refusal::NothingUntried { .. });
+            self.reach_verdict(&request, if is_vain { Sign::Bad } else { Sign::Nothing });
             self.settle(now, None, false, decisions);
         }
         self.debug_assert_invariants();

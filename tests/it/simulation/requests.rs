@@ -84,8 +84,10 @@ impl World {
             _ => verdict,
         };
         verdict.into_iter().for_each(|(attempt, sign)| self.judge(&attempt, sign));
+        // The verdict may have taken the last untried endpoint away.
+        let is_vain = goes_on && !self.has_untried(&request);
         if goes_on && let Submitted::Refused(_) = submitted {
-            self.judge_open(&request, Sign::Nothing);
+            self.judge_open(&request, if is_vain { Sign::Bad } else { Sign::Nothing });
         }
         self.follow(decisions);
         let chosen = self.chosen(&request).filter(|_| goes_on);
@@ -98,8 +100,8 @@ impl World {
                 assert!(chosen.is_none(), "{refusal:?} although an endpoint is free");
                 assert!(self.answered.insert(ticket));
                 let is_right = match &refusal {
-                    Refusal::NothingUntried { .. } => !goes_on,
-                    refusal => *refusal == Refusal::QueueTimeout { waited: Duration::ZERO } && goes_on,
+                    Refusal::NothingUntried { .. } => !goes_on || is_vain,
+                    refusal => *refusal == Refusal::QueueTimeout { waited: Duration::ZERO } && goes_on && !is_vain,
                 };
                 assert!(is_right, "{refusal:?}");
                 if goes_on {
