@@ -145,10 +145,7 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
         room: Room::new(config.server.max_buffered_bytes),
         allow_link_local_endpoints: config.server.allow_link_local_endpoints,
         instance: HeaderValue::try_from(Uuid::new_v4().to_string()).expect("a UUID is a header value"),
-        retry_after: RetryAfter {
-            queue_full: config.queue.timeout.as_secs().clamp(1, 60),
-            no_endpoint: config.health.interval.as_secs().clamp(1, 60),
-        },
+        retry_after: retry_after(&config),
         draining: draining.clone(),
     });
     let (rules, balancing) = (config.queue.rules(), config.balancer.balancing());
@@ -163,6 +160,14 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     log::info!("Load balancer mode: {}", balancing.mode.as_str());
     log::info!("listening address={address} endpoints={}", config.endpoints.len());
     Ok(Leaseway { address, config, server: handle, registry, load_manager, history, persistence, events, draining })
+}
+
+/// Returns when a refused client may come again, in seconds from 1 to 60.
+fn retry_after(config: &Config) -> RetryAfter {
+    RetryAfter {
+        queue_full: config.queue.timeout.as_secs().clamp(1, 60),
+        no_endpoint: config.health.interval.as_secs().clamp(1, 60),
+    }
 }
 
 /// The mailbox of an actor that has not started yet; `None` inside once it has.

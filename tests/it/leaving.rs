@@ -88,15 +88,18 @@ async fn while_waiting() {
     app.finish().await;
 }
 
+/// A stream of 32 MB that does not end: more than the sockets hold for a client that does not read.
+fn flood() -> Vec<Step> {
+    let chunks = (0..4000).map(|_| Step::Send(chunk(&content(&"x".repeat(8000)))));
+    [vec![Step::Send(STREAM_HEAD.to_owned())], chunks.collect(), vec![Step::Gate]].concat()
+}
+
 #[actix_web::test]
 async fn a_client_that_stops_reading_is_cut() {
     let app = TestApp::with(|config| config.upstream.idle_timeout = Duration::from_secs(1)).await;
     let endpoint = FakeEndpoint::start(&["m"]).await;
     let id = app.register("a", &endpoint, 1).await;
-    endpoint.script(|_| {
-        let flood = (0..4000).map(|_| Step::Send(chunk(&content(&"x".repeat(8000)))));
-        [vec![Step::Send(STREAM_HEAD.to_owned())], flood.collect(), vec![Step::Gate]].concat()
-    });
+    endpoint.script(|_| flood());
     let mut client = RawClient::post(app.address, CHAT, &chat("m", true)).await;
     client.read_until("xxx").await;
     endpoint.until("the endpoint's connection is closed", |counts| counts.left == 1).await;
@@ -110,10 +113,7 @@ async fn a_client_that_reads_slowly_is_served_and_cut_once_it_stops() {
     let app = TestApp::with(|config| config.upstream.idle_timeout = Duration::from_secs(3)).await;
     let endpoint = FakeEndpoint::start(&["m"]).await;
     let id = app.register("a", &endpoint, 1).await;
-    endpoint.script(|_| {
-        let flood = (0..4000).map(|_| Step::Send(chunk(&content(&"x".repeat(8000)))));
-        [vec![Step::Send(STREAM_HEAD.to_owned())], flood.collect(), vec![Step::Gate]].concat()
-    });
+    endpoint.script(|_| flood());
     let mut client = RawClient::post(app.address, CHAT, &chat("m", true)).await;
     client.read_until("xxx").await;
     // More than the kernels of both sides hold back before they let the server write again.
