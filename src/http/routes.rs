@@ -20,7 +20,7 @@ pub fn routes(config: &mut ServiceConfig) {
     config.app_data(QueryConfig::default().error_handler(bad_query));
     inference_routes(config);
     endpoint_routes(config);
-    let mut at = |path: &str, door: Door, methods: Methods| add(config, &[path], door, methods);
+    let mut at = |path: &str, door: Door, methods: Methods| add(config, path, door, methods);
     at("/api/load-balancer/stats", Private, get(queue::selections));
     at("/api/queue/stats", Private, get(queue::stats));
     at("/api/queue/waiting", Private, get(queue::waiting));
@@ -39,22 +39,22 @@ pub fn routes(config: &mut ServiceConfig) {
     config.default_service(web::to(unknown_path));
 }
 
-/// Adds the inference API with and without `/v1`, because people set the base URL either way.
+/// Adds the inference API with and without `/v1`, because people set the base URL either way. Each path is a resource of its
+/// own, since actix matches a resource of several paths by regular expressions.
 fn inference_routes(config: &mut ServiceConfig) {
-    let mut at = |path: &str, methods: Methods| {
-        let without_version = path.strip_prefix("/v1").unwrap_or(path);
-        add(config, &[path, without_version], Inference, methods);
-    };
-    at("/v1/chat/completions", post(inference::chat_completions));
-    at("/v1/completions", post(inference::completions));
-    at("/v1/embeddings", post(inference::embeddings));
-    at("/v1/responses", post(inference::responses));
-    at("/v1/models", get(models::list));
-    at("/v1/models/{id:.+}", get(models::read));
+    for version in ["/v1", ""] {
+        let mut at = |path: &str, methods: Methods| add(config, &format!("{version}{path}"), Inference, methods);
+        at("/chat/completions", post(inference::chat_completions));
+        at("/completions", post(inference::completions));
+        at("/embeddings", post(inference::embeddings));
+        at("/responses", post(inference::responses));
+        at("/models", get(models::list));
+        at("/models/{id:.+}", get(models::read));
+    }
 }
 
 fn endpoint_routes(config: &mut ServiceConfig) {
-    let mut at = |path: &str, methods: Methods| add(config, &[path], Private, methods);
+    let mut at = |path: &str, methods: Methods| add(config, path, Private, methods);
     at("/api/endpoints", get(endpoints::list).post(endpoints::register));
     at("/api/endpoints/{id}", get(endpoints::read).put(endpoints::update).delete(endpoints::remove));
     at("/api/endpoints/{id}/sync", post(endpoints::sync));
@@ -132,15 +132,14 @@ impl Methods {
     }
 }
 
-/// Adds the methods at each of the paths, behind the door.
-fn add(config: &mut ServiceConfig, paths: &[&str], door: Door, methods: Methods) {
+/// Adds the methods at the path, behind the door.
+fn add(config: &mut ServiceConfig, path: &str, door: Door, methods: Methods) {
     let Methods { allow, routes } = methods;
     let not_allowed = move |request: HttpRequest| {
         let (method, path, allow) = (request.method().to_string(), request.path().to_owned(), allow.clone());
         async move { Err::<HttpResponse, ApiError>(ApiError::MethodNotAllowed { method, path, allow }) }
     };
-    let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
-    let resource = routes.into_iter().fold(web::resource(paths), Resource::route);
+    let resource = routes.into_iter().fold(web::resource(path), Resource::route);
     let resource = resource.default_service(web::to(not_allowed));
     let pass = move |request: ServiceRequest, next: Next<BoxBody>| doors::pass(door, request, next);
     config.service(resource.wrap(from_fn(pass)));
