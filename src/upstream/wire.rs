@@ -15,12 +15,13 @@
 //!
 //! The bytes of a TLS connection say nothing here, so that only the closing of such a kept connection is checked.
 
+mod answer_bytes;
+mod readable;
+
 use std::cell::{Cell, RefCell};
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, ready};
@@ -32,6 +33,8 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use self::answer_bytes::AnswerBytes;
+use self::readable::{Readable, peek};
 use crate::clock;
 use crate::domain::target::Target;
 
@@ -41,9 +44,6 @@ const WATCH: Duration = Duration::from_secs(2);
 /// How many connections of an endpoint carry only one request while no watched connection has stayed silent. Connections that
 /// are answered together send their surplus together, and must not be in use again by then.
 const UNPROVEN: u32 = 256;
-
-/// The bytes of a surplus answer that are read: those of version and status.
-const STATUS_LINE: usize = 12;
 
 /// The state that the connections of one thread to one endpoint share.
 #[derive(Debug, Default)]
@@ -361,117 +361,4 @@ async fn watch(wire: Rc<Wire>) {
         Err(_) => wire.peer.is_proven.set(true),
     }
     wire.peer.watched.take();
-}
-
-/// Looks at the readable bytes without waiting and without removing them.
-fn peek(tcp: &TcpStream) -> io::Result<Readable> {
-    if SockRef::from(tcp).peek(&mut [MaybeUninit::uninit()])? == 0 {
-        return Err(io::ErrorKind::ConnectionReset.into());
-    }
-    let second_handle = std::net::TcpStream::from(tcp.as_fd().try_clone_to_owned()?);
-    let mut bytes = [0; STATUS_LINE];
-    let length = second_handle.peek(&mut bytes)?;
-    Ok(Readable::of(&bytes[..length]))
-}
-
-/// The kind of bytes that no request asked for, by their first bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Readable {
-    /// An error answer, which may belong to a request that is still being written.
-    Error,
-    /// An answer 408, with which some servers close an idle connection.
-    IdleNotice,
-    /// Any other bytes.
-    Answer,
-}
-
-impl Readable {
-    fn of(bytes: &[u8]) -> Self {
-        match bytes {
-            [b'H', b'T', b'T', b'P', b'/', b'1', b'.', _, b' ', b'4', b'0', b'8', ..] => Readable::IdleNotice,
-            [b'H', b'T', b'T', b'P', b'/', b'1', b'.', _, b' ', b'4' | b'5', ..] => Readable::Error,
-            _ => Readable::Answer,
-        }
-    }
-}
-
-/// Counts the bytes of an answer, without parsing them as HTTP.
-#[derive(Debug, Default)]
-struct AnswerBytes {
-    length: u64,
-    /// The length of the head, its blank line included; `None` until the blank line has come.
-    head_length: Option<u64>,
-    /// The last four bytes.
-    tail: [u8; 4],
-}
-
-impl AnswerBytes {
-    fn add(&mut self, bytes: &[u8]) {
-        if self.head_length.is_none() {
-            self.find_head_end(bytes);
-        }
-        self.length += bytes.len() as u64;
-        let kept = bytes.len().min(4);
-        self.tail.rotate_left(kept);
-        self.tail[4 - kept..].copy_from_slice(&bytes[bytes.len() - kept..]);
-    }
-
-    /// Looks for the blank line, which may have begun in earlier bytes. `tail` holds these.
-    fn find_head_end(&mut self, bytes: &[u8]) {
-        let mut seen = [0; 7];
-        seen[..4].copy_from_slice(&self.tail);
-        let joined = bytes.len().min(3);
-        seen[4..4 + joined].copy_from_slice(&bytes[..joined]);
-        let across = memchr::memmem::find(&seen[1..4 + joined], END_OF_HEAD).map(|at| at + 1);
-        let within = || memchr::memmem::find(bytes, END_OF_HEAD).map(|at| at + END_OF_HEAD.len());
-        self.head_length = across.or_else(within).map(|end| self.length + end as u64);
-    }
-
-    /// Tells whether more bytes came than the answer has. `body_length` is the length of its body; `None` if the body ends with
-    /// its last chunk.
-    fn has_more_than(&self, body_length: Option<u64>) -> bool {
-        match (self.head_length, body_length) {
-            (Some(head), Some(body)) => self.length > head + body,
-            (Some(_), None) => &self.tail != END_OF_HEAD,
-            (None, _) => false,
-        }
-    }
-}
-
-/// The blank line after a head, and after the last chunk of a body.
-const END_OF_HEAD: &[u8; 4] = b"\r\n\r\n";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn more_than_the_answer_is_seen_however_it_is_cut() {
-        let check = |text: &str, body_length, expected: bool| {
-            for size in 1..=text.len() {
-                let mut answer = AnswerBytes::default();
-                text.as_bytes().chunks(size).for_each(|piece| answer.add(piece));
-                assert_eq!(answer.has_more_than(body_length), expected, "{text:?} in pieces of {size}");
-            }
-        };
-        let head = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n";
-        check(&format!("{head}right"), Some(5), false);
-        check(&format!("{head}\r\n\r\n!"), Some(5), false);
-        check(&format!("{head}right{head}stray"), Some(5), true);
-        check(&format!("{head}rightH"), Some(5), true);
-        check(head, Some(0), false);
-        let chunks = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nright\r\n0\r\n\r\n";
-        check(chunks, None, false);
-        check(&chunks.replace("0\r\n\r\n", "0\r\nx-trailer: 1\r\n\r\n"), None, false);
-        check(&format!("{chunks}{head}stray"), None, true);
-    }
-
-    #[test]
-    fn a_surplus_answer_is_known_by_its_status() {
-        assert_eq!(Readable::of(b"HTTP/1.1 200"), Readable::Answer);
-        assert_eq!(Readable::of(b"HTTP/1.1 413"), Readable::Error);
-        assert_eq!(Readable::of(b"HTTP/1.0 408"), Readable::IdleNotice);
-        assert_eq!(Readable::of(b"stray"), Readable::Answer);
-        assert_eq!(Readable::of(b"H"), Readable::Answer);
-    }
 }
