@@ -40,7 +40,7 @@ use std::time::Duration;
 
 use foldhash::{HashMap, HashMapExt};
 
-use self::admission::{Admission, Backpressure};
+use self::admission::Admission;
 pub use self::breaker::{Breaker, BreakerState, BreakerView};
 use self::choose::Balancing;
 pub use self::decision::{Decision, Grant, GrantReason, Queued, Retried, Submitted};
@@ -266,41 +266,6 @@ impl Dispatcher {
     /// Returns when [`Dispatcher::expire`] must be called next; `None` if nothing expires.
     pub fn next_due(&self) -> Option<Moment> {
         [self.queue.next_due(), self.fleet.next_trial()].into_iter().flatten().min()
-    }
-
-    /// Returns how many requests wait, in all stages.
-    pub fn waiting(&self) -> usize {
-        self.queue.len()
-    }
-
-    /// Returns how many leases are held.
-    pub fn active(&self) -> usize {
-        self.leases.len()
-    }
-
-    /// Tells what happens to a new request that finds no free slot.
-    pub fn backpressure(&self) -> Backpressure {
-        self.rules.admission.backpressure(self.waiting(), self.rules.max_waiting)
-    }
-
-    /// Returns how many requests may wait.
-    pub fn max_waiting(&self) -> usize {
-        self.rules.max_waiting
-    }
-
-    /// Returns how many slots of each endpoint are taken.
-    pub fn in_flight(&self) -> impl Iterator<Item = (EndpointId, u32)> {
-        self.fleet.in_flight()
-    }
-
-    /// Returns the name of an endpoint; `None` if the endpoint is gone.
-    pub fn endpoint_name(&self, id: EndpointId) -> Option<&str> {
-        self.fleet.name(id)
-    }
-
-    /// Returns an endpoint's breaker.
-    pub fn breaker(&self, id: EndpointId) -> Breaker {
-        self.fleet.breaker(id)
     }
 
     /// Checks the invariants listed at the top of this file.

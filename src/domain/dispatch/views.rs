@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admission::Backpressure;
 use super::choose::Mode;
 use super::decision::GrantReason;
 use super::models::ModelNumber;
-use super::{Dispatcher, Held, Selections};
-use crate::domain::ids::ModelId;
+use super::{Breaker, Dispatcher, Held, Selections};
+use crate::domain::ids::{EndpointId, ModelId};
 use crate::domain::request::ApiKind;
 use crate::domain::target::Target;
 use crate::domain::time::Moment;
@@ -76,6 +77,41 @@ impl RecentGrants {
 }
 
 impl Dispatcher {
+    /// Returns how many requests wait, in all stages.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Returns how many leases are held.
+    pub fn active(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// Tells what happens to a new request that finds no free slot.
+    pub fn backpressure(&self) -> Backpressure {
+        self.rules.admission.backpressure(self.waiting(), self.rules.max_waiting)
+    }
+
+    /// Returns how many requests may wait.
+    pub fn max_waiting(&self) -> usize {
+        self.rules.max_waiting
+    }
+
+    /// Returns how many slots of each endpoint are taken.
+    pub fn in_flight(&self) -> impl Iterator<Item = (EndpointId, u32)> {
+        self.fleet.in_flight()
+    }
+
+    /// Returns the name of an endpoint; `None` if the endpoint is gone.
+    pub fn endpoint_name(&self, id: EndpointId) -> Option<&str> {
+        self.fleet.name(id)
+    }
+
+    /// Returns an endpoint's breaker.
+    pub fn breaker(&self, id: EndpointId) -> Breaker {
+        self.fleet.breaker(id)
+    }
+
     /// Returns how many requests wait for each model, the most first.
     pub fn waiting_by_model(&self) -> Vec<ModelWait> {
         let demand = self.queue.demand();
