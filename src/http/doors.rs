@@ -21,6 +21,10 @@ const PREFLIGHT_MAX_AGE: u64 = 600;
 const EXPOSED_HEADERS: &str = "x-request-id, x-leaseway-endpoint, x-queue-status, x-queue-wait-ms, x-queue-position, \
     x-estimated-wait, x-should-retry, retry-after";
 
+/// The header by which a browser says whether the page that sends a request belongs to the same site
+/// (https://w3c.github.io/webappsec-fetch-metadata/).
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
 /// Suffixes that the public DNS does not have, so that no stranger can make a name with one of them point here.
 const LOCAL_SUFFIXES: [&str; 5] = [".localhost", ".local", ".lan", ".internal", ".home.arpa"];
 
@@ -73,7 +77,7 @@ impl Doors {
             return Err(ApiError::HostNotAllowed { host: host.to_owned() });
         }
         let Some(origin) = headers.get(header::ORIGIN) else {
-            return match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
+            return match headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes) {
                 None | Some(b"same-origin" | b"none") => Ok(None),
                 // The browser follows a link or loads an image. The page cannot read the answer, and safe methods change nothing.
                 Some(_) if method.is_safe() => Ok(None),

@@ -53,15 +53,14 @@ pub struct AnswerReader {
     next: Option<Bytes>,
     idle_timeout: Duration,
     last_read: Instant,
-    idle_timer: Pin<Box<Sleep>>,
+    /// `None` until the answer pauses.
+    idle_timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl AnswerReader {
     /// Wraps an answer that comes over `wire`. After its first bytes it may pause for `idle_timeout`.
     pub fn new(target: Arc<Target>, response: ClientResponse, wire: Rc<Wire>, idle_timeout: Duration) -> Self {
-        let last_read = Instant::now();
-        let idle_timer = Box::pin(sleep_until(last_read + idle_timeout));
-        Self { target, response, wire, next: None, idle_timeout, last_read, idle_timer }
+        Self { target, response, wire, next: None, idle_timeout, last_read: Instant::now(), idle_timer: None }
     }
 
     /// Returns the head of the answer.
@@ -211,13 +210,15 @@ impl AnswerReader {
 
     /// Waits until nothing has been read for the idle time. The timer is moved only when it fires, not at every read.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let first_deadline = self.last_read + self.idle_timeout;
+        let timer = self.idle_timer.get_or_insert_with(|| Box::pin(sleep_until(first_deadline)));
         loop {
-            ready!(self.idle_timer.as_mut().poll(cx));
+            ready!(timer.as_mut().poll(cx));
             let deadline = self.last_read + self.idle_timeout;
             if deadline <= Instant::now() {
                 return Poll::Ready(());
             }
-            self.idle_timer.as_mut().reset(deadline);
+            timer.as_mut().reset(deadline);
         }
     }
 }

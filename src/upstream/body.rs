@@ -54,8 +54,8 @@ enum Meter {
 enum State {
     /// Pieces are read and passed on.
     Relaying,
-    /// The last piece is held until the answer ends or the timer fires.
-    Ending { last: Bytes, timer: Pin<Box<Sleep>> },
+    /// The last piece is held until the answer ends or the timer fires, which runs once the end is waited for.
+    Ending { last: Bytes, timer: Option<Pin<Box<Sleep>>> },
     /// The answer broke off; the connection is cut when the timer fires.
     Cutting { timer: Pin<Box<Sleep>> },
     /// Nothing is left to send.
@@ -159,7 +159,7 @@ impl LeasedBody {
             return None;
         }
         if done && self.lease.is_some() {
-            self.state = State::Ending { last: passed, timer: Box::pin(sleep(LAST_PIECE_WAIT)) };
+            self.state = State::Ending { last: passed, timer: None };
             return None;
         }
         Some(passed)
@@ -208,6 +208,7 @@ impl MessageBody for LeasedBody {
                         }
                         Poll::Ready(Read::End(_) | Read::Broken(_)) => State::Done,
                         Poll::Pending => {
+                            let timer = timer.get_or_insert_with(|| Box::pin(sleep(LAST_PIECE_WAIT)));
                             ready!(timer.as_mut().poll(cx));
                             State::Relaying
                         }
