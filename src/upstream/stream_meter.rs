@@ -133,7 +133,7 @@ impl StreamMeter {
             }
             if line.is_empty() {
                 if hide_event {
-                    hidden.push(event_start..end);
+                    hide_event_in(&mut hidden, event_start..end);
                 }
                 event_start = end;
                 hide_event = false;
@@ -142,7 +142,7 @@ impl StreamMeter {
             start = end;
         }
         if hide_event {
-            hidden.push(event_start..events.len());
+            hide_event_in(&mut hidden, event_start..events.len());
         }
         hidden
     }
@@ -159,6 +159,12 @@ impl StreamMeter {
         }
         added
     }
+}
+
+/// Adds an event to the ranges that are hidden, in place of the parts of the event that are among them.
+fn hide_event_in(hidden: &mut Vec<Range<usize>>, event: Range<usize>) {
+    hidden.retain(|range| range.end <= event.start);
+    hidden.push(event);
 }
 
 /// Returns the bytes without these ranges, which must be in order.
@@ -188,6 +194,9 @@ fn last_event_end(bytes: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     const CONTENT: &str =
@@ -196,6 +205,19 @@ mod tests {
     const USAGE: &str =
         "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":9,\"total_tokens\":12}}\n\n";
     const DONE: &str = "data: [DONE]\n\n";
+
+    /// Lines of events, of which an endpoint may make any stream.
+    const LINES: [&str; 9] = [
+        "\n",
+        "\r\n",
+        ": ping\n",
+        "event: x\n",
+        "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n",
+        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2}}\n",
+        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2},\"timings\":{\"x\":1}}\n",
+        "data: {\"choices\":[{}],\"usage\":null",
+        "data: [DONE]\n",
+    ];
 
     /// Sends a text through a meter in pieces of `size` bytes and returns the text for the client.
     fn through(meter: &mut StreamMeter, text: &str, size: usize) -> String {
@@ -239,6 +261,27 @@ mod tests {
         assert_eq!(through(&mut meter, event, event.len()), event);
         assert_eq!(meter.tokens().map(|tokens| tokens.output), Some(2));
         assert!(meter.complete() && !meter.done());
+    }
+
+    #[test]
+    fn an_event_of_several_lines_is_hidden_once() {
+        let member = USAGE.trim_end().replace("}}", "},\"timings\":{\"x\":1}}") + "\n";
+        let check = |stream: &str, expected: &str| {
+            let mut meter = StreamMeter::new(Dialect::OpenAi, true);
+            assert_eq!(through(&mut meter, stream, stream.len()), expected, "{stream}");
+        };
+        check(&format!("{CONTENT}{member}{USAGE}{DONE}"), &format!("{CONTENT}{DONE}"));
+        check(&format!("{CONTENT}{member}{}", USAGE.trim_end()), CONTENT);
+    }
+
+    proptest! {
+        #[test]
+        fn no_stream_is_too_odd_to_be_read(lines in vec(0..LINES.len(), 0..12), size in 1_usize..200, hide in any::<bool>()) {
+            let stream: String = lines.iter().map(|line| LINES[*line]).collect();
+            let mut meter = StreamMeter::new(Dialect::OpenAi, hide);
+            let passed = through(&mut meter, &stream, size);
+            prop_assert!(passed.len() <= stream.len() && (hide || passed == stream));
+        }
     }
 
     #[test]
