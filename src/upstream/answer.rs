@@ -72,15 +72,23 @@ impl AnswerReader {
     /// the connection although the rest of the answer is still to come, and would take that rest for the answer to another
     /// request.
     ///
-    /// awc takes an interim answer (RFC 9110 section 15.2) for the final one. It takes a body in HTTP/1.1 that has neither length
-    /// nor chunks, and so may end with the connection (RFC 9112 section 6.3), for an empty one. An answer with both length and
-    /// chunks is an error (RFC 9112 section 6.1), which Leaseway would frame wrongly for its client.
+    /// awc takes an interim answer (RFC 9110 section 15.2) for the final one. It takes a body in HTTP/1.1 for an empty one if the
+    /// body has neither length nor chunks, and so may end with the connection (RFC 9112 section 6.3), or if the head has
+    /// `upgrade: websocket`. An answer with both length and chunks is an error (RFC 9112 section 6.1), which Leaseway would frame
+    /// wrongly for its client.
     pub fn misread(&self) -> Option<&'static str> {
         let (status, headers) = (self.response.status(), self.response.headers());
+        let coding = headers.get(header::TRANSFER_ENCODING).map(|coding| coding.as_bytes().trim_ascii());
+        let has_length = headers.contains_key(header::CONTENT_LENGTH);
+        let upgrades = headers.get(header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
         let reason = if status.is_informational() {
             "an interim answer, which is not supported"
-        } else if headers.contains_key(header::CONTENT_LENGTH) && headers.contains_key(header::TRANSFER_ENCODING) {
+        } else if coding.is_some() && has_length {
             "the answer has both length and chunks"
+        } else if coding.is_some_and(|coding| !coding.eq_ignore_ascii_case(b"chunked")) {
+            "the answer has a transfer coding that is not supported"
+        } else if upgrades && coding.is_none() && !self.has_no_body() {
+            "the answer changes the protocol"
         } else if !self.has_no_body() && !is_framed(headers) && self.response.version() == Version::HTTP_11 {
             "the answer has neither length nor chunks"
         } else {
@@ -162,10 +170,15 @@ impl AnswerReader {
         }
     }
 
+    /// Returns the length of the body that the head announces, in bytes.
+    pub fn announced_length(&self) -> Option<u64> {
+        self.response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+    }
+
     /// Checks the connection after the answer has ended by its length or its last chunk.
     pub fn settle(&self) {
         let headers = self.response.headers();
-        let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let length = self.announced_length();
         let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
         if !self.has_no_body() {
             self.wire.settle(length);

@@ -80,11 +80,10 @@ impl LeasedBody {
         let headers = answer.response().headers();
         let content_type = headers.get(header::CONTENT_TYPE);
         let is_stream = content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
-        let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         let (meter, size) = if is_stream {
             (Meter::Stream(StreamMeter::new(dialect, hide_usage)), BodySize::Stream)
         } else {
-            (Meter::Json(JsonMeter::new(dialect)), length.map_or(BodySize::Stream, BodySize::Sized))
+            (Meter::Json(JsonMeter::new(dialect)), answer.announced_length().map_or(BodySize::Stream, BodySize::Sized))
         };
         let status = answer.response().status();
         Self { lease: Some(lease), dialect, asked, status, answer, meter, size, received: 0, state: State::Relaying }

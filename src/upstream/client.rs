@@ -1,6 +1,6 @@
 //! HTTP clients: one for each endpoint and thread, so that the idle connections of an endpoint are closed with its client.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
@@ -72,8 +72,6 @@ pub struct Route {
     pub client: Client,
     /// The state that the connections of the client share.
     pub peer: Rc<Peer>,
-    /// True if the client makes a connection for one request only.
-    pub is_fresh: bool,
 }
 
 /// A kept client and its last use.
@@ -90,13 +88,15 @@ pub struct Upstreams {
     /// The id of this Leaseway, which every request to an endpoint carries.
     pub instance: HeaderValue,
     clients: RefCell<HashMap<EndpointId, EndpointClient>>,
+    /// The number of connections that this thread watches.
+    watched: Rc<Cell<usize>>,
 }
 
 impl Upstreams {
     /// Creates the clients of this thread, and drops unused ones regularly for as long as the thread serves.
     pub fn start(config: UpstreamConfig, instance: HeaderValue) -> Rc<Self> {
         let interval = config.pool_idle_timeout.max(Duration::from_secs(1));
-        let upstreams = Rc::new(Self { config, instance, clients: RefCell::default() });
+        let upstreams = Rc::new(Self { config, instance, clients: RefCell::default(), watched: Rc::default() });
         let weak = Rc::downgrade(&upstreams);
         actix_web::rt::spawn(async move {
             loop {
@@ -123,7 +123,7 @@ impl Upstreams {
             known.used = used;
             return known.route.clone();
         }
-        let route = Self::build_route(&self.config, target, false);
+        let route = self.build_route(&self.config, target, false);
         clients.insert(target.id, EndpointClient { target: target.clone(), route: route.clone(), used });
         route
     }
@@ -131,12 +131,12 @@ impl Upstreams {
     /// Returns a route to a target over a new connection, which is not kept.
     pub fn fresh_route(&self, target: &Arc<Target>) -> Route {
         let config = UpstreamConfig { pool_idle_timeout: Duration::ZERO, ..self.config.clone() };
-        Self::build_route(&config, target, true)
+        self.build_route(&config, target, true)
     }
 
-    fn build_route(config: &UpstreamConfig, target: &Arc<Target>, is_fresh: bool) -> Route {
-        let peer = Rc::new(Peer::new(target.clone()));
-        Route { client: build_client_of(config, target.is_https(), peer.clone()), peer, is_fresh }
+    fn build_route(&self, config: &UpstreamConfig, target: &Arc<Target>, is_fresh: bool) -> Route {
+        let peer = Rc::new(Peer::new(target.clone(), is_fresh, self.watched.clone()));
+        Route { client: build_client_of(config, target.is_https(), peer.clone()), peer }
     }
 
     /// Drops the clients of endpoints that have had no request for `pool_idle_timeout`. This closes their idle connections, which

@@ -216,7 +216,7 @@ async fn send_by(
     *sent.headers_mut() =
         headers::to_endpoint(request.headers, &upstreams.config.drop_headers, target.api_key.as_deref());
     sent.headers_mut().append(VIA, upstreams.instance.clone());
-    if route.is_fresh {
+    if route.peer.is_fresh() {
         sent = sent.force_close();
     }
     let mut sending = pin!(sent.send_body(request.body.to_send(ask_for_usage)));

@@ -3,7 +3,7 @@
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// Headers that belong to one connection and not to the message (RFC 9110 section 7.6.1). [`KEEP_ALIVE`] and the headers that
-/// begin with [`PROXY`] belong to one connection, too.
+/// begin with [`PROXY_PREFIX`] belong to one connection, too.
 const HOP_BY_HOP: [HeaderName; 5] =
     [header::CONNECTION, header::TE, header::TRAILER, header::TRANSFER_ENCODING, header::UPGRADE];
 
@@ -11,7 +11,7 @@ const HOP_BY_HOP: [HeaderName; 5] =
 const KEEP_ALIVE: &str = "keep-alive";
 
 /// The prefix of headers between a client and a proxy.
-const PROXY: &str = "proxy-";
+const PROXY_PREFIX: &str = "proxy-";
 
 /// Request headers that Leaseway sets anew for the endpoint.
 const REQUEST_REPLACED: [HeaderName; 4] =
@@ -24,7 +24,7 @@ const REQUEST_PRIVATE: [HeaderName; 3] = [header::AUTHORIZATION, header::COOKIE,
 const REQUEST_PRIVATE_NAMES: [&str; 3] = ["x-api-key", "api-key", "x-real-ip"];
 
 /// The prefix of headers by which proxies tell a client's address.
-const FORWARDED: &str = "x-forwarded-";
+const FORWARDED_PREFIX: &str = "x-forwarded-";
 
 /// Response headers that would tell the endpoint's address or that Leaseway sets itself.
 const RESPONSE_REPLACED: [HeaderName; 8] = [
@@ -40,10 +40,11 @@ const RESPONSE_REPLACED: [HeaderName; 8] = [
 
 /// More such response headers, for which the crate `http` has no constants.
 const RESPONSE_REPLACED_NAMES: [&str; 5] =
-    ["alt-svc", "x-request-id", "x-accel-buffering", "x-should-retry", "x-leaseway-endpoint"];
+    ["alt-svc", "x-request-id", "x-accel-buffering", "x-should-retry", "x-estimated-wait"];
 
-/// The prefix of headers that say which pages may read an answer. Leaseway sets them itself.
-const CORS: &str = "access-control-";
+/// The prefixes of more such response headers: those that say which pages may read an answer, and those that tell how Leaseway
+/// has served the request.
+const RESPONSE_REPLACED_PREFIXES: [&str; 3] = ["access-control-", "x-leaseway-", "x-queue-"];
 
 /// Returns the headers of a client's request that go to the endpoint, without those in `dropped`, and with the endpoint's own
 /// key if it has one.
@@ -52,7 +53,7 @@ pub fn to_endpoint(received: &HeaderMap, dropped: &[HeaderName], api_key: Option
     for (name, value) in passing(received) {
         let is_private = REQUEST_PRIVATE.contains(name)
             || REQUEST_PRIVATE_NAMES.contains(&name.as_str())
-            || name.as_str().starts_with(FORWARDED);
+            || name.as_str().starts_with(FORWARDED_PREFIX);
         if !REQUEST_REPLACED.contains(name) && !is_private && !dropped.contains(name) {
             sent.append(name.clone(), value.clone());
         }
@@ -70,7 +71,7 @@ pub fn to_client(received: &HeaderMap) -> HeaderMap {
     for (name, value) in passing(received) {
         let is_ours = RESPONSE_REPLACED.contains(name)
             || RESPONSE_REPLACED_NAMES.contains(&name.as_str())
-            || name.as_str().starts_with(CORS);
+            || RESPONSE_REPLACED_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix));
         if !is_ours {
             sent.append(name.clone(), value.clone());
         }
@@ -88,7 +89,7 @@ fn passing(received: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderVa
     received.iter().filter(move |(name, _)| {
         !HOP_BY_HOP.contains(name)
             && name.as_str() != KEEP_ALIVE
-            && !name.as_str().starts_with(PROXY)
+            && !name.as_str().starts_with(PROXY_PREFIX)
             && !nominated.iter().any(|nominee| nominee.eq_ignore_ascii_case(name.as_str()))
     })
 }
@@ -160,6 +161,10 @@ mod tests {
             ("server", "llama.cpp"),
             ("content-type", "text/event-stream"),
             ("retry-after", "3"),
+            ("x-leaseway-endpoint", "other"),
+            ("x-leaseway-anything", "1"),
+            ("x-queue-position", "7"),
+            ("x-estimated-wait", "7"),
         ]);
         assert_eq!(names(&to_client(&received)), ["content-type", "retry-after"]);
     }

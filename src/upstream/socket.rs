@@ -62,7 +62,7 @@ pub struct EndpointSocket(Rc<Wire>);
 impl AsyncRead for EndpointSocket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let wire = &self.0;
-        if wire.is_out_of_use() {
+        if wire.must_be_dropped() {
             // The empty read looks like the end of an idle connection, which makes awc drop it.
             return Poll::Ready(Ok(()));
         }

@@ -7,9 +7,10 @@
 //! - Before a request is written, and when its answer has ended, nothing may be readable. `TCP_QUICKACK` at the end of an
 //!   answer makes an endpoint with Nagle's algorithm send the bytes that it holds back.
 //! - An answer that begins before its request is wholly written is an error answer, or belongs to no request.
-//! - One connection of each endpoint is **watched** whenever possible: it carries no further request, and nothing may come on
-//!   it for [`WATCH`]. The connection of the first answer is watched first, and few others are used again in the meantime, so
-//!   that an endpoint that always sends too much is caught before a late surplus can reach a client.
+//! - Connections are **watched** from time to time: a watched connection carries no further request, and nothing may come on
+//!   it for two seconds. The connection of the first answer is watched first, and few others are used again in the meantime. So
+//!   an endpoint that sends too much from its first answer on is caught before a late surplus can reach a client. A habit that
+//!   begins later may give wrong answers on every connection in use, until one of these is watched; see [`watching`].
 //! - An endpoint that was caught gets a new connection for each request ([`Target::is_caught`]), and no answer that comes on a
 //!   connection kept before is relayed.
 //!
@@ -17,98 +18,76 @@
 
 mod answer_bytes;
 mod readable;
+mod unsent;
+mod watching;
 
 use std::cell::{Cell, RefCell};
-use std::error::Error;
-use std::fmt;
 use std::io;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Poll, ready};
-use std::time::Duration;
 
 use futures_util::future::poll_fn;
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use self::answer_bytes::AnswerBytes;
-use self::readable::{Readable, peek};
+use self::readable::{Readable, peek, readable_after};
+pub use self::unsent::Unsent;
+use self::watching::{Fate, GRACE, WATCH, Watched, Watching};
 use crate::clock;
 use crate::domain::target::Target;
+use crate::domain::time::Moment;
 
-/// How long a connection is watched.
-const WATCH: Duration = Duration::from_secs(2);
-
-/// How many connections of an endpoint carry only one request while no watched connection has stayed silent. Connections that
-/// are answered together send their surplus together, and must not be in use again by then.
-const UNPROVEN: u32 = 256;
+/// The most connections that one thread watches at a time, so that watching takes few descriptors.
+const WATCHED_MAX: usize = 64;
 
 /// The state that the connections of one thread to one endpoint share.
 #[derive(Debug, Default)]
 pub struct Peer {
     /// The endpoint; `None` for connections that carry probes only.
     target: Option<Arc<Target>>,
-    /// The connection that is watched now.
-    watched: RefCell<Option<Rc<Wire>>>,
-    /// True once a watched connection has stayed silent for [`WATCH`].
-    is_proven: Cell<bool>,
-    /// The number of connections that were not kept because the endpoint was not proven; at most [`UNPROVEN`].
-    spared: Cell<u32>,
+    /// The connections are made for one request each.
+    is_fresh: bool,
+    watching: Cell<Watching>,
+    /// The number of connections that the thread watches, of all endpoints.
+    watched_in_all: Rc<Cell<usize>>,
+    /// The connection that is watched while the endpoint is not proven.
+    watched: RefCell<Weak<Wire>>,
     /// The connection on which the newest request was begun, until [`Peer::take_begun`] takes it.
-    begun: RefCell<Option<Rc<Wire>>>,
+    begun: RefCell<Weak<Wire>>,
 }
 
 impl Peer {
-    /// Creates the state that the connections to `target` share.
-    pub fn new(target: Arc<Target>) -> Self {
-        Self { target: Some(target), ..Self::default() }
+    /// Creates the state that the connections to `target` share. `watched_in_all` is the same for all peers of a thread. With
+    /// `is_fresh` each connection carries only one request.
+    pub fn new(target: Arc<Target>, is_fresh: bool, watched_in_all: Rc<Cell<usize>>) -> Self {
+        Self { target: Some(target), is_fresh, watched_in_all, ..Self::default() }
+    }
+
+    /// Tells whether each connection carries only one request.
+    pub fn is_fresh(&self) -> bool {
+        self.is_fresh
     }
 
     /// Returns the connection on which a request was begun since the last call; `None` if no request was begun.
     pub fn take_begun(&self) -> Option<Rc<Wire>> {
-        self.begun.borrow_mut().take()
+        self.begun.take().upgrade()
     }
 
     fn is_caught(&self) -> bool {
         self.target.as_ref().is_some_and(|target| target.is_caught(clock::now()))
     }
-}
 
-/// Why a request was not written, or only in part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unsent {
-    /// The endpoint had closed the kept connection before any byte of the request left.
-    Closed,
-    /// The endpoint had sent bytes before any byte of the request left.
-    Preceded,
-    /// An answer came after the first byte of the request had left, and before the last.
-    Overtaken,
-}
-
-impl Unsent {
-    /// Returns the reason that an I/O error carries; `None` if it is an ordinary error.
-    pub fn of(error: &io::Error) -> Option<Self> {
-        error.get_ref()?.downcast_ref().copied()
-    }
-
-    fn error(self) -> io::Error {
-        io::Error::new(io::ErrorKind::ConnectionReset, self)
+    fn watching<T>(&self, change: impl FnOnce(&mut Watching) -> T) -> T {
+        let mut watching = self.watching.get();
+        let result = change(&mut watching);
+        self.watching.set(watching);
+        result
     }
 }
-
-impl fmt::Display for Unsent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Unsent::Closed => "the endpoint had closed the connection before the request",
-            Unsent::Preceded => "the endpoint had sent an answer before the request",
-            Unsent::Overtaken => "the endpoint answered before it had the whole request",
-        })
-    }
-}
-
-impl Error for Unsent {}
 
 /// Where a connection is in its conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +118,8 @@ pub struct Wire {
     answer: RefCell<AnswerBytes>,
     /// An error answer came before the request was wholly written.
     is_early: Cell<bool>,
+    /// When the first request was begun.
+    used_since: Cell<Moment>,
     /// The connection carries no further request.
     is_retired: Cell<bool>,
 }
@@ -155,6 +136,7 @@ impl Wire {
             written: Cell::new(0),
             answer: RefCell::default(),
             is_early: Cell::new(false),
+            used_since: Cell::default(),
             is_retired: Cell::new(false),
         }
     }
@@ -164,20 +146,15 @@ impl Wire {
         self.requests.get() > 1
     }
 
-    /// Tells whether an error answer came before the current request was wholly written.
-    fn is_early(&self) -> bool {
-        self.is_early.get()
-    }
-
     /// Tells whether the answer may belong to another request: the connection carried another request before, and the endpoint
-    /// has been caught since. The watched connection is checked at once, because bytes may have come on it that its task has not
-    /// seen yet.
+    /// has been caught since. While the endpoint is not proven, its watched connection is checked at once, because bytes may have
+    /// come on it that its task has not seen yet.
     pub fn is_doubtful(&self) -> bool {
         if !self.is_reused() {
             return false;
         }
-        let watched = self.peer.watched.borrow().clone();
-        if let Some(watched) = watched
+        if !self.peer.watching.get().is_proven()
+            && let Some(watched) = self.peer.watched.borrow().upgrade()
             && let Ok(Some(readable)) = watched.peek()
         {
             watched.judge(readable);
@@ -185,14 +162,23 @@ impl Wire {
         self.peer.is_caught()
     }
 
-    /// Takes the connection out of use: it carries no further request, and nothing more is read from it.
+    fn enter(&self, phase: Phase) {
+        match (self.phase.replace(phase), phase) {
+            (Phase::Writing, Phase::Writing) => {}
+            (Phase::Writing, _) => self.peer.watching(Watching::is_answered),
+            (_, Phase::Writing) => self.peer.watching(Watching::begins),
+            _ => {}
+        }
+    }
+
+    /// Retires the connection: it carries no further request, and nothing more is read from it.
     pub fn retire(&self) {
-        self.phase.set(Phase::Idle);
+        self.enter(Phase::Idle);
         self.is_retired.set(true);
     }
 
     /// Tells whether an idle connection must not carry another request.
-    pub(super) fn is_out_of_use(&self) -> bool {
+    pub(super) fn must_be_dropped(&self) -> bool {
         self.phase.get() == Phase::Idle && (self.is_retired.get() || self.peer.is_caught())
     }
 
@@ -225,12 +211,16 @@ impl Wire {
     }
 
     fn begin_request(self: &Rc<Self>) {
-        self.phase.set(Phase::Writing);
-        self.requests.set(self.requests.get() + 1);
+        self.enter(Phase::Writing);
+        if self.requests.replace(self.requests.get() + 1) == 0 {
+            self.used_since.set(clock::now());
+        }
         self.written.set(0);
         self.answer.replace(AnswerBytes::default());
         self.is_early.set(false);
-        self.peer.begun.replace(Some(self.clone()));
+        if self.peer.target.is_some() {
+            self.peer.begun.replace(Rc::downgrade(self));
+        }
     }
 
     /// Notes the result of a write. If nothing of a request has left on a kept connection, the error becomes
@@ -264,25 +254,26 @@ impl Wire {
     /// Notes bytes that awc has read.
     pub(super) fn has_read(&self, bytes: &[u8]) {
         match self.phase.get() {
-            Phase::Idle if !self.is_tls && !bytes.is_empty() => self.judge(Readable::of(bytes)),
+            Phase::Idle if !self.is_tls && !bytes.is_empty() => self.judge(readable_after(bytes, &self.tcp.borrow())),
             Phase::Idle => {}
             Phase::New | Phase::Writing | Phase::Reading => {
-                self.phase.set(Phase::Reading);
+                self.enter(Phase::Reading);
+                self.peer.watching(Watching::has_read);
                 self.answer.borrow_mut().add(bytes);
             }
         }
     }
 
     /// Checks the connection after an answer has ended. `body_length` is the length of the answer's body; `None` if the body came
-    /// in chunks. The connection may then carry another request, is watched, or is taken out of use.
+    /// in chunks. The connection may then carry another request, is watched, or is retired.
     pub fn settle(self: &Rc<Self>, body_length: Option<u64>) {
-        self.phase.set(Phase::Idle);
+        self.enter(Phase::Idle);
         if self.is_tls {
             return;
         }
         #[cfg(target_os = "linux")]
         let _ = SockRef::from(&*self.tcp.borrow()).set_tcp_quickack(true);
-        if self.is_early() {
+        if self.is_early.get() {
             return self.retire();
         }
         if self.answer.borrow().has_more_than(body_length) {
@@ -293,22 +284,26 @@ impl Wire {
             Ok(Some(readable)) => self.judge(readable),
             Err(_) => self.retire(),
         }
-        let peer = &self.peer;
-        if self.is_retired.get() || peer.target.is_none() {
-            return;
+        let Some(target) = self.peer.target.as_ref().filter(|_| !self.is_retired.get()) else { return };
+        let now = clock::now();
+        if self.peer.is_fresh || target.is_caught(now) {
+            return self.retire();
         }
-        if peer.watched.borrow().is_none() {
-            self.retire();
-            peer.watched.replace(Some(self.clone()));
-            actix_web::rt::spawn(watch(self.clone()));
-        } else if !peer.is_proven.get() && peer.spared.get() < UNPROVEN {
-            peer.spared.set(peer.spared.get() + 1);
-            self.retire();
+        let (used, has_room) = (now.since(self.used_since.get()), self.peer.watched_in_all.get() < WATCHED_MAX);
+        match self.peer.watching(|watching| watching.fate(now, used, has_room)) {
+            Fate::Keep => {}
+            Fate::Retire => self.retire(),
+            Fate::Watch => {
+                self.retire();
+                self.peer.watched.replace(Rc::downgrade(self));
+                self.peer.watched_in_all.set(self.peer.watched_in_all.get() + 1);
+                actix_web::rt::spawn(watch(self.clone()));
+            }
         }
     }
 
-    /// Takes the connection out of use because of bytes that no request asked for, and catches the endpoint unless the bytes are
-    /// an idle notice.
+    /// Retires the connection because of bytes that no request asked for, and catches the endpoint unless the bytes are an idle
+    /// notice.
     fn judge(&self, readable: Readable) {
         self.retire();
         match readable {
@@ -342,7 +337,13 @@ impl Wire {
     }
 }
 
-/// Watches a connection that carries no request, for [`WATCH`].
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.enter(Phase::Idle);
+    }
+}
+
+/// Watches a retired connection.
 async fn watch(wire: Rc<Wire>) {
     let readable = poll_fn(|cx| {
         loop {
@@ -354,11 +355,31 @@ async fn watch(wire: Rc<Wire>) {
             }
         }
     });
-    match timeout(WATCH, readable).await {
-        Ok(Ok(readable)) => wire.judge(readable),
-        // The endpoint closed the connection, which proves nothing.
-        Ok(Err(_)) => {}
-        Err(_) => wire.peer.is_proven.set(true),
+    let peer = &wire.peer;
+    let watched = tokio::select! {
+        watched = timeout(WATCH, readable) => match watched {
+            Ok(Ok(readable)) => {
+                wire.judge(readable);
+                Watched::Ended
+            }
+            Ok(Err(_)) => Watched::Ended,
+            Err(_) => Watched::Silent,
+        },
+        () = must_give_way(peer) => Watched::GaveWay,
+    };
+    peer.watched_in_all.set(peer.watched_in_all.get() - 1);
+    peer.watching(|watching| watching.ended(clock::now(), watched));
+}
+
+/// Waits until a request has been waiting that the endpoint may not serve before the end of a watched connection.
+async fn must_give_way(peer: &Peer) {
+    let mut waits = false;
+    loop {
+        sleep(GRACE).await;
+        let may_block = peer.watching.get().may_block();
+        if waits && may_block {
+            return;
+        }
+        waits = may_block;
     }
-    wire.peer.watched.take();
 }

@@ -5,10 +5,11 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tokio::time::interval;
 
 use crate::support::{FakeEndpoint, TestApp, soon};
 
@@ -23,22 +24,58 @@ struct Habit {
     nagle: bool,
     /// The next request is answered only after the surplus answer was sent.
     in_turn: bool,
-    /// Requests that are answered rightly before the habit begins.
-    polite: usize,
+    /// How long the endpoint works on a request.
+    service: Duration,
+    /// How long the endpoint has no such habit.
+    polite: Duration,
+    /// The habit ends with the first surplus answer.
+    is_single: bool,
+}
+
+impl Habit {
+    /// Returns the habit of an endpoint that sends a surplus answer `delay_ms` after each right one.
+    fn after(delay_ms: u64) -> Self {
+        Self {
+            delay: Duration::from_millis(delay_ms),
+            in_pieces: false,
+            nagle: false,
+            in_turn: false,
+            service: Duration::ZERO,
+            polite: Duration::ZERO,
+            is_single: false,
+        }
+    }
+
+    /// Returns the eight ways to send a surplus answer so long after the right one.
+    fn ways(delay_ms: u64) -> impl Iterator<Item = Self> {
+        let way = move |way| Self {
+            in_pieces: way & 1 > 0,
+            nagle: way & 2 > 0,
+            in_turn: way & 4 > 0,
+            ..Self::after(delay_ms)
+        };
+        (0..8).map(way)
+    }
 }
 
 struct Shared {
     habit: Habit,
-    answered: AtomicUsize,
+    started: Instant,
+    surplus: AtomicUsize,
     /// A request asked for a connection of its own.
-    is_found_out: AtomicBool,
+    is_caught: AtomicBool,
 }
 
 /// Starts a server with a thread for each connection, whose sockets the runtime of the test does not touch.
 fn start(habit: Habit) -> (SocketAddr, Arc<Shared>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
-    let shared = Arc::new(Shared { habit, answered: AtomicUsize::new(0), is_found_out: AtomicBool::new(false) });
+    let shared = Arc::new(Shared {
+        habit,
+        started: Instant::now(),
+        surplus: AtomicUsize::new(0),
+        is_caught: AtomicBool::new(false),
+    });
     let accepting = shared.clone();
     thread::spawn(move || {
         for socket in listener.incoming().map_while(Result::ok) {
@@ -60,11 +97,13 @@ fn serve(mut socket: TcpStream, shared: &Shared) -> Option<()> {
             continue;
         }
         if head.contains("connection: close") {
-            shared.is_found_out.store(true, Ordering::Relaxed);
+            shared.is_caught.store(true, Ordering::Relaxed);
         }
         let question: Value = serde_json::from_str(&body).ok()?;
+        thread::sleep(shared.habit.service);
         socket.write_all(answer(&json!({ "for": question["user"] }).to_string()).as_bytes()).ok()?;
-        if shared.answered.fetch_add(1, Ordering::Relaxed) >= shared.habit.polite {
+        let is_polite = shared.started.elapsed() < shared.habit.polite;
+        if !is_polite && (shared.surplus.fetch_add(1, Ordering::Relaxed) == 0 || !shared.habit.is_single) {
             let (habit, mut socket) = (shared.habit, socket.try_clone().ok()?);
             let surplus = thread::spawn(move || send_surplus(habit, &mut socket));
             if shared.habit.in_turn {
@@ -103,80 +142,170 @@ fn read_request(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(String,
     }
 }
 
-/// Asks once; false if the answer is somebody else's.
-async fn ask(app: &TestApp, asked: &AtomicUsize) -> bool {
+/// Asks once. Returns the status, and whether the answer belongs to the request.
+async fn ask(app: &TestApp, asked: &AtomicUsize) -> (u16, bool) {
     let name = format!("request {}", asked.fetch_add(1, Ordering::Relaxed));
     let response = app.post(CHAT, &json!({ "model": "m", "user": name })).await;
-    response.status != 200 || response.json()["for"] == name.as_str()
+    let is_right = response.status == 200 && response.json()["for"] == name.as_str();
+    (response.status.as_u16(), is_right)
 }
 
-/// Sends requests from `clients` clients until the endpoint is found out, and then some. Returns the wrong answers before and
-/// after that.
-async fn wrong_answers(habit: Habit, clients: usize) -> (usize, usize) {
+/// Registers an endpoint at this address. Returns its id once it is online.
+async fn register(app: &TestApp, address: SocketAddr, slots: usize) -> String {
+    let body = json!({ "name": "a", "base_url": format!("http://{address}"), "max_concurrency": slots });
+    let id = app.post("/api/endpoints", &body).await.json()["id"].as_str().expect("an id").to_owned();
+    app.until_endpoint(&id, "online", |endpoint| endpoint["status"] == "online").await;
+    id
+}
+
+/// Sends requests from `clients` clients until the endpoint is caught, and then 80 more, all of which must be answered
+/// rightly. Returns the number of wrong answers.
+async fn wrong_answers(habit: Habit, clients: usize) -> usize {
     let app = TestApp::with(|config| {
         config.health.failures_to_offline = 100;
         config.queue.max_waiting = 1000;
     })
     .await;
     let (address, shared) = start(habit);
-    let body = json!({ "name": "a", "base_url": format!("http://{address}"), "max_concurrency": clients });
-    let id = app.post("/api/endpoints", &body).await.json()["id"].as_str().expect("an id").to_owned();
-    app.until_endpoint(&id, "online", |endpoint| endpoint["status"] == "online").await;
+    let id = register(&app, address, clients).await;
     let asked = AtomicUsize::new(0);
     let before = join_all((0..clients).map(|_| async {
         let mut wrong = 0;
-        while !shared.is_found_out.load(Ordering::Relaxed) {
-            wrong += usize::from(!ask(&app, &asked).await);
+        while !shared.is_caught.load(Ordering::Relaxed) {
+            let (status, is_right) = ask(&app, &asked).await;
+            wrong += usize::from(status == 200 && !is_right);
         }
         wrong
     }));
-    let before: usize = soon(&format!("{habit:?} is found out"), before).await.into_iter().sum();
+    let wrong: usize = soon(&format!("{habit:?} is caught"), before).await.into_iter().sum();
     let after = join_all((0..clients).map(|_| async {
-        let mut wrong = 0;
         for _ in 0..80 / clients {
-            wrong += usize::from(!ask(&app, &asked).await);
+            let answer = ask(&app, &asked).await;
+            assert_eq!(answer, (200, true), "{wrong} wrong before it was caught: {habit:?}, {clients} clients");
         }
-        wrong
     }));
-    let after: usize = after.await.into_iter().sum();
+    after.await;
     app.until_endpoint(&id, "idle", |endpoint| endpoint["in_flight"] == 0).await;
     app.finish().await;
-    (before, after)
-}
-
-/// Checks every way to send a surplus answer so long after the right one. Returns the most wrong answers in one of them; all
-/// came before the endpoint was found out.
-async fn most_wrong(delay_ms: u64, polite: usize, clients: usize) -> usize {
-    let ways = (0..8).map(|way| Habit {
-        delay: Duration::from_millis(delay_ms),
-        in_pieces: way & 1 > 0,
-        nagle: way & 2 > 0,
-        in_turn: way & 4 > 0,
-        polite,
-    });
-    let checks = ways.map(async |habit| {
-        let (before, after) = wrong_answers(habit, clients).await;
-        assert_eq!(after, 0, "{before} before it was found out: {habit:?}, {clients} clients");
-        before
-    });
-    join_all(checks).await.into_iter().max().unwrap_or(0)
+    wrong
 }
 
 #[actix_web::test]
 async fn a_surplus_answer_reaches_one_client_at_most_and_then_nobody() {
     for (delay_ms, clients) in [(0, 1), (0, 8), (1, 1), (1, 8), (50, 1), (50, 8), (1000, 8)] {
-        let wrong = most_wrong(delay_ms, 0, clients).await;
-        assert!(wrong <= 1, "{wrong} wrong, {delay_ms} ms later, {clients} clients");
+        let wrong = join_all(Habit::ways(delay_ms).map(|habit| wrong_answers(habit, clients))).await;
+        assert!(wrong.iter().all(|wrong| *wrong <= 1), "{wrong:?} wrong, {delay_ms} ms later, {clients} clients");
+    }
+}
+
+/// How long an endpoint must be polite until its connections are kept.
+const PROVEN: Duration = Duration::from_millis(2500);
+
+#[actix_web::test]
+async fn a_habit_that_begins_late_reaches_two_clients_of_each_connection_at_most() {
+    const CLIENTS: usize = 4;
+    for delay_ms in [0, 50] {
+        let late = Habit::ways(delay_ms).map(|habit| Habit { polite: PROVEN, ..habit });
+        let wrong = join_all(late.map(|habit| wrong_answers(habit, CLIENTS))).await;
+        assert!(wrong.iter().all(|wrong| *wrong <= 2 * CLIENTS), "{wrong:?} wrong, {delay_ms} ms later");
     }
 }
 
 #[actix_web::test]
-async fn a_habit_that_begins_late_is_found_out_all_the_same() {
-    for delay_ms in [0, 1, 50] {
-        // Nobody can tell the first from the right one; a few may follow where the machine is busy.
-        let wrong = most_wrong(delay_ms, 40, 1).await;
-        assert!(wrong <= 4, "{wrong} wrong, {delay_ms} ms later");
+async fn a_single_surplus_answer_shifts_the_answers_of_a_connection_for_a_second_at_most() {
+    let service = Duration::from_millis(20);
+    let habit = Habit { service, polite: PROVEN, is_single: true, ..Habit::after(50) };
+    let wrong = wrong_answers(habit, 8).await;
+    let in_a_second = Duration::from_secs(1).div_duration_f64(service) as usize;
+    assert!(wrong <= in_a_second + in_a_second / 2, "{wrong} wrong");
+}
+
+/// Starts a server that serves one connection at a time and keeps each connection until its client closes it.
+fn start_serial() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let shared = Shared {
+        habit: Habit { polite: Duration::MAX, ..Habit::after(0) },
+        started: Instant::now(),
+        surplus: AtomicUsize::new(0),
+        is_caught: AtomicBool::new(false),
+    };
+    thread::spawn(move || {
+        for socket in listener.incoming().map_while(Result::ok) {
+            serve(socket, &shared);
+        }
+    });
+    address
+}
+
+#[actix_web::test]
+async fn an_endpoint_that_serves_one_connection_at_a_time_is_not_kept_waiting() {
+    let app = TestApp::start().await;
+    register(&app, start_serial(), 1).await;
+    let (asked, started) = (AtomicUsize::new(0), Instant::now());
+    for _ in 0..10 {
+        assert_eq!(ask(&app, &asked).await, (200, true));
     }
+    // Ten watched connections would take 20 s.
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    app.finish().await;
+}
+
+/// Starts a server that ends idle connections with a 408. Returns how many it has ended so, and how many its clients have ended.
+fn start_impatient() -> (SocketAddr, Arc<[AtomicUsize; 2]>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let ended = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+    let counted = ended.clone();
+    thread::spawn(move || {
+        for mut socket in listener.incoming().map_while(Result::ok) {
+            let ended = counted.clone();
+            thread::spawn(move || {
+                socket.set_read_timeout(Some(PROVEN)).ok()?;
+                let mut buffer = Vec::new();
+                while let Some((head, body)) = read_request(&mut socket, &mut buffer) {
+                    assert!(head.starts_with("GET") || !head.contains("connection: close"), "it was caught");
+                    let question: Value = serde_json::from_str(&body).unwrap_or_default();
+                    let text = json!({ "data": [{ "id": "m" }], "for": question["user"] }).to_string();
+                    socket.write_all(answer(&text).as_bytes()).ok()?;
+                }
+                socket.set_nonblocking(true).ok()?;
+                let is_over = matches!(socket.peek(&mut [0]), Ok(0));
+                if !is_over {
+                    socket.write_all(b"HTTP/1.1 408 Request Time-out\r\nconnection: close\r\n\r\n").ok()?;
+                }
+                ended[usize::from(is_over)].fetch_add(1, Ordering::Relaxed);
+                Some(())
+            });
+        }
+    });
+    (address, ended)
+}
+
+#[actix_web::test]
+async fn a_connection_that_an_endpoint_ends_for_want_of_requests_says_nothing() {
+    let app = TestApp::start().await;
+    let (address, ended) = start_impatient();
+    register(&app, address, 1).await;
+    let asked = AtomicUsize::new(0);
+    let until = async |what: usize, count: usize| {
+        let reached = async {
+            let mut ticks = interval(Duration::from_millis(10));
+            while ended[what].load(Ordering::Relaxed) < count {
+                ticks.tick().await;
+            }
+        };
+        soon("the end of a connection", reached).await;
+    };
+    let probed = ended[1].load(Ordering::Relaxed);
+    assert_eq!(ask(&app, &asked).await, (200, true));
+    until(1, probed + 1).await;
+    assert_eq!(ask(&app, &asked).await, (200, true));
+    until(0, 1).await;
+    for _ in 0..3 {
+        assert_eq!(ask(&app, &asked).await, (200, true));
+    }
+    app.finish().await;
 }
 
 /// Starts a server that answers as soon as it has the head of a request, and reads the rest then.

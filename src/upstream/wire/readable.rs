@@ -24,6 +24,18 @@ pub fn peek(tcp: &TcpStream) -> io::Result<Readable> {
     Ok(Readable::of(&bytes[..length]))
 }
 
+/// Returns the kind of bytes whose beginning was read from a connection, and whose rest may still be readable.
+pub fn readable_after(read: &[u8], tcp: &TcpStream) -> Readable {
+    let mut bytes = [0; STATUS_LINE];
+    let read = &read[..read.len().min(STATUS_LINE)];
+    bytes[..read.len()].copy_from_slice(read);
+    let rest = match tcp.as_fd().try_clone_to_owned() {
+        Ok(second_handle) => std::net::TcpStream::from(second_handle).peek(&mut bytes[read.len()..]).unwrap_or(0),
+        Err(_) => 0,
+    };
+    Readable::of(&bytes[..read.len() + rest])
+}
+
 /// The kind of bytes that no request asked for, by their first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readable {
