@@ -312,3 +312,28 @@ async fn the_demo_shows_a_working_system() {
     assert!(process.wait().await.success());
     assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0, "nothing is kept");
 }
+
+#[actix_web::test]
+async fn registrations_that_are_refused_leave_no_connection_behind() {
+    let (folder, endpoint) = (tempdir().expect("a folder"), FakeEndpoint::start(&["m"]).await);
+    let mut process = Process::start(serve(folder.path()));
+    let address = process.address().await;
+    let body = json!({ "name": "a", "base_url": endpoint.url() });
+    let register = async |expected: &str| {
+        RawClient::post(address, "/api/endpoints", &body).await.read_until(expected).await;
+    };
+    register("201 Created").await;
+    process.line("endpoint is online").await;
+    let open_files = process.open_files();
+    for _ in 0..50 {
+        register("409 Conflict").await;
+    }
+    let closed = async {
+        while process.open_files() > open_files + 5 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("all connections but a few are closed", closed).await;
+    process.signal("TERM");
+    assert!(process.wait().await.success());
+}
