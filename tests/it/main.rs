@@ -20,6 +20,7 @@ mod line_view;
 mod loops;
 mod queue;
 mod queue_updates;
+mod registry;
 mod running;
 mod sdk;
 mod simulation;

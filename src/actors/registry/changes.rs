@@ -178,6 +178,8 @@ impl Registry {
         self.directory.remove(id);
         self.probes.forget(id);
         self.looks.forget(id);
+        let callers = self.sync_callers.take(id);
+        self.answer_syncs(id, callers);
         self.counted.remove(&id);
         self.unsaved.remove(&id);
         self.publish_catalog(&[id]);

@@ -29,16 +29,15 @@ impl Registry {
 
     /// Begins as many looks as may run at one time.
     fn begin_looks(&mut self, ctx: &mut Context<Self>) {
-        while let Some(id) = self.looks.begin() {
+        while let Some(turn) = self.looks.begin() {
+            let id = turn.endpoint;
             let Some((wanted, entry)) = self.wanted(id).zip(self.entries.get(&id)) else {
-                self.looks.ended(id);
+                self.looks.ended(turn);
                 continue;
             };
-            let target = entry.target.clone();
             let look = self.prober.look(entry.probe(), wanted);
             ctx.spawn(look.into_actor(self).map(move |findings, registry, ctx| {
-                if registry.entries.get(&id).is_some_and(|entry| entry.target.is_same_server(&target)) {
-                    registry.looks.ended(id);
+                if registry.looks.ended(turn) {
                     registry.found(id, wanted, findings, ctx);
                 }
                 registry.begin_looks(ctx);

@@ -14,6 +14,7 @@ mod load;
 mod looking;
 mod probing;
 mod saving;
+mod syncing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -28,8 +29,9 @@ pub use self::draining::SetDraining;
 use self::entry::Entry;
 pub use self::file::{ApplyFile, warn_of_taken_over};
 pub use self::load::{ListReports, ReportLoad};
-pub use self::probing::SyncEndpoint;
 pub use self::saving::SaveObserved;
+use self::syncing::SyncCallers;
+pub use self::syncing::SyncEndpoint;
 use super::event_hub::Publish;
 use super::facts::{EndpointAnswered, EndpointBlamed, EndpointsChanged, LeaseEnded, LoadReported};
 use super::persistence::{Persistence, StoreDesk};
@@ -91,6 +93,7 @@ pub struct Registry {
     prober: Prober,
     probes: Turns,
     looks: Turns,
+    sync_callers: SyncCallers,
     /// When the operator was last warned that probes lack file descriptors; `None` if never.
     warned_of_descriptors: Option<Moment>,
     health: HealthConfig,
@@ -163,6 +166,7 @@ impl Registry {
             prober,
             probes: Turns::new(PROBES_MAX),
             looks: Turns::new(PROBES_MAX),
+            sync_callers: SyncCallers::default(),
             warned_of_descriptors: None,
             health,
             reports_fresh,

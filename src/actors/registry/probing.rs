@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, WrapFuture};
+use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 
+use super::Registry;
 use super::entry::Entry;
-use super::{Registry, RegistryError};
 use crate::actors::event_hub::Publish;
 use crate::actors::facts::EndpointAnswered;
 use crate::clock;
-use crate::domain::endpoint::{EndpointStatus, EndpointView, MODELS_MAX};
+use crate::domain::endpoint::{EndpointStatus, MODELS_MAX};
 use crate::domain::event::Event;
 use crate::domain::health::{ProbeAnswer, ProbeFailure};
 use crate::domain::ids::EndpointId;
@@ -20,34 +20,6 @@ use crate::domain::time::Moment;
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
 type Probed = Result<ProbeAnswer, ProbeFailure>;
-
-/// Probes an endpoint and reads its models anew. The answer comes after the probe and shows its result.
-#[derive(Message)]
-#[rtype(result = "Result<EndpointView, RegistryError>")]
-pub struct SyncEndpoint(pub EndpointId);
-
-impl Handler<SyncEndpoint> for Registry {
-    type Result = ResponseActFuture<Self, Result<EndpointView, RegistryError>>;
-
-    fn handle(&mut self, SyncEndpoint(id): SyncEndpoint, _: &mut Context<Self>) -> Self::Result {
-        let Some(entry) = self.entries.get(&id) else {
-            return async move { Err(RegistryError::NotFound(id)) }.into_actor(self).boxed_local();
-        };
-        let (target, sent) = (entry.target.clone(), clock::now());
-        self.prober
-            .probe(entry.probe())
-            .into_actor(self)
-            .map(move |probed, registry, ctx| {
-                if probed.is_ok() {
-                    target.trust_again();
-                }
-                registry.probed(&target, sent, true, probed, ctx);
-                registry.look(id, ctx);
-                registry.entries.get(&id).map(Entry::view).ok_or(RegistryError::NotFound(id))
-            })
-            .boxed_local()
-    }
-}
 
 impl Registry {
     /// Probes every endpoint whose probe is due, and looks closer at the others.
@@ -84,19 +56,25 @@ impl Registry {
 
     /// Begins as many probes as may run at one time.
     fn begin_probes(&mut self, ctx: &mut Context<Self>) {
-        while let Some(id) = self.probes.begin() {
+        while let Some(turn) = self.probes.begin() {
+            let id = turn.endpoint;
+            let callers = self.sync_callers.take(id);
             let Some(entry) = self.entries.get(&id) else {
-                self.probes.ended(id);
+                self.probes.ended(turn);
                 continue;
             };
             let (target, sent) = (entry.target.clone(), clock::now());
             let probe = self.prober.probe(entry.probe());
             ctx.spawn(probe.into_actor(self).map(move |probed, registry, ctx| {
-                if registry.entries.get(&id).is_some_and(|entry| entry.target.is_same_server(&target)) {
-                    registry.probes.ended(id);
-                    registry.probed(&target, sent, false, probed, ctx);
+                if registry.probes.ended(turn) {
+                    let is_sync = !callers.is_empty();
+                    if is_sync && probed.is_ok() {
+                        target.trust_again();
+                    }
+                    registry.probed(&target, sent, is_sync, probed, ctx);
                     registry.look(id, ctx);
                 }
+                registry.answer_syncs(id, callers);
                 registry.begin_probes(ctx);
             }));
         }
