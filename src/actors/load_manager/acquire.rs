@@ -112,7 +112,7 @@ impl Handler<CancelWait> for LoadManager {
 
     fn handle(&mut self, CancelWait(ticket): CancelWait, ctx: &mut Context<Self>) {
         let mut decisions = Vec::new();
-        if let Some(WaitingCaller { request, since, .. }) = self.waiting.remove(&ticket) {
+        if let Some(WaitingCaller { request, since, .. }) = self.end_wait(ticket) {
             self.tell_unserved(request, None, since);
         }
         self.dispatcher.cancel(clock::now(), ticket, &mut decisions);

@@ -110,12 +110,12 @@ impl LoadManager {
                 Decision::Grant(ticket, grant) => {
                     // If the caller has gone, the lease is dropped and reports its end.
                     let lease = self.lease(grant);
-                    if let Some(waiter) = self.waiting.remove(&ticket) {
+                    if let Some(waiter) = self.end_wait(ticket) {
                         waiter.caller.answer(Ok(lease));
                     }
                 }
                 Decision::Refuse(ticket, refusal) => {
-                    if let Some(WaitingCaller { caller, request, since }) = self.waiting.remove(&ticket) {
+                    if let Some(WaitingCaller { caller, request, since }) = self.end_wait(ticket) {
                         self.tell_unserved(request, Some(refusal.clone()), since);
                         caller.answer(Err(refusal));
                     }
@@ -140,6 +140,12 @@ impl LoadManager {
         {
             caller.answer(0);
         }
+    }
+
+    /// Takes out the caller of a request that no longer waits, and ends the updates of its client.
+    fn end_wait(&mut self, ticket: Ticket) -> Option<WaitingCaller> {
+        self.watchers.remove(ticket);
+        self.waiting.remove(&ticket)
     }
 
     fn arm_timer(&mut self, ctx: &mut Context<Self>) {

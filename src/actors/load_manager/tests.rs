@@ -6,6 +6,7 @@ use tokio::time::{advance, pause};
 use uuid::Uuid;
 
 use super::*;
+use crate::domain::dispatch::Queued;
 use crate::domain::dispatch::admission::Admission;
 use crate::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus};
 use crate::domain::ids::{ClientId, EndpointId, ModelId, RequestId};
@@ -242,4 +243,30 @@ async fn what_the_shutdown_has_cut_off_is_not_tried_again() {
     assert_eq!(scene.manager.send(Drain { grace: Duration::ZERO }).await, Ok(1), "one was cut");
     assert_eq!(scene.retry(lease).await.expect_err("it is over"), Refusal::Draining);
     assert_eq!(scene.ends().await, (vec![true], vec![]), "it has ended once");
+}
+
+#[actix::test]
+async fn updates_end_with_the_wait() {
+    let scene = scene().await;
+    let lease = scene.acquire().await.expect("free");
+    let wait =
+        |sender| Box::pin(scene.desk.acquire(Ask::First(Arc::new(request())), scene.desk.deadline(), Some(sender)));
+    let (sender, served_updates) = tokio::sync::watch::channel(None);
+    let mut served = wait(sender);
+    assert!(served.as_mut().now_or_never().is_none());
+    let (sender, left_updates) = tokio::sync::watch::channel(None);
+    let mut left = wait(sender);
+    assert!(left.as_mut().now_or_never().is_none());
+    scene.in_flight().await;
+    let place = |updates: &tokio::sync::watch::Receiver<Option<Queued>>| updates.borrow().map(|queued| queued.position);
+    assert_eq!((place(&served_updates), place(&left_updates)), (Some(1), Some(2)));
+    drop(left);
+    lease.end(Outcome::Succeeded { tokens: None });
+    scene.in_flight().await;
+    for updates in [served_updates, left_updates] {
+        assert_eq!(place(&updates), None);
+        assert!(updates.has_changed().is_err(), "nobody can send to it any more");
+    }
+    drop(served.await.expect("granted"));
+    scene.in_flight().await;
 }
