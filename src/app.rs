@@ -219,9 +219,10 @@ impl Leaseway {
         let applied = self.registry.send(ApplyFile(config.endpoints));
         async {
             match applied.await {
-                Ok(Ok((changed, removed))) => {
+                Ok(Ok(Some((changed, removed)))) => {
                     log::info!("config file applied endpoints_changed={changed} endpoints_removed={removed}");
                 }
+                Ok(Ok(None)) => log::info!("config file was read again before it was applied"),
                 Ok(Err(error)) => log::error!("config file not applied: {error}"),
                 Err(_) => log::error!("config file not applied: a part of Leaseway gives no answer"),
             }

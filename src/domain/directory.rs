@@ -83,24 +83,13 @@ impl Directory {
         }
     }
 
-    /// Reserves the definitions of all endpoints together. The endpoints may exchange names and addresses with each
-    /// other.
-    pub fn reserve_all<'a>(&mut self, all: impl IntoIterator<Item = (EndpointId, &'a EndpointDefinition)>) {
+    /// Reserves the definitions of all these endpoints together, each until it is registered or released. The endpoints
+    /// may exchange names and addresses with each other.
+    pub fn reserve_all(&mut self, all: &[(EndpointId, &EndpointDefinition)]) {
         for (id, definition) in all {
             let claim = Claim::of(definition);
-            self.claim(id, &claim);
-            self.reserved.insert(id, claim);
-        }
-    }
-
-    /// Ends every reservation.
-    pub fn release_all(&mut self) {
-        self.reserved.clear();
-        self.by_name.clear();
-        self.by_root.clear();
-        for (id, claim) in std::mem::take(&mut self.registered) {
-            self.claim(id, &claim);
-            self.registered.insert(id, claim);
+            self.claim(*id, &claim);
+            self.reserved.insert(*id, claim);
         }
     }
 
@@ -109,9 +98,9 @@ impl Directory {
         self.reserved.contains_key(&id)
     }
 
-    /// Returns the name in any one of the reservations; `None` if there is no reservation.
-    pub fn any_reserved(&self) -> Option<&str> {
-        self.reserved.values().next().map(|claim| claim.name.as_str())
+    /// Tells whether any change is being saved.
+    pub fn is_any_reserved(&self) -> bool {
+        !self.reserved.is_empty()
     }
 
     fn claim(&mut self, id: EndpointId, claim: &Claim) {
@@ -143,6 +132,7 @@ mod tests {
 
     const A: EndpointId = EndpointId(Uuid::from_u128(1));
     const B: EndpointId = EndpointId(Uuid::from_u128(2));
+    const C: EndpointId = EndpointId(Uuid::from_u128(3));
 
     fn definition(name: &str, base_url: &str) -> EndpointDefinition {
         EndpointDefinition::new(name, base_url)
@@ -171,7 +161,7 @@ mod tests {
             let mut directory = with_a();
             let changed = definition("new", "http://a");
             assert_eq!(directory.reserve(A, &changed), Ok(()));
-            assert_eq!((directory.is_reserved(A), directory.any_reserved()), (true, Some("new")));
+            assert!(directory.is_reserved(A) && directory.is_any_reserved());
             for name in ["a", "new"] {
                 assert_eq!(directory.reserve(B, &definition(name, "http://b")), Err(Taken::Name), "{name}");
             }
@@ -180,7 +170,7 @@ mod tests {
             } else {
                 directory.release(A);
             }
-            assert_eq!(directory.any_reserved(), None);
+            assert!(!directory.is_any_reserved());
             let (taken, free) = if is_saved { ("new", "a") } else { ("a", "new") };
             assert_eq!(directory.reserve(B, &definition(taken, "http://b")), Err(Taken::Name));
             assert!(matches!(directory.reserve(B, &definition("b", "http://a")), Err(Taken::Address { .. })));
@@ -194,12 +184,15 @@ mod tests {
             let mut directory = with_a();
             directory.register(B, &definition("b", "http://b"));
             let exchanged = [(A, definition("b", "http://a")), (B, definition("a", "http://b"))];
-            directory.reserve_all(exchanged.iter().map(|(id, definition)| (*id, definition)));
+            let all: Vec<_> = exchanged.iter().map(|(id, definition)| (*id, definition)).collect();
+            directory.reserve_all(&all);
             assert!(directory.is_reserved(A) && directory.is_reserved(B));
+            assert_eq!(directory.reserve(C, &definition("c", "http://c")), Ok(()));
             if is_saved {
                 exchanged.iter().for_each(|(id, definition)| directory.register(*id, definition));
             }
-            directory.release_all();
+            [A, B].into_iter().for_each(|id| directory.release(id));
+            assert!(directory.is_reserved(C), "its own change is still being saved");
             let owner_of_a = if is_saved { B } else { A };
             for id in [A, B] {
                 let expected = if id == owner_of_a { Ok(()) } else { Err(Taken::Name) };
@@ -214,7 +207,7 @@ mod tests {
         let mut directory = with_a();
         assert_eq!(directory.reserve(A, &definition("a", "http://a")), Ok(()));
         directory.remove(A);
-        assert_eq!(directory.any_reserved(), None);
+        assert!(!directory.is_any_reserved());
         assert_eq!(directory.reserve(B, &definition("a", "http://a")), Ok(()));
     }
 }

@@ -9,13 +9,19 @@ use futures_util::future::join_all;
 use leaseway::actors::event_hub::Publish;
 use leaseway::actors::facts::{EndpointAnswered, EndpointsChanged, LoadReported};
 use leaseway::actors::persistence::{Persistence, StoreDesk};
-use leaseway::actors::registry::{ListEndpoints, ModelCatalog, Neighbours, RegisterEndpoint, Registry, SyncEndpoint};
+use leaseway::actors::registry::{
+    ApplyFile, EndpointChange, ListEndpoints, ModelCatalog, Neighbours, RegisterEndpoint, Registry, RegistryError,
+    SyncEndpoint, UpdateEndpoint,
+};
 use leaseway::config;
 use leaseway::domain::endpoint::{EndpointDefinition, EndpointKind, EndpointView};
 use leaseway::domain::ids::EndpointId;
+use leaseway::domain::stored_endpoint::StoredEndpoint;
 use leaseway::store::Store;
 use leaseway::upstream::probe::Prober;
+use tempfile::TempDir;
 
+use crate::support::database::Database;
 use crate::support::{FakeEndpoint, soon};
 
 /// A neighbour that Registry tells its facts.
@@ -34,6 +40,11 @@ impl<F: Message<Result = ()>> Handler<F> for Neighbour {
 struct Scene {
     registry: Addr<Registry>,
     endpoint: FakeEndpoint,
+    folder: TempDir,
+}
+
+fn store_in(folder: &TempDir) -> Store {
+    Store::open(&format!("sqlite://{}", folder.path().join("test.db").display())).expect("a database")
 }
 
 const MODELS: &str = "/v1/models";
@@ -41,7 +52,8 @@ const MODELS: &str = "/v1/models";
 impl Scene {
     async fn new() -> Self {
         let (config, _) = config::load(None, &[]).expect("the defaults");
-        let persistence = Persistence::start(Store::open("sqlite://:memory:").expect("a database"));
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let persistence = Persistence::start(store_in(&folder));
         let neighbour = Neighbour.start();
         let neighbours = Neighbours {
             store: StoreDesk::new(persistence.clone()),
@@ -55,7 +67,7 @@ impl Scene {
         };
         let prober = Prober::new(config.upstream, config.health.timeout);
         let registry = Registry::new(Vec::new(), prober, config.health, Duration::from_secs(120), neighbours).start();
-        Self { registry, endpoint: FakeEndpoint::start(&["m"]).await }
+        Self { registry, endpoint: FakeEndpoint::start(&["m"]).await, folder }
     }
 
     /// Registers the endpoint, which needs nothing but probes.
@@ -66,6 +78,40 @@ impl Scene {
             ..EndpointDefinition::new("a", self.endpoint.url())
         };
         self.registry.send(RegisterEndpoint(definition)).await.expect("alive").expect("registered")
+    }
+
+    /// Applies a config file with these endpoints, whose addresses do not answer.
+    fn apply(&self, file: &[(&str, &str)]) -> Request<Registry, ApplyFile> {
+        self.registry.send(ApplyFile(file.iter().map(|(name, url)| EndpointDefinition::new(*name, *url)).collect()))
+    }
+
+    fn change(&self, id: EndpointId, change: EndpointChange) -> Request<Registry, UpdateEndpoint> {
+        self.registry.send(UpdateEndpoint { id, change })
+    }
+
+    /// Locks the database, sends messages, and unlocks the database once Registry has heard them.
+    async fn while_locked<T>(&self, send: impl FnOnce() -> T) -> T {
+        let mut database = Database::open(&self.folder.path().join("test.db"));
+        database.execute("BEGIN IMMEDIATE");
+        let sent = send();
+        self.registry.send(ListEndpoints).await.expect("alive");
+        database.execute("ROLLBACK");
+        sent
+    }
+
+    /// Returns the names and addresses of all endpoints in memory, after checking that the database has the same.
+    async fn endpoints(&self) -> Vec<(String, String)> {
+        let views = self.registry.send(ListEndpoints).await.expect("alive");
+        let mut known: Vec<_> = views.into_iter().map(|view| (view.name, view.base_url)).collect();
+        let stored = store_in(&self.folder).load_endpoints().expect("loaded");
+        let mut saved: Vec<_> = stored
+            .into_iter()
+            .map(|StoredEndpoint { definition, .. }| (definition.name, definition.base_url))
+            .collect();
+        known.sort();
+        saved.sort();
+        assert_eq!(known, saved, "memory and database");
+        known
     }
 
     /// Asks 20 times for a sync. Returns those who ask, once Registry has heard all of them.
@@ -91,4 +137,38 @@ async fn one_probe_answers_all_who_ask_for_a_sync_before_it_begins() {
         assert_eq!(view.models.iter().map(|model| model.as_str()).collect::<Vec<_>>(), ["new"]);
     }
     assert_eq!(scene.endpoint.page_asked(MODELS), 2, "the first probe began before the syncs were asked for");
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(name, url)| ((*name).to_owned(), (*url).to_owned())).collect()
+}
+
+#[actix_web::test]
+async fn an_endpoint_that_a_file_removes_is_not_changed_meanwhile_and_stays_removed() {
+    let scene = Scene::new().await;
+    scene.apply(&[("a", "http://127.0.0.1:1")]).await.expect("alive").expect("applied");
+    let definition = EndpointDefinition::new("b", "http://127.0.0.1:2");
+    let b = scene.registry.send(RegisterEndpoint(definition)).await.expect("alive").expect("registered").id;
+    let moved = EndpointChange { base_url: Some("http://127.0.0.1:3".to_owned()), ..EndpointChange::default() };
+    let send = || (scene.apply(&[("a", "http://127.0.0.1:2")]), scene.change(b, moved));
+    let (applied, changed) = scene.while_locked(send).await;
+    applied.await.expect("alive").expect("applied");
+    let refusal = changed.await.expect("alive").expect_err("it is being removed");
+    assert_eq!(refusal, RegistryError::BeingChanged("b".to_owned()));
+    assert_eq!(scene.endpoints().await, pairs(&[("a", "http://127.0.0.1:2")]));
+}
+
+#[actix_web::test]
+async fn a_file_that_comes_while_a_change_is_being_saved_is_applied_after_it() {
+    let scene = Scene::new().await;
+    let definition = EndpointDefinition::new("a", "http://127.0.0.1:1");
+    let a = scene.registry.send(RegisterEndpoint(definition)).await.expect("alive").expect("registered").id;
+    let renamed = EndpointChange { name: Some("b".to_owned()), ..EndpointChange::default() };
+    let files = [[("b", "http://127.0.0.1:2")], [("b", "http://127.0.0.1:3")]];
+    let send = || (scene.change(a, renamed), scene.apply(&files[0]), scene.apply(&files[1]));
+    let (changed, older, newer) = scene.while_locked(send).await;
+    assert_eq!(changed.await.expect("alive").expect("changed").name, "b");
+    assert_eq!(older.await.expect("alive"), Ok(None), "a newer file has come");
+    assert_eq!(newer.await.expect("alive"), Ok(Some((1, 0))));
+    assert_eq!(scene.endpoints().await, pairs(&files[1]), "the file has taken it over");
 }

@@ -1,6 +1,6 @@
 //! Registration, change and removal of endpoints.
 
-use actix::{ActorFutureExt, ActorTryFutureExt, Context, Handler, Message, ResponseActFuture, WrapFuture};
+use actix::{ActorFutureExt, Context, Handler, Message, ResponseActFuture, WrapFuture};
 use uuid::Uuid;
 
 use super::entry::Entry;
@@ -28,19 +28,18 @@ impl Handler<RegisterEndpoint> for Registry {
         let id = EndpointId(Uuid::new_v4());
         let stored = StoredEndpoint::new(id, definition, EndpointSource::Api, clock::wall());
         let change = self.reserve(id, &stored.definition);
-        self.saved(change.map(|()| (id, SaveEndpoints { saved: vec![stored.clone()], removed: Vec::new() })))
-            .map_ok(move |(), registry, ctx| {
-                let entry = Entry::new(stored);
-                let view = entry.view();
-                log::info!("endpoint registered endpoint={} base_url={}", view.name, view.base_url);
-                registry.directory.register(id, &entry.definition);
-                registry.entries.insert(id, entry);
-                registry.tell_changed(vec![id], Vec::new());
-                registry.publish(Event::registered(view.clone()));
-                registry.probe(id, ctx);
-                view
-            })
-            .boxed_local()
+        let save = change.map(|()| (id, SaveEndpoints { saved: vec![stored.clone()], removed: Vec::new() }));
+        self.save(save, move |registry, ctx| {
+            let entry = Entry::new(stored);
+            let view = entry.view();
+            log::info!("endpoint registered endpoint={} base_url={}", view.name, view.base_url);
+            registry.directory.register(id, &entry.definition);
+            registry.entries.insert(id, entry);
+            registry.tell_changed(vec![id], Vec::new());
+            registry.publish(Event::registered(view.clone()));
+            registry.probe(id, ctx);
+            Ok(view)
+        })
     }
 }
 
@@ -102,19 +101,17 @@ impl Handler<UpdateEndpoint> for Registry {
         });
         let change = change.and_then(|stored| self.reserve(id, &stored.definition).map(|()| stored));
         let definition = change.as_ref().ok().map(|stored| stored.definition.clone());
-        self.saved(change.map(|stored| (id, SaveEndpoints { saved: vec![stored], removed: Vec::new() })))
-            .map(move |saved, registry, ctx| {
-                saved?;
-                let definition = definition.ok_or(RegistryError::NotFound(id))?;
-                let view = registry.redefine(id, definition, EndpointSource::Api).ok_or(RegistryError::NotFound(id))?;
-                log::info!("endpoint changed endpoint={} base_url={}", view.name, view.base_url);
-                registry.publish_catalog(&[id]);
-                registry.tell_changed(vec![id], Vec::new());
-                registry.publish(Event::changed(view.clone()));
-                registry.probe(id, ctx);
-                Ok(view)
-            })
-            .boxed_local()
+        let save = change.map(|stored| (id, SaveEndpoints { saved: vec![stored], removed: Vec::new() }));
+        self.save(save, move |registry, ctx| {
+            let definition = definition.ok_or(RegistryError::NotFound(id))?;
+            let view = registry.redefine(id, definition, EndpointSource::Api).ok_or(RegistryError::NotFound(id))?;
+            log::info!("endpoint changed endpoint={} base_url={}", view.name, view.base_url);
+            registry.publish_catalog(&[id]);
+            registry.tell_changed(vec![id], Vec::new());
+            registry.publish(Event::changed(view.clone()));
+            registry.probe(id, ctx);
+            Ok(view)
+        })
     }
 }
 
@@ -129,15 +126,14 @@ impl Handler<RemoveEndpoint> for Registry {
     fn handle(&mut self, RemoveEndpoint(id): RemoveEndpoint, _: &mut Context<Self>) -> Self::Result {
         let definition = self.changeable(id).map(|entry| entry.definition.clone());
         let change = definition.and_then(|definition| self.reserve(id, &definition));
-        self.saved(change.map(|()| (id, SaveEndpoints { saved: Vec::new(), removed: vec![id] })))
-            .map_ok(move |(), registry, _| {
-                if let Some(entry) = registry.forget(id) {
-                    log::info!("endpoint removed endpoint={}", entry.definition.name);
-                }
-                registry.directory.remove(id);
-                registry.tell_changed(Vec::new(), vec![id]);
-            })
-            .boxed_local()
+        let save = change.map(|()| (id, SaveEndpoints { saved: Vec::new(), removed: vec![id] }));
+        self.save(save, move |registry, _| {
+            if let Some(entry) = registry.forget(id) {
+                log::info!("endpoint removed endpoint={}", entry.definition.name);
+            }
+            registry.tell_changed(Vec::new(), vec![id]);
+            Ok(())
+        })
     }
 }
 
@@ -195,18 +191,24 @@ impl Registry {
         })
     }
 
-    /// Saves a reserved change, and then frees the reservation, saved or not.
-    fn saved(&self, change: Result<(EndpointId, SaveEndpoints), RegistryError>) -> Saved<()> {
+    /// Saves a reserved change, frees the reservation, and, if the change is saved, makes it in memory with `apply`.
+    fn save<T: 'static>(
+        &self,
+        change: Result<(EndpointId, SaveEndpoints), RegistryError>,
+        apply: impl FnOnce(&mut Self, &mut Context<Self>) -> Result<T, RegistryError> + 'static,
+    ) -> Saved<T> {
         let store = self.neighbours.store.clone();
         let reserved = change.as_ref().ok().map(|(id, _)| *id);
         let save = async move {
             let (_, save) = change?;
             store.ask(save).await.map_err(RegistryError::Store)
         };
-        let free = move |saved, registry: &mut Registry, _: &mut Context<Registry>| {
+        let done = move |saved: Result<(), RegistryError>, registry: &mut Self, ctx: &mut Context<Self>| {
             reserved.into_iter().for_each(|id| registry.directory.release(id));
-            saved
+            let applied = saved.and_then(|()| apply(registry, ctx));
+            registry.begin_next_file(ctx);
+            applied
         };
-        save.into_actor(self).map(free).boxed_local()
+        save.into_actor(self).map(done).boxed_local()
     }
 }

@@ -1,44 +1,44 @@
 //! Applies the endpoints of the config file when the file is read again.
 
-use actix::{ActorFutureExt, Context, Handler, Message, ResponseActFuture, WrapFuture};
+use actix::{ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
 use uuid::Uuid;
 
 use super::entry::Entry;
 use super::{Registry, RegistryError};
 use crate::actors::persistence::SaveEndpoints;
+use crate::actors::promise::{Caller, Promise};
 use crate::clock;
 use crate::domain::endpoint::EndpointDefinition;
 use crate::domain::event::Event;
 use crate::domain::ids::EndpointId;
 use crate::domain::reconcile::{Reconciled, reconcile};
 
-/// Applies the endpoints of the config file as at a start. The answer comes once the change is saved: how many endpoints were
-/// added or changed, and how many were removed. If the change cannot be saved, nothing changes.
+/// How many endpoints were added or changed, and how many were removed; `None` if a newer file took the place of this one
+/// before it was applied.
+type Applied = Result<Option<(usize, usize)>, RegistryError>;
+
+/// Applies the endpoints of the config file as at a start. The file waits until no other change is being saved. The answer
+/// comes once the file is saved. If it cannot be saved, nothing changes.
 #[derive(Message)]
-#[rtype(result = "Result<(usize, usize), RegistryError>")]
+#[rtype(result = "Applied")]
 pub struct ApplyFile(pub Vec<EndpointDefinition>);
 
-impl Handler<ApplyFile> for Registry {
-    type Result = ResponseActFuture<Self, Result<(usize, usize), RegistryError>>;
+/// A file that waits until no other change is being saved. Only the newest one waits.
+pub(super) struct NextFile {
+    endpoints: Vec<EndpointDefinition>,
+    caller: Caller<Applied>,
+}
 
-    fn handle(&mut self, ApplyFile(file): ApplyFile, _: &mut Context<Self>) -> Self::Result {
-        if let Some(name) = self.directory.any_reserved() {
-            let error = RegistryError::BeingChanged(name.to_owned());
-            return async move { Err(error) }.into_actor(self).boxed_local();
+impl Handler<ApplyFile> for Registry {
+    type Result = Promise<Applied>;
+
+    fn handle(&mut self, ApplyFile(endpoints): ApplyFile, ctx: &mut Context<Self>) -> Promise<Applied> {
+        let (caller, answer) = Caller::keep();
+        if let Some(older) = self.next_file.replace(NextFile { endpoints, caller }) {
+            older.caller.answer(Ok(None));
         }
-        let stored = self.entries.values().map(Entry::stored).collect();
-        let known = reconcile(stored, file, clock::wall(), Uuid::new_v4);
-        // All names and addresses are reserved, so that no endpoint changes until this change is saved.
-        let all = known.endpoints.iter().map(|endpoint| (endpoint.id, &endpoint.definition));
-        self.directory.reserve_all(all);
-        let store = self.neighbours.store.clone();
-        let save = SaveEndpoints { saved: known.saved.clone(), removed: known.removed.clone() };
-        let save = async move { store.ask(save).await.map_err(RegistryError::Store) };
-        let apply = move |saved: Result<(), RegistryError>, registry: &mut Self, ctx: &mut Context<Self>| {
-            registry.directory.release_all();
-            saved.map(|()| registry.apply(known, ctx))
-        };
-        save.into_actor(self).map(apply).boxed_local()
+        self.begin_next_file(ctx);
+        answer
     }
 }
 
@@ -50,6 +50,32 @@ pub fn warn_of_taken_over(known: &Reconciled) {
 }
 
 impl Registry {
+    /// Begins to apply the file that waits, if there is one and no other change is being saved. Must be called whenever a
+    /// reservation ends.
+    pub(super) fn begin_next_file(&mut self, ctx: &mut Context<Self>) {
+        if self.directory.is_any_reserved() {
+            return;
+        }
+        let Some(NextFile { endpoints, caller }) = self.next_file.take() else { return };
+        let stored = self.entries.values().map(Entry::stored).collect();
+        let known = reconcile(stored, endpoints, clock::wall(), Uuid::new_v4);
+        // All names and addresses are reserved, those of removed endpoints included, so that no endpoint changes until
+        // this change is saved.
+        let kept = known.endpoints.iter().map(|endpoint| (endpoint.id, &endpoint.definition));
+        let removed = known.removed.iter().filter_map(|id| Some((*id, &self.entries.get(id)?.definition)));
+        let reserved: Vec<(EndpointId, &EndpointDefinition)> = kept.chain(removed).collect();
+        self.directory.reserve_all(&reserved);
+        let reserved: Vec<EndpointId> = reserved.into_iter().map(|(id, _)| id).collect();
+        let store = self.neighbours.store.clone();
+        let save = SaveEndpoints { saved: known.saved.clone(), removed: known.removed.clone() };
+        let save = async move { store.ask(save).await.map_err(RegistryError::Store) };
+        ctx.spawn(save.into_actor(self).map(move |saved, registry, ctx| {
+            reserved.into_iter().for_each(|id| registry.directory.release(id));
+            caller.answer(saved.map(|()| Some(registry.apply(known, ctx))));
+            registry.begin_next_file(ctx);
+        }));
+    }
+
     fn apply(&mut self, known: Reconciled, ctx: &mut Context<Self>) -> (usize, usize) {
         warn_of_taken_over(&known);
         let mut updated: Vec<EndpointId> = Vec::new();

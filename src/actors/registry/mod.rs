@@ -27,6 +27,7 @@ use arc_swap::ArcSwap;
 pub use self::changes::{EndpointChange, RegisterEndpoint, RemoveEndpoint, UpdateEndpoint};
 pub use self::draining::SetDraining;
 use self::entry::Entry;
+use self::file::NextFile;
 pub use self::file::{ApplyFile, warn_of_taken_over};
 pub use self::load::{ListReports, ReportLoad};
 pub use self::saving::SaveObserved;
@@ -89,6 +90,8 @@ pub struct Registry {
     entries: BTreeMap<EndpointId, Entry>,
     /// The names and addresses of the endpoints, and those that are reserved while a change is being saved.
     directory: Directory,
+    /// The config file that is applied once no change is being saved; `None` if no file waits.
+    next_file: Option<NextFile>,
     catalog: Catalog,
     prober: Prober,
     probes: Turns,
@@ -162,6 +165,7 @@ impl Registry {
         Self {
             entries,
             directory,
+            next_file: None,
             catalog: Catalog::default(),
             prober,
             probes: Turns::new(PROBES_MAX),
