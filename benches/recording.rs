@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use actix::{Actor, Addr, Context, Handler, Recipient};
 use chrono::Utc;
 use leaseway::actors::event_hub::EventHub;
-use leaseway::actors::facts::LeaseEnded;
+use leaseway::actors::facts::LeasesEnded;
 use leaseway::actors::history_recorder::{Flush, HistoryRecorder, Past, Upkeep, Writer};
 use leaseway::actors::persistence::{BatchDone, OldRemoved, Persistence, RemoveOld, WriteBatch};
 use leaseway::domain::ids::{ClientId, EndpointId, ModelId, RequestId};
@@ -59,14 +59,14 @@ fn cpu_time() -> Duration {
     TICK * fields[11..13].iter().map(|field| field.parse::<u32>().expect("a number")).sum()
 }
 
-fn ended(number: usize) -> LeaseEnded {
+fn ended(number: usize) -> LeasesEnded {
     let request = LeaseRequest::new(
         RequestId::from(Uuid::from_u128(number as u128).to_string().as_str()),
         ModelId::from("llama-3.1-8b-instruct"),
         ApiKind::ChatCompletions,
         ClientId::Address([192, 168, 1, (number % 20) as u8].into()),
     );
-    LeaseEnded(Arc::new(EndedLease {
+    LeasesEnded(vec![Arc::new(EndedLease {
         request: Arc::new(request),
         endpoint: EndpointId(Uuid::from_u128(number as u128 % ENDPOINTS)),
         outcome: Outcome::Succeeded { tokens: Some(TokenCount { input: Some(30), output: 200, estimated: false }) },
@@ -75,7 +75,7 @@ fn ended(number: usize) -> LeaseEnded {
         first_token: Some(Duration::from_millis(150)),
         answered_model: None,
         waited: Duration::ZERO,
-    }))
+    })])
 }
 
 /// Sends ended leases to a recorder and returns the CPU time for each, in microseconds.

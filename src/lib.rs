@@ -27,9 +27,9 @@
 //!              ▼                                                    │
 //!         upstream::forward ─▶ endpoint ─▶ LeasedBody (owns the lease, counts tokens) ─▶ client
 //!                                            │ end, or drop = abandoned
-//!                                            └─ EndLease{lease, outcome} ─▶ LoadManager ── LeaseEnded ─┬▶ TpsTracker
-//!                                                                                                     ├▶ HistoryRecorder
-//!                                                                                                     └▶ Registry
+//!                                            └─ EndLease{lease, outcome} ─▶ LoadManager ── LeasesEnded ─┬▶ TpsTracker
+//!                                                                                                      ├▶ HistoryRecorder
+//!                                                                                                      └▶ Registry
 //! ```
 //!
 //! If an endpoint fails a request before the first byte, the request asks for another lease on an endpoint that it has not

@@ -11,10 +11,10 @@ use crate::domain::load::LoadReport;
 use crate::domain::request::{EndedLease, UnservedRequest};
 use crate::domain::time::Moment;
 
-/// A lease has ended.
+/// Leases have ended, in this order.
 #[derive(Clone, Message)]
 #[rtype(result = "()")]
-pub struct LeaseEnded(pub Arc<EndedLease>);
+pub struct LeasesEnded(pub Vec<Arc<EndedLease>>);
 
 /// An endpoint is to blame for a failed request. This may be known only after the request's next attempts.
 #[derive(Message)]

@@ -9,7 +9,7 @@ use actix::{Actor, AsyncContext, Context, Handler, Message, MessageResult, Recip
 use chrono::{DateTime, NaiveDate, Utc};
 
 use super::event_hub::Publish;
-use super::facts::{LeaseEnded, RequestUnserved};
+use super::facts::{LeasesEnded, RequestUnserved};
 use super::persistence::{BatchDone, OldRemoved, RemoveOld, WriteBatch};
 use super::promise::{Caller, Promise};
 use crate::clock;
@@ -181,15 +181,17 @@ impl Actor for HistoryRecorder {
     }
 }
 
-impl Handler<LeaseEnded> for HistoryRecorder {
+impl Handler<LeasesEnded> for HistoryRecorder {
     type Result = ();
 
-    fn handle(&mut self, LeaseEnded(ended): LeaseEnded, _: &mut Context<Self>) {
-        if let Outcome::Succeeded { tokens: Some(tokens) } = ended.outcome {
-            let output = i64::try_from(tokens.output).unwrap_or(i64::MAX);
-            self.totals.output_tokens = self.totals.output_tokens.saturating_add(output);
+    fn handle(&mut self, LeasesEnded(ended): LeasesEnded, _: &mut Context<Self>) {
+        for ended in ended {
+            if let Outcome::Succeeded { tokens: Some(tokens) } = ended.outcome {
+                let output = i64::try_from(tokens.output).unwrap_or(i64::MAX);
+                self.totals.output_tokens = self.totals.output_tokens.saturating_add(output);
+            }
+            self.record(HistoryEnd::Lease(ended));
         }
-        self.record(HistoryEnd::Lease(ended));
     }
 }
 

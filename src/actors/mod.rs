@@ -3,7 +3,7 @@
 //! Which actor tells which (HTTP asks any of them):
 //!
 //! ```text
-//! Registry ── EndpointsChanged, ─▶ LoadManager ── LeaseEnded ──────┬▶ Registry (counters), EndpointBlamed
+//! Registry ── EndpointsChanged, ─▶ LoadManager ── LeasesEnded ─────┬▶ Registry (counters), EndpointBlamed
 //!    │        EndpointAnswered,      │     │                       ├▶ TpsTracker ── Publish ─▶ EventHub
 //!    │        LoadReported           │     └── RequestUnserved ─┐  │
 //!    │                               └── Publish ─▶ EventHub    └──┴▶ HistoryRecorder ── WriteBatch, ─▶ Persistence

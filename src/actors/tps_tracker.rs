@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use actix::{Actor, Context, Handler, Message, MessageResult, Recipient};
 
 use super::event_hub::Publish;
-use super::facts::{EndpointsChanged, LeaseEnded};
+use super::facts::{EndpointsChanged, LeasesEnded};
 use crate::domain::event::{EndpointTps, Event, TpsUpdated};
 use crate::domain::ids::{EndpointId, ModelId};
 use crate::domain::request::{ApiKind, EndedLease, Outcome};
@@ -68,10 +68,16 @@ impl Handler<EndpointsChanged> for TpsTracker {
     }
 }
 
-impl Handler<LeaseEnded> for TpsTracker {
+impl Handler<LeasesEnded> for TpsTracker {
     type Result = ();
 
-    fn handle(&mut self, LeaseEnded(ended): LeaseEnded, _: &mut Context<Self>) {
+    fn handle(&mut self, LeasesEnded(ended): LeasesEnded, _: &mut Context<Self>) {
+        ended.iter().for_each(|ended| self.record(ended));
+    }
+}
+
+impl TpsTracker {
+    fn record(&mut self, ended: &EndedLease) {
         let Outcome::Succeeded { tokens: Some(tokens) } = ended.outcome else { return };
         let Some(speeds) = self.speeds.get_mut(&ended.endpoint) else { return };
         let (model, api_kind) = (ended.request.model.clone(), ended.request.api_kind);
@@ -133,10 +139,10 @@ mod tests {
     use crate::domain::request::{LeaseRequest, TokenCount};
     use crate::domain::target::Target;
 
-    fn ended(endpoint: EndpointId, model: &str) -> LeaseEnded {
+    fn ended(endpoint: EndpointId, model: &str) -> LeasesEnded {
         let (id, model) = (RequestId::from("r"), ModelId::from(model));
         let request = LeaseRequest::new(id, model, ApiKind::ChatCompletions, ClientId::Named((*b"c").into()));
-        LeaseEnded(Arc::new(EndedLease {
+        LeasesEnded(vec![Arc::new(EndedLease {
             request: Arc::new(request),
             endpoint,
             outcome: Outcome::Succeeded { tokens: Some(TokenCount { input: None, output: 50, estimated: false }) },
@@ -145,7 +151,7 @@ mod tests {
             first_token: None,
             answered_model: None,
             waited: Duration::ZERO,
-        }))
+        })])
     }
 
     #[actix::test]

@@ -73,7 +73,7 @@ impl Handler<AcquireLease> for LoadManager {
                     return Promise::Now(Err(Refusal::Draining));
                 };
                 has_ended = ended.is_final;
-                self.tell_ended(ended);
+                self.note_ended(ended, ctx);
                 (request, submitted)
             }
         };

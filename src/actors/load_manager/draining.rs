@@ -41,12 +41,13 @@ struct GraceOver;
 impl Handler<GraceOver> for LoadManager {
     type Result = ();
 
-    fn handle(&mut self, _: GraceOver, _: &mut Context<Self>) {
+    fn handle(&mut self, _: GraceOver, ctx: &mut Context<Self>) {
         let Some(caller) = self.draining.take() else { return };
         let ended = self.dispatcher.end_all(clock::now());
         let cut = ended.len();
         log::warn!("shutdown grace is over requests_cut={cut}");
-        ended.into_iter().for_each(|ended| self.tell_ended(ended));
+        ended.into_iter().for_each(|ended| self.note_ended(ended, ctx));
+        self.tell_observers();
         caller.answer(cut);
     }
 }

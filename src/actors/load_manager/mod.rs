@@ -26,7 +26,7 @@ use self::troubles::Troubles;
 pub use self::watchers::QueueUpdates;
 use self::watchers::Watchers;
 use super::event_hub::Publish;
-use super::facts::{EndpointBlamed, EndpointsChanged, LeaseEnded, LoadReported, RequestUnserved};
+use super::facts::{EndpointBlamed, EndpointsChanged, LeasesEnded, LoadReported, RequestUnserved};
 use super::promise::Caller;
 use crate::clock::{self, Stopwatch};
 use crate::domain::dispatch::choose::Balancing;
@@ -47,7 +47,10 @@ pub struct LoadManager {
     updates_due: bool,
     /// The caller that waits until no lease is held; `None` while Leaseway is not stopping.
     draining: Option<Caller<usize>>,
-    observers: Vec<Recipient<LeaseEnded>>,
+    observers: Vec<Recipient<LeasesEnded>>,
+    /// The ended leases of which observers have not been told. They are told as soon as the messages that wait are handled, since
+    /// each message to another thread may cost a wake-up.
+    untold: Vec<Arc<EndedLease>>,
     /// Hears of endpoints that are to blame for failures; set when Leaseway starts.
     blames: Option<Recipient<EndpointBlamed>>,
     unserved: Recipient<RequestUnserved>,
@@ -82,6 +85,7 @@ impl LoadManager {
             updates_due: false,
             draining: None,
             observers: Vec::new(),
+            untold: Vec::new(),
             blames: None,
             unserved,
             events,
@@ -123,6 +127,7 @@ impl LoadManager {
             }
         }
         for blamed in self.dispatcher.take_blamed() {
+            self.tell_observers();
             if let Some(blames) = &self.blames {
                 blames.do_send(EndpointBlamed(blamed));
             }
@@ -138,6 +143,7 @@ impl LoadManager {
         if self.dispatcher.active() == 0
             && let Some(caller) = self.draining.take()
         {
+            self.tell_observers();
             caller.answer(0);
         }
     }
@@ -159,15 +165,23 @@ impl LoadManager {
         self.timer = due.map(|due| (due, ctx.notify_later(ExpiryDue, due.since(clock::now()))));
     }
 
-    fn tell_ended(&mut self, ended: EndedLease) {
+    fn note_ended(&mut self, ended: EndedLease, ctx: &mut Context<Self>) {
         self.last_hour.ended(clock::now(), &ended.outcome, ended.duration);
         self.slots_moved = true;
         log::debug!("lease ended {ended}");
         self.note_failure(&ended);
-        let ended = Arc::new(ended);
-        for observer in &self.observers {
-            observer.do_send(LeaseEnded(ended.clone()));
+        if self.untold.is_empty() {
+            ctx.notify(TellObservers);
         }
+        self.untold.push(Arc::new(ended));
+    }
+
+    fn tell_observers(&mut self) {
+        if self.untold.is_empty() {
+            return;
+        }
+        let ended = LeasesEnded(std::mem::take(&mut self.untold));
+        self.observers.iter().for_each(|observer| observer.do_send(ended.clone()));
     }
 }
 
@@ -192,7 +206,7 @@ impl Handler<EndLease> for LoadManager {
             if !decisions.is_empty() {
                 self.selection_time += stopwatch.elapsed();
             }
-            self.tell_ended(ended);
+            self.note_ended(ended, ctx);
         }
         self.carry_out(decisions, ctx);
     }
@@ -232,10 +246,22 @@ impl Handler<ExpiryDue> for LoadManager {
     }
 }
 
+#[derive(Message)]
+#[rtype(result = "()")]
+struct TellObservers;
+
+impl Handler<TellObservers> for LoadManager {
+    type Result = ();
+
+    fn handle(&mut self, _: TellObservers, _: &mut Context<Self>) {
+        self.tell_observers();
+    }
+}
+
 /// Adds a recipient that is told of every lease that ends.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Observe(pub Recipient<LeaseEnded>);
+pub struct Observe(pub Recipient<LeasesEnded>);
 
 impl Handler<Observe> for LoadManager {
     type Result = ();

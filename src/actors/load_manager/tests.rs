@@ -24,11 +24,11 @@ impl Actor for Probe {
     type Context = Context<Self>;
 }
 
-impl Handler<LeaseEnded> for Probe {
+impl Handler<LeasesEnded> for Probe {
     type Result = ();
 
-    fn handle(&mut self, LeaseEnded(ended): LeaseEnded, _: &mut Context<Self>) {
-        self.ended.push(ended);
+    fn handle(&mut self, LeasesEnded(ended): LeasesEnded, _: &mut Context<Self>) {
+        self.ended.extend(ended);
     }
 }
 

@@ -34,7 +34,7 @@ pub use self::saving::SaveObserved;
 use self::syncing::SyncCallers;
 pub use self::syncing::SyncEndpoint;
 use super::event_hub::Publish;
-use super::facts::{EndpointAnswered, EndpointBlamed, EndpointsChanged, LeaseEnded, LoadReported};
+use super::facts::{EndpointAnswered, EndpointBlamed, EndpointsChanged, LeasesEnded, LoadReported};
 use super::persistence::{Persistence, StoreDesk};
 use crate::config::HealthConfig;
 use crate::domain::blame::Blamed;
@@ -44,6 +44,7 @@ use crate::domain::endpoint::EndpointView;
 use crate::domain::event::{Event, RequestsCounted};
 use crate::domain::history::Counters;
 use crate::domain::ids::{EndpointId, ModelId};
+use crate::domain::request::EndedLease;
 use crate::domain::stored_endpoint::StoredEndpoint;
 use crate::domain::time::Moment;
 use crate::domain::turns::Turns;
@@ -266,10 +267,16 @@ impl Handler<ReadEndpoint> for Registry {
     }
 }
 
-impl Handler<LeaseEnded> for Registry {
+impl Handler<LeasesEnded> for Registry {
     type Result = ();
 
-    fn handle(&mut self, LeaseEnded(ended): LeaseEnded, ctx: &mut Context<Self>) {
+    fn handle(&mut self, LeasesEnded(ended): LeasesEnded, ctx: &mut Context<Self>) {
+        ended.iter().for_each(|ended| self.count(ended, ctx));
+    }
+}
+
+impl Registry {
+    fn count(&mut self, ended: &EndedLease, ctx: &mut Context<Self>) {
         let Some(entry) = self.entries.get_mut(&ended.endpoint) else { return };
         entry.counters.add(Counters::of(&ended.outcome));
         self.counted.insert(ended.endpoint);
