@@ -15,8 +15,10 @@ use leaseway::actors::event_hub::EventHub;
 use leaseway::actors::facts::LeasesEnded;
 use leaseway::actors::history_recorder::{Flush, HistoryRecorder, Past, Upkeep, Writer};
 use leaseway::actors::persistence::{BatchDone, OldRemoved, Persistence, RemoveOld, WriteBatch};
+use leaseway::domain::endpoint::EndpointDefinition;
 use leaseway::domain::ids::{ClientId, EndpointId, ModelId, RequestId};
 use leaseway::domain::request::{ApiKind, EndedLease, LeaseRequest, Outcome, TokenCount};
+use leaseway::domain::target::Target;
 use leaseway::store::Store;
 use leaseway::store::retention::Kept;
 use uuid::Uuid;
@@ -24,7 +26,7 @@ use uuid::Uuid;
 const REQUESTS: usize = 200_000;
 /// Requests between two batches.
 const AT_ONCE: [usize; 2] = [500, 5000];
-const ENDPOINTS: u128 = 10;
+const ENDPOINTS: usize = 10;
 const ROUNDS: usize = 9;
 
 /// Linux reports CPU time in hundredths of a second.
@@ -59,7 +61,7 @@ fn cpu_time() -> Duration {
     TICK * fields[11..13].iter().map(|field| field.parse::<u32>().expect("a number")).sum()
 }
 
-fn ended(number: usize) -> LeasesEnded {
+fn ended(number: usize, targets: &[Arc<Target>]) -> LeasesEnded {
     let request = LeaseRequest::new(
         RequestId::from(Uuid::from_u128(number as u128).to_string().as_str()),
         ModelId::from("llama-3.1-8b-instruct"),
@@ -68,7 +70,7 @@ fn ended(number: usize) -> LeasesEnded {
     );
     LeasesEnded(vec![Arc::new(EndedLease {
         request: Arc::new(request),
-        endpoint: EndpointId(Uuid::from_u128(number as u128 % ENDPOINTS)),
+        target: targets[number % targets.len()].clone(),
         outcome: Outcome::Succeeded { tokens: Some(TokenCount { input: Some(30), output: 200, estimated: false }) },
         is_final: true,
         duration: Duration::from_millis(2000),
@@ -89,9 +91,11 @@ async fn record(at_once: usize, batches: Recipient<WriteBatch>, removals: Recipi
         EventHub::default().start().recipient(),
     )
     .start();
+    let target = |number| Target::new(EndpointId(Uuid::from_u128(number)), &EndpointDefinition::new("e", "http://e"));
+    let targets: Vec<Arc<Target>> = (0..).map(target).map(Arc::new).take(ENDPOINTS).collect();
     let before = cpu_time();
     for first in (0..REQUESTS).step_by(at_once) {
-        (first..first + at_once).for_each(|number| recorder.do_send(ended(number)));
+        (first..first + at_once).for_each(|number| recorder.do_send(ended(number, &targets)));
         recorder.send(Flush).await.expect("alive");
     }
     (cpu_time() - before).as_secs_f64() * 1e6 / REQUESTS as f64

@@ -79,7 +79,7 @@ impl Handler<LeasesEnded> for TpsTracker {
 impl TpsTracker {
     fn record(&mut self, ended: &EndedLease) {
         let Outcome::Succeeded { tokens: Some(tokens) } = ended.outcome else { return };
-        let Some(speeds) = self.speeds.get_mut(&ended.endpoint) else { return };
+        let Some(speeds) = self.speeds.get_mut(&ended.target.id) else { return };
         let (model, api_kind) = (ended.request.model.clone(), ended.request.api_kind);
         let key = (model.clone(), api_kind);
         let mut speed = speeds.get(&key).copied().unwrap_or_default();
@@ -88,13 +88,13 @@ impl TpsTracker {
         let Some(tps) = speed.record(self.alpha, measured) else { return };
         speeds.insert(key, speed);
         self.events.do_send(Publish(Event::TpsUpdated(TpsUpdated {
-            endpoint_id: ended.endpoint,
+            endpoint_id: ended.target.id,
             model_id: model,
             api_kind,
             tps,
             output_tokens: tokens.output,
             duration_ms: u64::try_from(ended.duration.as_millis()).unwrap_or(u64::MAX),
-            endpoint_tps: endpoint_tps(ended.endpoint, speeds),
+            endpoint_tps: endpoint_tps(ended.target.id, speeds),
         })));
     }
 }
@@ -144,7 +144,7 @@ mod tests {
         let request = LeaseRequest::new(id, model, ApiKind::ChatCompletions, ClientId::Named((*b"c").into()));
         LeasesEnded(vec![Arc::new(EndedLease {
             request: Arc::new(request),
-            endpoint,
+            target: Arc::new(Target::new(endpoint, &EndpointDefinition::new("a", "http://a"))),
             outcome: Outcome::Succeeded { tokens: Some(TokenCount { input: None, output: 50, estimated: false }) },
             is_final: true,
             duration: Duration::from_secs(1),

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use super::ids::{EndpointId, LeaseId};
+use super::ids::LeaseId;
 use super::request::{Failure, Outcome};
 use super::target::Target;
 
@@ -38,10 +38,10 @@ pub struct Suspect {
 }
 
 /// An endpoint that was found to be to blame.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Blamed {
-    /// The endpoint.
-    pub endpoint: EndpointId,
+    /// The endpoint, with the server that failed.
+    pub target: Arc<Target>,
     /// The failure for which the endpoint is to blame.
     pub failure: Failure,
 }
@@ -156,6 +156,7 @@ mod tests {
 
     use super::*;
     use crate::domain::endpoint::EndpointDefinition;
+    use crate::domain::ids::EndpointId;
 
     fn suspect(number: u64, failure: Failure) -> Suspect {
         let definition = EndpointDefinition::new("e", "http://e");

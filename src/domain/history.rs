@@ -155,9 +155,9 @@ impl Batch {
     /// Counts the lease or request of a history row. `today` is the server's local day. The row itself is not added.
     pub(super) fn count(&mut self, today: NaiveDate, HistoryRow { created_at, end }: &HistoryRow) {
         if let HistoryEnd::Lease(ended) = end {
-            self.endpoints.entry(ended.endpoint).or_default().add(Counters::of(&ended.outcome));
+            self.endpoints.entry(ended.target.id).or_default().add(Counters::of(&ended.outcome));
             let (model, api_kind) = (ended.request.model.clone(), ended.request.api_kind);
-            let key = DailyKey { endpoint: ended.endpoint, model, api_kind, date: today };
+            let key = DailyKey { endpoint: ended.target.id, model, api_kind, date: today };
             self.daily.entry(key).or_default().add(DailySums::of(ended));
         }
         if let Some(request) = end.request() {
@@ -193,8 +193,10 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::domain::endpoint::EndpointDefinition;
     use crate::domain::ids::{ClientId, RequestId};
     use crate::domain::request::{Failure, LeaseRequest, Refusal, TokenCount};
+    use crate::domain::target::Target;
 
     const ENDPOINT: EndpointId = EndpointId(Uuid::from_u128(1));
 
@@ -218,7 +220,7 @@ mod tests {
     fn lease(outcome: Outcome, is_final: bool) -> HistoryRow {
         row(HistoryEnd::Lease(Arc::new(EndedLease {
             request: request(),
-            endpoint: ENDPOINT,
+            target: Arc::new(Target::new(ENDPOINT, &EndpointDefinition::new("a", "http://a"))),
             outcome,
             is_final,
             duration: Duration::from_millis(2000),

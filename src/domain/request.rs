@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::blame::Comparison;
 use super::ids::{ClientId, EndpointId, LeaseId, ModelId, RequestId};
+use super::target::Target;
 
 /// The inference API that a request uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -239,8 +240,8 @@ impl LeaseEnd {
 pub struct EndedLease {
     /// The request of the lease.
     pub request: Arc<LeaseRequest>,
-    /// The endpoint that the lease was granted on.
-    pub endpoint: EndpointId,
+    /// The endpoint that the lease was granted on, with the server that it had then.
+    pub target: Arc<Target>,
     /// How the lease ended.
     pub outcome: Outcome,
     /// The request has ended with this lease. False if the request goes on to another endpoint.
@@ -271,7 +272,7 @@ impl fmt::Display for EndedLease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let LeaseRequest { id, model, .. } = &*self.request;
         write!(f, "request_id={} attempt={} ", id.as_str(), self.request.attempt())?;
-        write!(f, "endpoint_id={} model={:?} ", self.endpoint, model.as_str())?;
+        write!(f, "endpoint_id={} model={:?} ", self.target.id, model.as_str())?;
         write!(f, "duration_ms={} wait_ms={} ", self.duration.as_millis(), self.waited.as_millis())?;
         match &self.outcome {
             Outcome::Succeeded { tokens: None } => f.write_str("outcome=succeeded"),

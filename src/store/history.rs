@@ -12,7 +12,7 @@ use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use super::schema::request_history;
 use super::{Backend, Connection, Store, StoreError, refused};
 use crate::domain::history::{HistoryEnd, HistoryRow};
-use crate::domain::ids::{ClientId, EndpointId};
+use crate::domain::ids::ClientId;
 use crate::domain::request::{EndedLease, LeaseRequest, Outcome, TokenCount, UnservedRequest};
 use crate::domain::timeline::{MINUTES, Minute};
 
@@ -110,15 +110,14 @@ impl<'a> Row<'a> {
     }
 
     fn of_lease(row: &HistoryRow, ended: &'a EndedLease) -> Self {
-        let EndedLease { request, endpoint, outcome, is_final, duration, first_token, waited, .. } = ended;
+        let EndedLease { request, target, outcome, is_final, duration, first_token, waited, .. } = ended;
         let (status, tokens, error) = match outcome {
             Outcome::Succeeded { tokens } => ("succeeded", *tokens, None),
             Outcome::Failed(failure) => ("failed", None, Some(failure.to_string())),
             Outcome::Abandoned => ("abandoned", None, None),
         };
-        let EndpointId(endpoint) = endpoint;
         Self {
-            endpoint_id: Some(endpoint.to_string()),
+            endpoint_id: Some(target.id.to_string()),
             is_final: *is_final,
             duration_ms: Some(millis(*duration)),
             first_token_ms: first_token.map(millis),

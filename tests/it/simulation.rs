@@ -11,13 +11,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use leaseway::domain::blame::Blamed;
 use leaseway::domain::dispatch::admission::Admission;
 use leaseway::domain::dispatch::choose::{Balancing, Mode};
 use leaseway::domain::dispatch::{Decision, Dispatcher, QueueRules};
 use leaseway::domain::endpoint::{EndpointFacts, EndpointStatus};
 use leaseway::domain::ids::{EndpointId, LeaseId, ModelId, Ticket};
-use leaseway::domain::request::{ApiKind, LeaseRequest, Refusal};
+use leaseway::domain::request::{ApiKind, Failure, LeaseRequest, Refusal};
 use leaseway::domain::target::Target;
 use leaseway::domain::time::Moment;
 use rand::rngs::StdRng;
@@ -55,7 +54,7 @@ struct World {
     unserved: BTreeSet<(EndpointId, ModelId, ApiKind)>,
     journeys: Journeys,
     /// Endpoints that are to blame, and of which the dispatcher has not told yet.
-    blamed: Vec<Blamed>,
+    blamed: Vec<(EndpointId, Failure)>,
     answered: BTreeSet<Ticket>,
     next_ticket: u64,
     draining: bool,
@@ -211,11 +210,12 @@ impl World {
 
     fn check(&mut self) {
         self.dispatcher.assert_invariants();
-        let in_order = |mut blamed: Vec<Blamed>| {
-            blamed.sort_by_key(|blamed| (blamed.endpoint, blamed.failure.to_string()));
+        let in_order = |mut blamed: Vec<(EndpointId, Failure)>| {
+            blamed.sort_by_key(|(endpoint, failure)| (*endpoint, failure.to_string()));
             blamed
         };
-        let told = in_order(self.dispatcher.take_blamed());
+        let told = self.dispatcher.take_blamed().into_iter().map(|blamed| (blamed.target.id, blamed.failure));
+        let told = in_order(told.collect());
         assert_eq!(told, in_order(std::mem::take(&mut self.blamed)), "who is to blame is told, and nobody else");
         assert_eq!(self.dispatcher.waiting(), self.waiters().count());
         assert_eq!(self.dispatcher.active(), self.leases.len());

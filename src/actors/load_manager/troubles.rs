@@ -47,7 +47,7 @@ impl LoadManager {
     pub(super) fn note_failure(&mut self, ended: &EndedLease) {
         let Outcome::Failed(failure) = &ended.outcome else { return };
         if (failure.blame() != Blame::Never || *failure == Failure::Status(429))
-            && let Some(told) = self.troubles.failures.add(clock::now(), ended.endpoint, failure.clone())
+            && let Some(told) = self.troubles.failures.add(clock::now(), ended.target.id, failure.clone())
         {
             self.warn_of_failures(told);
         }

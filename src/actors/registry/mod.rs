@@ -277,9 +277,9 @@ impl Handler<LeasesEnded> for Registry {
 
 impl Registry {
     fn count(&mut self, ended: &EndedLease, ctx: &mut Context<Self>) {
-        let Some(entry) = self.entries.get_mut(&ended.endpoint) else { return };
+        let Some(entry) = self.entries.get_mut(&ended.target.id) else { return };
         entry.counters.add(Counters::of(&ended.outcome));
-        self.counted.insert(ended.endpoint);
+        self.counted.insert(ended.target.id);
         let was_well = entry.health.last_error().is_none();
         entry.health.request_ended(&ended.outcome);
         if !was_well || entry.health.last_error().is_some() {
@@ -293,7 +293,7 @@ impl Registry {
                 "the answer is of a model that the endpoint does not list, its models are read again \
                  endpoint={endpoint} asked={asked:?} answered={answered:?}"
             );
-            self.probe(ended.endpoint, ctx);
+            self.probe(ended.target.id, ctx);
         }
     }
 }
@@ -301,10 +301,10 @@ impl Registry {
 impl Handler<EndpointBlamed> for Registry {
     type Result = ();
 
-    fn handle(&mut self, EndpointBlamed(Blamed { endpoint, failure }): EndpointBlamed, ctx: &mut Context<Self>) {
-        let Some(entry) = self.entries.get_mut(&endpoint) else { return };
+    fn handle(&mut self, EndpointBlamed(Blamed { target, failure }): EndpointBlamed, ctx: &mut Context<Self>) {
+        let Some(entry) = self.entries.get_mut(&target.id) else { return };
         entry.health.blamed(&failure);
         self.neighbours.events.do_send(Publish(Event::HealthChanged(entry.health_changed())));
-        self.probe(endpoint, ctx);
+        self.probe(target.id, ctx);
     }
 }

@@ -365,7 +365,7 @@ impl Held {
     fn ended(self, now: Moment, LeaseEnd { outcome, first_token, answered_model, .. }: LeaseEnd) -> EndedLease {
         EndedLease {
             request: self.request,
-            endpoint: self.target.id,
+            target: self.target,
             outcome,
             is_final: true,
             duration: now.since(self.granted),

@@ -130,7 +130,7 @@ impl Journeys {
     pub fn lease_ended(&mut self, ended: &EndedLease) {
         let journey = self.journey(&ended.request);
         assert!(std::mem::take(&mut journey.has_lease), "a lease ends twice");
-        assert_eq!(journey.visited.last(), Some(&ended.endpoint));
+        assert_eq!(journey.visited.last(), Some(&ended.target.id));
         assert_eq!(journey.visited.len(), ended.request.attempt());
         if ended.is_final {
             journey.end();

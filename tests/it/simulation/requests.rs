@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use leaseway::domain::attempts::FailedAttempt;
-use leaseway::domain::blame::{Blamed, Sign};
+use leaseway::domain::blame::Sign;
 use leaseway::domain::dispatch::admission::AdmissionDecision;
 use leaseway::domain::dispatch::{Decision, Grant, Retried, Submitted};
 use leaseway::domain::ids::{ClientId, LeaseId, ModelId, Ticket};
@@ -75,7 +75,7 @@ impl World {
         let retried = self.dispatcher.retry(self.now, ticket, failed, deadline, &mut decisions);
         let Retried { ended, request, submitted } = retried.expect("the lease was held");
         let request = (*request).clone();
-        assert_eq!((ended.endpoint, &ended.outcome), (endpoint, &outcome));
+        assert_eq!((ended.target.id, &ended.outcome), (endpoint, &outcome));
         self.journeys.lease_ended(&ended);
         let goes_on = self.has_untried(&request);
         assert_eq!(ended.is_final, !goes_on, "the failed attempt is the last one if nobody is left");
@@ -207,7 +207,7 @@ impl World {
         let verdict = verdict.filter(|_| !held.has_begun);
         verdict.into_iter().for_each(|(attempt, sign)| self.judge(&attempt, sign));
         let ended = self.dispatcher.end(self.now, end, &mut decisions).expect("the lease was held");
-        assert_eq!((ended.endpoint, ended.is_final), (held.endpoint, true));
+        assert_eq!((ended.target.id, ended.is_final), (held.endpoint, true));
         self.journeys.lease_ended(&ended);
         self.follow(decisions);
     }
@@ -242,7 +242,7 @@ impl World {
     /// Takes note of what a lease that has ended says about its endpoint, if that is still what it was.
     pub fn judge(&mut self, Attempt { target, lease, outcome }: &Attempt, sign: Sign) {
         if let (Sign::Bad, Outcome::Failed(failure)) = (sign, outcome) {
-            self.blamed.push(Blamed { endpoint: target.id, failure: failure.clone() });
+            self.blamed.push((target.id, failure.clone()));
         }
         if self.is_same_server(target) {
             self.choices.judged(self.now, target.id, *lease, sign);
