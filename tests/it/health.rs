@@ -175,6 +175,25 @@ async fn slots_that_are_left_out_are_those_that_the_engine_tells() {
 }
 
 #[actix_web::test]
+async fn an_engine_of_another_kind_does_not_have_the_slots_of_the_old_one() {
+    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    endpoint.page(LIST, "{\"data\":[{\"id\":\"m\",\"owned_by\":\"llamacpp\"}]}");
+    endpoint.page("/props", "{\"total_slots\":4,\"default_generation_settings\":{}}");
+    let id = register(&app, &json!({ "name": "a", "base_url": endpoint.url() })).await;
+    let slots = |count: u32| move |endpoint: &Value| endpoint["max_concurrency"] == count;
+    app.until_endpoint(&id, "of four slots", slots(4)).await;
+    let path = format!("/api/endpoints/{id}");
+    let changed = app.send(Method::PUT, &path, &[], "{\"kind\":\"sglang\"}").await.json();
+    assert_eq!(changed["max_concurrency"], 1, "the operator says that it is another engine");
+    app.send(Method::PUT, &path, &[], "{\"kind\":null}").await;
+    app.until_endpoint(&id, "of four slots again", slots(4)).await;
+    endpoint.page(LIST, "{\"data\":[{\"id\":\"m\",\"owned_by\":\"vllm\"}]}");
+    let synced = app.post(&format!("{path}/sync"), &json!({})).await.json();
+    assert_eq!((&synced["kind"], &synced["max_concurrency"]), (&json!("vllm"), &json!(1)));
+    app.finish().await;
+}
+
+#[actix_web::test]
 async fn an_engine_that_closed_its_connections_has_its_models_read_again() {
     let (app, mut endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
     let id = app.register("a", &endpoint, 1).await;

@@ -4,19 +4,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::dev::Request;
-use actix::{Actor, Addr, Context, Handler, Message};
+use actix::{Actor, Addr, Context, Handler, MailboxError, Message};
 use futures_util::future::join_all;
 use leaseway::actors::event_hub::Publish;
-use leaseway::actors::facts::{EndpointAnswered, EndpointsChanged, LoadReported};
+use leaseway::actors::facts::{EndpointAnswered, EndpointBlamed, EndpointsChanged, LeasesEnded, LoadReported};
 use leaseway::actors::persistence::{Persistence, StoreDesk};
 use leaseway::actors::registry::{
-    ApplyFile, EndpointChange, ListEndpoints, ModelCatalog, Neighbours, RegisterEndpoint, Registry, RegistryError,
-    SyncEndpoint, UpdateEndpoint,
+    ApplyFile, EndpointChange, ListEndpoints, ListReports, ModelCatalog, Neighbours, RegisterEndpoint, Registry,
+    RegistryError, ReportLoad, SyncEndpoint, UpdateEndpoint,
 };
 use leaseway::config;
-use leaseway::domain::endpoint::{EndpointDefinition, EndpointKind, EndpointView};
-use leaseway::domain::ids::EndpointId;
+use leaseway::domain::blame::Blamed;
+use leaseway::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointKind, EndpointView};
+use leaseway::domain::ids::{ClientId, EndpointId, ModelId, RequestId};
+use leaseway::domain::load::LoadReport;
+use leaseway::domain::request::{ApiKind, EndedLease, Failure, LeaseRequest, Outcome};
 use leaseway::domain::stored_endpoint::StoredEndpoint;
+use leaseway::domain::target::Target;
 use leaseway::store::Store;
 use leaseway::upstream::probe::Prober;
 use tempfile::TempDir;
@@ -37,8 +41,38 @@ impl<F: Message<Result = ()>> Handler<F> for Neighbour {
     fn handle(&mut self, _: F, _: &mut Context<Self>) {}
 }
 
+/// A neighbour that keeps the facts of the endpoint that has changed last.
+#[derive(Default)]
+struct Dispatcher(Option<EndpointFacts>);
+
+impl Actor for Dispatcher {
+    type Context = Context<Self>;
+}
+
+impl Handler<EndpointsChanged> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, changed: EndpointsChanged, _: &mut Context<Self>) {
+        self.0 = changed.updated.into_iter().last().or(self.0.take());
+    }
+}
+
+/// Asks for the target of the endpoint that has changed last.
+#[derive(Message)]
+#[rtype(result = "Option<Arc<Target>>")]
+struct LastTarget;
+
+impl Handler<LastTarget> for Dispatcher {
+    type Result = Option<Arc<Target>>;
+
+    fn handle(&mut self, _: LastTarget, _: &mut Context<Self>) -> Self::Result {
+        self.0.as_ref().map(|facts| facts.target.clone())
+    }
+}
+
 struct Scene {
     registry: Addr<Registry>,
+    dispatcher: Addr<Dispatcher>,
     endpoint: FakeEndpoint,
     folder: TempDir,
 }
@@ -54,11 +88,11 @@ impl Scene {
         let (config, _) = config::load(None, &[]).expect("the defaults");
         let folder = tempfile::tempdir().expect("a temporary folder");
         let persistence = Persistence::start(store_in(&folder));
-        let neighbour = Neighbour.start();
+        let (neighbour, dispatcher) = (Neighbour.start(), Dispatcher::default().start());
         let neighbours = Neighbours {
             store: StoreDesk::new(persistence.clone()),
             persistence,
-            dispatcher: neighbour.clone().recipient::<EndpointsChanged>(),
+            dispatcher: dispatcher.clone().recipient(),
             speeds: neighbour.clone().recipient::<EndpointsChanged>(),
             loads: neighbour.clone().recipient::<LoadReported>(),
             answers: neighbour.clone().recipient::<EndpointAnswered>(),
@@ -67,7 +101,7 @@ impl Scene {
         };
         let prober = Prober::new(config.upstream, config.health.timeout);
         let registry = Registry::new(Vec::new(), prober, config.health, Duration::from_secs(120), neighbours).start();
-        Self { registry, endpoint: FakeEndpoint::start(&["m"]).await, folder }
+        Self { registry, dispatcher, endpoint: FakeEndpoint::start(&["m"]).await, folder }
     }
 
     /// Registers the endpoint, which needs nothing but probes.
@@ -87,6 +121,18 @@ impl Scene {
 
     fn change(&self, id: EndpointId, change: EndpointChange) -> Request<Registry, UpdateEndpoint> {
         self.registry.send(UpdateEndpoint { id, change })
+    }
+
+    /// Returns the target that leases on the only endpoint have.
+    async fn target(&self) -> Arc<Target> {
+        self.registry.send(ListEndpoints).await.expect("alive");
+        self.dispatcher.send(LastTarget).await.expect("alive").expect("an endpoint")
+    }
+
+    /// Returns the only endpoint as it is after a fact was told.
+    async fn after(&self, told: impl Future<Output = Result<(), MailboxError>>) -> EndpointView {
+        told.await.expect("alive");
+        self.registry.send(ListEndpoints).await.expect("alive").remove(0)
     }
 
     /// Locks the database, sends messages, and unlocks the database once Registry has heard them.
@@ -141,6 +187,52 @@ async fn one_probe_answers_all_who_ask_for_a_sync_before_it_begins() {
 
 fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(name, url)| ((*name).to_owned(), (*url).to_owned())).collect()
+}
+
+/// The end of a lease on this target, whose answer may have named another model than the one asked for.
+fn served(target: &Arc<Target>, answered_model: Option<&str>) -> LeasesEnded {
+    let (id, client) = (RequestId::from("r"), ClientId::Named((*b"c").into()));
+    LeasesEnded(vec![Arc::new(EndedLease {
+        request: Arc::new(LeaseRequest::new(id, ModelId::from("m"), ApiKind::ChatCompletions, client)),
+        target: target.clone(),
+        outcome: Outcome::Succeeded { tokens: None },
+        is_final: true,
+        duration: Duration::ZERO,
+        first_token: None,
+        answered_model: answered_model.map(ModelId::from),
+        waited: Duration::ZERO,
+    })])
+}
+
+fn blamed(target: &Arc<Target>) -> EndpointBlamed {
+    EndpointBlamed(Blamed { target: target.clone(), failure: Failure::Status(500) })
+}
+
+#[actix_web::test]
+async fn what_one_server_has_shown_says_nothing_about_the_next_one() {
+    let scene = Scene::new().await;
+    let id = scene.register().await.id;
+    scene.registry.send(SyncEndpoint(id)).await.expect("alive").expect("known");
+    let report = LoadReport { active_requests: Some(9), ..LoadReport::default() };
+    scene.registry.send(ReportLoad { endpoint: id, report }).await.expect("alive").expect("known");
+    let old = scene.target().await;
+    let next = FakeEndpoint::start(&["m"]).await;
+    let moved = EndpointChange { base_url: Some(next.url()), ..EndpointChange::default() };
+    scene.change(id, moved).await.expect("alive").expect("changed");
+    scene.registry.send(SyncEndpoint(id)).await.expect("alive").expect("known");
+    assert_eq!(scene.registry.send(ListReports(id)).await.expect("alive"), Ok(Vec::new()));
+    let new = scene.target().await;
+
+    assert_eq!(scene.after(scene.registry.send(blamed(&old))).await.last_error, None);
+    assert!(scene.after(scene.registry.send(blamed(&new))).await.last_error.is_some());
+    let view = scene.after(scene.registry.send(served(&old, Some("odd")))).await;
+    assert!(view.last_error.is_some(), "another server has served it");
+    assert_eq!(view.successful_requests, 1, "the endpoint's requests are counted whatever its server was");
+    let view = scene.after(scene.registry.send(served(&new, None))).await;
+    assert_eq!((view.last_error, view.successful_requests), (None, 2));
+    let asked = next.page_asked(MODELS);
+    scene.after(scene.registry.send(served(&new, Some("odd")))).await;
+    next.until_page_asked(MODELS, asked + 1).await;
 }
 
 #[actix_web::test]

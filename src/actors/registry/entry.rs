@@ -80,11 +80,12 @@ impl Entry {
         }
     }
 
-    /// Applies a changed definition. With another address or key the old observations no longer count, but the old models are
-    /// served until the first probe. Returns whether the address or key is another.
+    /// Applies a changed definition. With another address or key the observations and reports of the old server no longer
+    /// count, but its models are served until the first probe. Returns whether the address or key is another.
     pub fn redefine(&mut self, definition: EndpointDefinition, source: EndpointSource) -> bool {
         let target = self.target.redefined(&definition);
         let is_another = !target.is_same_server(&self.target);
+        let kind = self.kind();
         self.target = Arc::new(target);
         self.is_slots_logged &= definition.max_concurrency == self.definition.max_concurrency;
         self.definition = definition;
@@ -93,18 +94,33 @@ impl Entry {
             self.health = Health::pending(self.health.latency_ms, self.health.last_seen);
             self.detected_kind = None;
             self.seeks_kind = true;
-            self.engine_slots = None;
-            self.is_slots_logged = false;
+            self.forget_slots();
             self.is_list_current = false;
+            self.odd_answers.clear();
+            self.reports = Reports::default();
+        } else if self.kind() != kind {
+            self.forget_slots();
         }
         is_another
+    }
+
+    /// Notes the kind that a probe or a look has detected. An engine of another kind has slots of its own.
+    pub fn detected(&mut self, kind: EndpointKind) {
+        if self.detected_kind.replace(kind).is_some_and(|known| known != kind) {
+            self.forget_slots();
+        }
+        self.seeks_kind = false;
+    }
+
+    fn forget_slots(&mut self) {
+        self.engine_slots = None;
+        self.is_slots_logged = false;
     }
 
     /// Applies the findings of a good probe.
     pub fn observe(&mut self, answer: ProbeAnswer) {
         if let Some(kind) = answer.kind {
-            self.detected_kind = Some(kind);
-            self.seeks_kind = false;
+            self.detected(kind);
         }
         match answer.models {
             // An empty list of a server that is loading is not its real list yet.

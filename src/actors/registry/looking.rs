@@ -35,24 +35,34 @@ impl Registry {
                 self.looks.ended(turn);
                 continue;
             };
+            let kind = entry.kind();
             let look = self.prober.look(entry.probe(), wanted);
             ctx.spawn(look.into_actor(self).map(move |findings, registry, ctx| {
                 if registry.looks.ended(turn) {
-                    registry.found(id, wanted, findings, ctx);
+                    registry.found(id, kind, wanted, findings, ctx);
                 }
                 registry.begin_looks(ctx);
             }));
         }
     }
 
-    fn found(&mut self, id: EndpointId, wanted: Wanted, findings: Findings, ctx: &mut Context<Self>) {
+    /// Applies the findings of a look at an endpoint whose kind, as far as it was known, was `kind` when the look began.
+    fn found(
+        &mut self,
+        id: EndpointId,
+        kind: Option<EndpointKind>,
+        wanted: Wanted,
+        findings: Findings,
+        ctx: &mut Context<Self>,
+    ) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let before = (entry.kind(), entry.slots());
         if let Some(kind) = findings.kind {
-            entry.seeks_kind = false;
-            entry.detected_kind = Some(kind);
+            entry.detected(kind);
         }
-        if wanted.slots && entry.definition.max_concurrency.is_none() {
+        // Slots of an engine of another kind do not count.
+        let is_kind = findings.kind.or(kind) == entry.kind();
+        if wanted.slots && is_kind && entry.definition.max_concurrency.is_none() {
             let known = entry.engine_slots;
             entry.engine_slots = findings.slots.or(known);
             if !std::mem::replace(&mut entry.is_slots_logged, true) || entry.engine_slots != known {

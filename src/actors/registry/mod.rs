@@ -277,9 +277,14 @@ impl Handler<LeasesEnded> for Registry {
 
 impl Registry {
     fn count(&mut self, ended: &EndedLease, ctx: &mut Context<Self>) {
-        let Some(entry) = self.entries.get_mut(&ended.target.id) else { return };
+        let id = ended.target.id;
+        let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.counters.add(Counters::of(&ended.outcome));
-        self.counted.insert(ended.target.id);
+        self.counted.insert(id);
+        if !entry.target.is_same_server(&ended.target) {
+            // The lease says nothing about the endpoint's new server.
+            return;
+        }
         let was_well = entry.health.last_error().is_none();
         entry.health.request_ended(&ended.outcome);
         if !was_well || entry.health.last_error().is_some() {
@@ -293,7 +298,7 @@ impl Registry {
                 "the answer is of a model that the endpoint does not list, its models are read again \
                  endpoint={endpoint} asked={asked:?} answered={answered:?}"
             );
-            self.probe(ended.target.id, ctx);
+            self.probe(id, ctx);
         }
     }
 }
@@ -302,7 +307,8 @@ impl Handler<EndpointBlamed> for Registry {
     type Result = ();
 
     fn handle(&mut self, EndpointBlamed(Blamed { target, failure }): EndpointBlamed, ctx: &mut Context<Self>) {
-        let Some(entry) = self.entries.get_mut(&target.id) else { return };
+        let entry = self.entries.get_mut(&target.id).filter(|entry| entry.target.is_same_server(&target));
+        let Some(entry) = entry else { return };
         entry.health.blamed(&failure);
         self.neighbours.events.do_send(Publish(Event::HealthChanged(entry.health_changed())));
         self.probe(target.id, ctx);

@@ -122,17 +122,18 @@ impl Fleet {
         }
     }
 
-    /// Adds an endpoint or replaces its facts. Its taken slots and its report stay. Its breaker and suspicion stay as
-    /// long as it is the same server.
+    /// Adds an endpoint or replaces its facts. Its taken slots stay. Its report, breaker and suspicion stay as long as it
+    /// is the same server.
     pub fn update(&mut self, facts: EndpointFacts) {
         let id = facts.id();
         let mut models: Vec<ModelNumber> = facts.models.iter().map(|model| self.models.take(model)).collect();
         models.sort_unstable();
         let (models, model_set) = (models.into(), OnceCell::new());
         let endpoint = match self.take_out(id) {
-            Some(old) => {
+            Some(mut old) => {
                 if !old.facts.target.is_same_server(&facts.target) {
                     self.trials.forget(id);
+                    self.forget_report(&mut old);
                 }
                 let has_come_back =
                     facts.status == EndpointStatus::Online && old.facts.status != EndpointStatus::Online;
@@ -150,11 +151,17 @@ impl Fleet {
 
     /// Forgets an endpoint. Its leases go on until they end.
     pub fn remove(&mut self, id: EndpointId) {
-        if let Some(reported) = self.take_out(id).and_then(|endpoint| endpoint.report) {
-            self.report_ends.remove(&(reported.until, id));
+        if let Some(mut endpoint) = self.take_out(id) {
+            self.forget_report(&mut endpoint);
         }
         self.trials.forget(id);
         self.unserved.forget(id);
+    }
+
+    fn forget_report(&mut self, endpoint: &mut Endpoint) {
+        if let Some(reported) = endpoint.report.take() {
+            self.report_ends.remove(&(reported.until, endpoint.facts.id()));
+        }
     }
 
     /// Replaces an endpoint's report. The new report counts at once. Without effect if the endpoint is gone.

@@ -114,6 +114,15 @@ impl Story {
         self.endpoint(id, slots, EndpointStatus::Online, models)
     }
 
+    /// Gives an endpoint another server.
+    fn moved(mut self, id: u128, slots: u32, models: &[&str]) -> Self {
+        let target = &self.targets[&id];
+        let elsewhere = EndpointDefinition::new(target.name.clone(), "http://elsewhere");
+        let target = Arc::new(target.redefined(&elsewhere));
+        self.targets.insert(id, target);
+        self.online(id, slots, models)
+    }
+
     /// The endpoint answers a probe that was sent at this second.
     fn answered(mut self, id: u128, sent: u64) -> Self {
         let (id, sent) = (EndpointId(Uuid::from_u128(id)), Moment::from_micros(sent * 1_000_000));

@@ -35,6 +35,7 @@ impl World {
                 facts.target = random_change(&old.target, random);
             }
             if old.is_some_and(|old| !old.target.is_same_server(&facts.target)) {
+                self.choices.reports.remove(&id);
                 self.choices.breakers.remove(&id);
                 self.choices.suspects.remove(&id);
             }

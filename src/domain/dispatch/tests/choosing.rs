@@ -77,12 +77,7 @@ fn a_probe_that_is_answered_ends_the_skipping_unless_the_failure_brought_it_abou
 fn failures_are_forgotten_only_when_the_server_is_another() {
     let offline = || skipped().endpoint(1, 9, EndpointStatus::Offline, &["m"]).submit(5, "m", 9);
     offline().online(1, 9, &["m"]).wait(1).check("5@1");
-    let mut story = offline();
-    let target = Arc::new(story.targets[&1].redefined(&EndpointDefinition::new("1", "http://elsewhere")));
-    let facts = EndpointFacts { target, ..facts(1, 9, EndpointStatus::Online, &["m"]) };
-    story.dispatcher.change_endpoints(story.now(), vec![facts], Vec::new(), &mut story.decisions);
-    story.tell();
-    story.check("5@1");
+    offline().moved(1, 9, &["m"]).check("5@1");
 }
 
 #[test]
@@ -120,6 +115,16 @@ fn a_report_that_is_too_old_does_not_count() {
     let story = Story::choosing(Mode::Metrics).online(1, 9, &["m"]).online(2, 9, &["m"]).report(1, 0.0, 0.0, 0);
     let story = story.wait(119).submit(1, "m", 9).submit(2, "m", 9);
     story.wait(1).submit(3, "m", 9).submit(4, "m", 9).check("1@1 2@1 3@2 4@1");
+}
+
+#[test]
+fn a_report_of_another_server_does_not_count() {
+    let story = || Story::choosing(Mode::Metrics).online(1, 9, &["m"]).online(2, 9, &["m"]).report(1, 0.0, 0.0, 0);
+    let moved = || story().submit(1, "m", 9).moved(1, 9, &["m"]);
+    moved().submit(2, "m", 9).check("1@1 2@2");
+    // The end of the old report says nothing about the age of the new one.
+    let story = moved().submit(2, "m", 9).wait(60).report(1, 0.0, 0.0, 0).submit(3, "m", 9);
+    story.wait(60).submit(4, "m", 9).check("1@1 2@2 3@1 4@1");
 }
 
 #[test]
