@@ -16,8 +16,8 @@ pub fn now() -> Moment {
 /// Returns an instant of tokio's clock as a moment.
 pub fn moment(instant: Instant) -> Moment {
     static START: OnceLock<Instant> = OnceLock::new();
-    // The start is taken from the real clock, which no test can move, and a minute early, for tests that paused their clock
-    // before this call.
+    // The start is read from the real clock, because tests can move tokio's clock. One minute is subtracted, because a test may
+    // have paused tokio's clock before this call.
     let start = *START.get_or_init(|| {
         let real = std::time::Instant::now();
         Instant::from_std(real.checked_sub(Duration::from_secs(60)).unwrap_or(real))

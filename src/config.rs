@@ -121,7 +121,7 @@ pub struct QueueConfig {
     /// The longest delay of a new request, 10 ms to 1 min.
     #[serde(rename = "max_delay_ms", deserialize_with = "milliseconds")]
     pub max_delay: Duration,
-    /// The request header that names the client; `None`: the peer's address does.
+    /// The request header that names the client; `None`: the peer's address names the client.
     pub client_header: Option<String>,
 }
 
@@ -145,7 +145,7 @@ pub struct UpstreamConfig {
     /// The interval of TCP keep-alive probes to endpoints and clients, 1 s to 1 h.
     #[serde(rename = "tcp_keepalive_secs", deserialize_with = "seconds")]
     pub tcp_keepalive: Duration,
-    /// Further headers of clients that are not sent to endpoints. Keys, cookies and headers of proxies never are.
+    /// Further headers of clients that are not sent to endpoints. Keys, cookies and headers of proxies are never sent.
     #[serde(deserialize_with = "header_names")]
     pub drop_headers: Vec<HeaderName>,
 }

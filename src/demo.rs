@@ -98,7 +98,7 @@ async fn client(address: SocketAddr, config: UpstreamConfig, number: usize, mode
         });
         match client.request(Method::POST, &url).send_json(&question).await {
             Ok(mut answer) => while answer.next().await.is_some_and(|piece| piece.is_ok()) {},
-            Err(error) => log::debug!("demo client got no answer error={error}"),
+            Err(error) => log::debug!("demo client got no answer error=\"{error}\""),
         }
         sleep(rest).await;
     }
@@ -109,7 +109,7 @@ async fn agent(address: SocketAddr, config: UpstreamConfig, name: &'static str, 
     let client = build_client(&config, false);
     loop {
         if let Err(error) = report(&client, address, name, &running).await {
-            log::debug!("demo agent could not report endpoint={name} error={error}");
+            log::debug!("demo agent could not report endpoint={name} error=\"{error}\"");
         }
         sleep(REPORT_INTERVAL).await;
     }

@@ -32,9 +32,9 @@
 //!                                                                                                      └▶ Registry
 //! ```
 //!
-//! If an endpoint fails a request before the first byte, the request asks for another lease on an endpoint that it has not
-//! tried, and hands the failed lease in, which ends first. A request never holds two leases. An endpoint counts leases; what
-//! counts requests looks at the final lease only.
+//! If an endpoint fails a request before the first byte, the request hands in the failed lease, which ends, and asks for a
+//! lease on an endpoint that it has not tried. A request never holds two leases. An endpoint counts leases; counters of
+//! requests count the final lease only.
 //!
 //! An ended lease is counted in memory at once, and in the database within `database.flush_interval_ms`: HistoryRecorder
 //! gathers deltas and rows, Persistence writes them in one transaction on a thread of its own, and a batch that fails is kept.
@@ -51,8 +51,8 @@
 //! - [`lease`]: the value that reports its own end.
 //! - [`upstream`]: talking to endpoints; the only place that knows awc.
 //! - [`actors`]: thin shells around the pure code, and who tells whom.
-//! - [`http`]: every route in one table, every error status in one `match`.
-//! - [`app`]: starts it all, wires it, stops it in order. [`demo`]: endpoints and traffic for a machine without a GPU.
+//! - [`http`]: every route in one table, every error in another.
+//! - [`app`]: starts, connects and stops all parts, in order. [`demo`]: endpoints and traffic for a machine without a GPU.
 //!
 //! A module imports only from those above it in this list; `tests/it/tidy.rs` checks it.
 
@@ -75,6 +75,6 @@ pub mod http;
 pub mod app;
 pub mod demo;
 
-/// One thread often allocates what another frees, which the system's allocator is slow at.
+/// One thread often frees memory that another thread allocated; the system's allocator is slow at that.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

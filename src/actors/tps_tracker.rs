@@ -11,7 +11,7 @@ use crate::domain::ids::{EndpointId, ModelId};
 use crate::domain::request::{ApiKind, EndedLease, Outcome};
 use crate::domain::tps::{Aggregate, Measured, Speed};
 
-/// How many speeds an endpoint may have before those of models that it no longer serves are dropped.
+/// How many speeds an endpoint may have before speeds of models that it no longer serves are dropped.
 ///
 /// Clients cannot make up names, since requests are leased only for models that an endpoint serves. But without this bound
 /// the speeds of an endpoint that lists other models with each sync would grow without end.

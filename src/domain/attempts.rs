@@ -61,7 +61,7 @@ pub enum Next<A> {
 pub struct Attempts<A> {
     /// How often the request may be sent to endpoints in all, at least once.
     max: usize,
-    /// How often the request was sent, that of the attempt that has begun included.
+    /// How often the request was sent, the current attempt included.
     made: usize,
     /// The attempt that failed last.
     last: Option<FailedAttempt<A>>,
@@ -85,8 +85,8 @@ impl<A> Attempts<A> {
         }
     }
 
-    /// Returns how often the attempt that has begun may send the request, at least once. The answer to the last time
-    /// goes to the client, whatever it says.
+    /// Returns how often the current attempt may send the request, at least once. The client gets the answer to the last
+    /// sending, whatever its status is.
     pub fn executions_left(&self) -> usize {
         1 + self.max.saturating_sub(self.made)
     }
@@ -160,7 +160,8 @@ mod tests {
         }
     }
 
-    /// Checks what a request is answered whose attempts fail so, the first on endpoint 1, and which then gets no lease.
+    /// Checks the answer to a request whose attempts fail with these failures, on endpoints 1, 2 and so on, and which
+    /// then gets no lease.
     fn check(max: usize, failures: &[(Failure, Option<&'static str>)], refusal: Refusal, expected: &str) {
         let mut attempts = Attempts::new(max);
         for (number, (failure, answer)) in (1..).zip(failures) {
@@ -198,7 +199,7 @@ mod tests {
 
     #[test]
     fn what_an_endpoint_is_sent_a_second_time_counts() {
-        // How often each attempt sends the request, how often it may, and whether another attempt follows the last.
+        // How often each attempt sends the request, how often it may send it, and whether another attempt follows.
         let check = |max: usize, sent: &[usize], allowed: &[usize], goes_on: bool| {
             let mut attempts = Some(Attempts::new(max));
             for (executions, allowed) in sent.iter().zip(allowed) {

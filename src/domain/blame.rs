@@ -2,8 +2,8 @@
 //!
 //! A connection that fails and an answer that does not come are the endpoint's fault, whatever the request is. An
 //! answer of 500 or above may be the fault of the request. If a second endpoint answers the same request with such a
-//! status, too, the first endpoint is not to blame; if another endpoint serves the request, it is. If no endpoint is
-//! left to compare with, the endpoint is to blame.
+//! status, too, the first endpoint is not to blame; if another endpoint serves the request, the first
+//! endpoint is to blame. If no endpoint is left to compare with, the endpoint is to blame.
 
 use std::sync::Arc;
 
@@ -71,8 +71,8 @@ pub enum Blame {
 }
 
 impl Failure {
-    /// Tells how much the failure says about the endpoint. A 4xx is the client's affair, a 429 that of the endpoint's
-    /// load, and a 501 says what the endpoint is not made for.
+    /// Tells how much the failure says about the endpoint. A 4xx is the client's fault, a 429 shows that the endpoint is
+    /// busy, and a 501 names an API that the endpoint does not serve.
     pub fn blame(&self) -> Blame {
         match self {
             Failure::Unreachable(_) | Failure::ConnectionLost(_) => Blame::AtOnce,
@@ -214,7 +214,7 @@ mod tests {
         check(&[status(500), status(502), served()], "..+");
         check(&[status(500), lost(), status(503)], ".-.");
         check(&[status(500), status(500), status(500)], "...");
-        // Never compared, or found to be the client's fault.
+        // The failure was never compared, or is the client's fault.
         check(&[status(500), left()], "..");
         check(&[status(500), status(400)], "..");
         check(&[status(500), Outcome::Failed(Failure::ShutDown)], "..");

@@ -13,11 +13,11 @@ use super::timeline::minute_of;
 /// Counts of leases or of requests. Abandoned ones count in the total only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// All that have ended.
+    /// Leases or requests that have ended.
     pub total: i64,
-    /// Those that succeeded.
+    /// Leases or requests that succeeded.
     pub successful: i64,
-    /// Those that failed or were refused.
+    /// Leases or requests that failed or were refused.
     pub failed: i64,
 }
 

@@ -95,7 +95,7 @@ mod tests {
         timeline.record(1058, SUCCESS);
         let shown = timeline.read(1059);
         assert_eq!((shown[0].success, shown[58].success, shown[59].success), (1, 2, 1));
-        // Wrongly ahead by ten minutes for a while.
+        // The clock was ten minutes ahead for a while.
         timeline.record(1069, ERROR);
         timeline.record(1060, SUCCESS);
         let sums = |current| timeline.read(current).iter().map(|minute| minute.success + minute.error).sum::<u64>();

@@ -9,8 +9,8 @@ use super::history::{Batch, HistoryRow};
 use super::refused::RefusalRows;
 use super::time::Moment;
 
-/// How many history rows wait for the database or are on their way to it at most. More rows come only while the
-/// database cannot be written. Such rows are dropped and counted as dropped; the sums still count their leases and
+/// The most history rows that wait for the database or are being written. More rows come only while the database
+/// cannot be written. Such rows are dropped and counted as dropped; the sums still count their leases and
 /// requests.
 ///
 /// The sums need no bound. Their keys are registered endpoints, models that an endpoint has served, days, codes of
@@ -38,7 +38,7 @@ impl BatchNumber {
 /// are tried as one batch with the next number.
 #[derive(Debug, Default)]
 pub struct WriteBehind {
-    /// Records that are in no batch on its way.
+    /// Records that are not in the batch that is being written.
     unwritten: Batch,
     /// History rows in the batch that is on its way; 0 without one.
     rows_away: usize,
@@ -173,7 +173,7 @@ mod tests {
         Moment::from_micros(millis * 1000)
     }
 
-    /// The end of a request whose client left the line, number `second` of them.
+    /// Returns the history row of a request that was abandoned in this second.
     fn row(second: i64) -> HistoryRow {
         let request = Arc::new(LeaseRequest::new(
             RequestId::from("r"),

@@ -30,7 +30,7 @@ pub enum Read {
     Broken(Failure),
 }
 
-/// How sure it is that an answer has ended, and was not cut.
+/// How certain it is that an answer is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// The length or the last chunk shows that nothing is missing.

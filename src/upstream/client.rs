@@ -48,7 +48,7 @@ fn tls_config() -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         let found = rustls_native_certs::load_native_certs();
         for error in found.errors {
-            log::warn!("certificate authority not read error={error}");
+            log::warn!("certificate authority not read error=\"{error}\"");
         }
         roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {

@@ -8,8 +8,8 @@ use super::LoadManager;
 use crate::actors::promise::{Caller, Promise};
 use crate::clock;
 
-/// Refuses all waiting and new requests. The answer comes once no lease is held, or after `grace`, when the leases still held
-/// are ended. It is the number of leases that were ended so.
+/// Refuses all waiting and new requests. The answer, the number of leases that had to be ended, comes once no lease is held, or
+/// after `grace`, when the remaining leases are ended.
 #[derive(Message)]
 #[rtype(result = "usize")]
 pub struct Drain {
