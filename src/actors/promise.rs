@@ -17,7 +17,7 @@ impl<T> Caller<T> {
         (Self(place.clone()), Promise::Later(Self(place)))
     }
 
-    /// Tells whether nobody waits any more.
+    /// Tells whether the caller no longer waits.
     pub fn has_gone(&self) -> bool {
         self.0.borrow().as_ref().is_some_and(OneshotSender::is_closed)
     }

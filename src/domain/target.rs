@@ -33,7 +33,7 @@ pub struct Target {
 struct Learnt {
     /// The server answers 400 to `stream_options.include_usage`.
     refuses_usage_option: AtomicBool,
-    /// A kept connection was found closed and nobody has asked since: the server may have been restarted.
+    /// A kept connection was found closed since `take_restart_suspicion` was last called.
     may_be_restarted: AtomicBool,
     /// The server counts the tokens of its streams unasked.
     counts_unasked: AtomicBool,
@@ -89,7 +89,7 @@ impl Target {
         self.learnt.may_be_restarted.store(true, Ordering::Relaxed);
     }
 
-    /// Tells whether a kept connection was found closed since the last call.
+    /// Tells whether a kept connection was found closed since [`Target::take_restart_suspicion`] was last called.
     pub fn take_restart_suspicion(&self) -> bool {
         let flag = &self.learnt.may_be_restarted;
         flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::Relaxed)
