@@ -43,6 +43,12 @@ pub enum Conclusion<A> {
         /// Why the attempt failed.
         failure: Failure,
     },
+    /// Every endpoint that was tried says that it has too much to do, and no other endpoint is left. The attempts count as
+    /// failed, the request not as refused.
+    AllBusy {
+        /// How long a new request would wait, in whole seconds; `None` while no request for the model was served.
+        estimated_wait: Option<Duration>,
+    },
     /// There is no lease for the request.
     Refuse(Refusal),
 }
@@ -113,7 +119,7 @@ impl<A> Attempts<A> {
     pub fn refuse(self, refusal: Refusal) -> Conclusion<A> {
         match (refusal, self.last) {
             (Refusal::NothingUntried { estimated_wait }, Some(_)) if self.all_busy => {
-                Conclusion::Refuse(Refusal::AllBusy { estimated_wait })
+                Conclusion::AllBusy { estimated_wait }
             }
             (Refusal::NothingUntried { .. }, Some(last)) => last.conclude(),
             (Refusal::QueueTimeout { waited }, _) => {
@@ -156,6 +162,7 @@ mod tests {
         match conclusion {
             Conclusion::Relay { endpoint, answer } => format!("relay {answer} of {}", endpoint.name),
             Conclusion::Fail { endpoint, failure } => format!("{} {failure}", endpoint.name),
+            Conclusion::AllBusy { .. } => "all busy".to_owned(),
             Conclusion::Refuse(refusal) => format!("{refusal:?}"),
         }
     }
@@ -184,7 +191,7 @@ mod tests {
         check(3, &[status(500, "a"), status(502, "b")], NOTHING_UNTRIED, "relay b of 2");
         check(3, &[status(500, "a"), (LOST(), None)], NOTHING_UNTRIED, "2 connection lost: reset");
         check(3, &[(LOST(), None), status(500, "b")], NOTHING_UNTRIED, "relay b of 2");
-        check(3, &[status(429, "busy"), status(503, "busy")], NOTHING_UNTRIED, "AllBusy { estimated_wait: None }");
+        check(3, &[status(429, "busy"), status(503, "busy")], NOTHING_UNTRIED, "all busy");
         check(3, &[status(429, "busy"), status(500, "b")], NOTHING_UNTRIED, "relay b of 2");
         check(3, &[status(500, "a"), status(429, "busy")], NOTHING_UNTRIED, "relay busy of 2");
         check(3, &[status(500, "a")], Refusal::Draining, "Draining");

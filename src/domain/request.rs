@@ -106,11 +106,6 @@ pub enum Refusal {
         /// How long a new request would wait, in whole seconds; `None` while no request for the model was served.
         estimated_wait: Option<Duration>,
     },
-    /// Every endpoint that was tried says that it has too much to do, and no other endpoint is left.
-    AllBusy {
-        /// How long a new request would wait, in whole seconds; `None` while no request for the model was served.
-        estimated_wait: Option<Duration>,
-    },
     /// Every endpoint that could serve the retry has already failed the request.
     NothingUntried {
         /// How long a new request would wait, in whole seconds; `None` while no request for the model was served.
@@ -135,7 +130,7 @@ impl Refusal {
             Refusal::NoEndpointOnline => "no_endpoint_online",
             Refusal::WarmingUp => "warming_up",
             Refusal::QueueFull { .. } => "queue_full",
-            Refusal::Overloaded { .. } | Refusal::AllBusy { .. } => "overloaded",
+            Refusal::Overloaded { .. } => "overloaded",
             Refusal::NothingUntried { .. } => "upstream_error",
             Refusal::ApiNotSupported(_) => "api_not_supported",
             Refusal::QueueTimeout { .. } => "queue_timeout",

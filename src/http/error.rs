@@ -38,6 +38,15 @@ pub enum ApiError {
         /// When the client may come again.
         retry_after: RetryAfter,
     },
+    /// Every endpoint that was tried has too much to do.
+    AllBusy {
+        /// How long a new request would wait; `None` while no request for the model was served.
+        estimated_wait: Option<Duration>,
+        /// The model that was asked for.
+        model: ModelId,
+        /// When the client may come again.
+        retry_after: RetryAfter,
+    },
     /// The endpoint of this name failed, and no other endpoint was tried after it.
     AttemptFailed(String, Failure),
     /// The endpoint answered without a stream after the stream to the client had begun.
@@ -178,6 +187,10 @@ impl ApiError {
                 Row::new(S::PAYLOAD_TOO_LARGE, "request_too_large", message)
             }
             ApiError::Refused { refusal, model, retry_after } => refused(refusal, model, *retry_after),
+            ApiError::AllBusy { estimated_wait, model, retry_after } => {
+                let message = format!("every endpoint that was tried for the model `{model}` is busy");
+                too_many("overloaded", message, *estimated_wait, *retry_after)
+            }
             ApiError::AttemptFailed(endpoint, failure) => attempt_failed(endpoint, failure),
             ApiError::NotAStream { endpoint, status } => {
                 let message = format!("endpoint `{endpoint}` answered {} and no stream", status.as_u16());
@@ -233,10 +246,6 @@ impl ApiError {
 
 fn refused(refusal: &Refusal, model: &ModelId, retry_after: RetryAfter) -> Row {
     let row = |status, message: String| Row::new(status, refusal.code(), message);
-    let full = |estimated_wait: &Option<Duration>, message: &str| {
-        let seconds = estimated_wait.map_or(retry_after.queue_full, |wait| wait.as_secs().clamp(1, 60));
-        row(StatusCode::TOO_MANY_REQUESTS, message.to_owned()).retry_after(seconds).detail("retry_after", seconds)
-    };
     match refusal {
         Refusal::ModelNotFound => {
             row(StatusCode::NOT_FOUND, format!("no endpoint has the model `{model}`")).param(Some("model"))
@@ -250,10 +259,7 @@ fn refused(refusal: &Refusal, model: &ModelId, retry_after: RetryAfter) -> Row {
                 .retry_after(retry_after.no_endpoint)
         }
         Refusal::QueueFull { estimated_wait } | Refusal::Overloaded { estimated_wait } => {
-            full(estimated_wait, "Request queue is full")
-        }
-        Refusal::AllBusy { estimated_wait } => {
-            full(estimated_wait, &format!("every endpoint that was tried for the model `{model}` is busy"))
+            too_many(refusal.code(), "Request queue is full".to_owned(), *estimated_wait, retry_after)
         }
         Refusal::QueueTimeout { waited } => row(StatusCode::GATEWAY_TIMEOUT, "Queue wait timeout".to_owned())
             .detail("waited_secs", waited.as_secs_f64()),
@@ -269,6 +275,12 @@ fn refused(refusal: &Refusal, model: &ModelId, retry_after: RetryAfter) -> Row {
             ..row(StatusCode::SERVICE_UNAVAILABLE, "Leaseway is stopping".to_owned()).retry_after(RETRY_AFTER_DRAINING)
         },
     }
+}
+
+/// Returns the error of a client that may come again once there is less to do.
+fn too_many(code: &'static str, message: String, estimated_wait: Option<Duration>, retry_after: RetryAfter) -> Row {
+    let seconds = estimated_wait.map_or(retry_after.queue_full, |wait| wait.as_secs().clamp(1, 60));
+    Row::new(StatusCode::TOO_MANY_REQUESTS, code, message).retry_after(seconds).detail("retry_after", seconds)
 }
 
 fn attempt_failed(endpoint: &str, failure: &Failure) -> Row {

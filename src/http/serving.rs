@@ -92,6 +92,9 @@ impl Inference {
                 Ok(Served { status, headers, body: BoxBody::new(body), endpoint, queued })
             }
             Conclusion::Fail { endpoint, failure } => Err(ApiError::AttemptFailed(endpoint.name.clone(), failure)),
+            Conclusion::AllBusy { estimated_wait } => {
+                Err(ApiError::AllBusy { estimated_wait, model: body.model, retry_after: services.retry_after })
+            }
             Conclusion::Refuse(refusal) => {
                 Err(ApiError::Refused { refusal, model: body.model, retry_after: services.retry_after })
             }

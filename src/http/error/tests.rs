@@ -10,9 +10,10 @@ fn body(error: &ApiError) -> Value {
     Dialect::default().error_body(&error.row().parts())
 }
 
+const RETRY_AFTER: RetryAfter = RetryAfter { queue_full: 7, no_endpoint: 30 };
+
 fn refused(refusal: Refusal) -> ApiError {
-    let retry_after = RetryAfter { queue_full: 7, no_endpoint: 30 };
-    ApiError::Refused { refusal, model: ModelId::from("m"), retry_after }
+    ApiError::Refused { refusal, model: ModelId::from("m"), retry_after: RETRY_AFTER }
 }
 
 #[test]
@@ -35,7 +36,8 @@ fn every_error_has_its_status_code_type_wait_and_words() {
     check(refused(Refusal::QueueFull { estimated_wait: wait }), 429, "queue_full", limit, Some(60), full);
     check(refused(Refusal::Overloaded { estimated_wait: None }), 429, "overloaded", limit, Some(7), full);
     let busy = "every endpoint that was tried for the model `m` is busy";
-    check(refused(Refusal::AllBusy { estimated_wait: wait }), 429, "overloaded", limit, Some(60), busy);
+    let all_busy = ApiError::AllBusy { estimated_wait: wait, model: ModelId::from("m"), retry_after: RETRY_AFTER };
+    check(all_busy, 429, "overloaded", limit, Some(60), busy);
     let late = refused(Refusal::QueueTimeout { waited: Duration::from_millis(1500) });
     assert_eq!(body(&late)["waited_secs"], 1.5);
     check(late, 504, "queue_timeout", "timeout", None, "Queue wait timeout");

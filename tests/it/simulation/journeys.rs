@@ -158,7 +158,7 @@ impl Journeys {
             Conclusion::Relay { endpoint, .. } | Conclusion::Fail { endpoint, .. } => {
                 assert!(is_vain && Some(endpoint.id) == last, "the answer is not that of the last endpoint");
             }
-            Conclusion::Refuse(Refusal::AllBusy { .. }) => {}
+            Conclusion::AllBusy { .. } => assert!(is_vain),
             Conclusion::Refuse(_) => assert!(!is_vain, "a request that was tried is refused as if it was not"),
         }
     }

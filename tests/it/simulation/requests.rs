@@ -269,7 +269,6 @@ fn may_wait(refusal: &Refusal) -> bool {
         Refusal::QueueFull { .. } | Refusal::Overloaded { .. } | Refusal::QueueTimeout { .. } => true,
         Refusal::ModelNotFound
         | Refusal::NoEndpointOnline
-        | Refusal::AllBusy { .. }
         | Refusal::ApiNotSupported(_)
         | Refusal::WarmingUp
         | Refusal::NothingUntried { .. }
