@@ -8,6 +8,7 @@ use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 use bytes::Bytes;
 use serde_json::{Map, Value};
+use uuid::Uuid;
 
 use crate::actors::registry::RegistryError;
 use crate::dialect::{Dialect, ErrorParts};
@@ -239,8 +240,43 @@ impl ApiError {
     }
 
     /// Returns the error as an event for a stream that has begun.
-    pub fn event(&self) -> Bytes {
-        Dialect::default().error_event(&self.row().parts())
+    pub fn event(&self, dialect: Dialect) -> Bytes {
+        dialect.error_event(&self.row().parts())
+    }
+
+    /// Returns the error as an answer to a request of this dialect.
+    pub fn answer(&self, dialect: Dialect) -> HttpResponse {
+        let row = self.row();
+        let mut response = HttpResponseBuilder::new(row.status);
+        if let Some(seconds) = row.retry_after {
+            response.insert_header((header::RETRY_AFTER, seconds));
+        }
+        if row.is_final {
+            let name = HeaderName::from_static("x-should-retry");
+            response.insert_header((name, HeaderValue::from_static("false")));
+        }
+        if let Some(methods) = &row.allow {
+            response.insert_header((header::ALLOW, methods.as_str()));
+        }
+        if row.closes {
+            response.force_close();
+        }
+        response.json(dialect.error_body(&row.parts()))
+    }
+
+    /// Returns the error as the bytes of an answer after which the connection is closed, for a request whose head has not come
+    /// whole.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let row = self.row();
+        let body = Dialect::default().error_body(&row.parts()).to_string();
+        let head = format!(
+            "HTTP/1.1 {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nx-request-id: {}\r\n\
+             connection: close\r\n\r\n",
+            row.status,
+            body.len(),
+            Uuid::new_v4(),
+        );
+        (head + &body).into_bytes()
     }
 }
 
@@ -324,22 +360,7 @@ impl ResponseError for ApiError {
     }
 
     fn error_response(&self) -> HttpResponse {
-        let row = self.row();
-        let mut response = HttpResponseBuilder::new(row.status);
-        if let Some(seconds) = row.retry_after {
-            response.insert_header((header::RETRY_AFTER, seconds));
-        }
-        if row.is_final {
-            let name = HeaderName::from_static("x-should-retry");
-            response.insert_header((name, HeaderValue::from_static("false")));
-        }
-        if let Some(methods) = &row.allow {
-            response.insert_header((header::ALLOW, methods.as_str()));
-        }
-        if row.closes {
-            response.force_close();
-        }
-        response.json(Dialect::default().error_body(&row.parts()))
+        self.answer(Dialect::default())
     }
 }
 

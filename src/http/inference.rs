@@ -7,6 +7,7 @@ use actix_web::{HttpRequest, web};
 use super::error::ApiError;
 use super::serving::Inference;
 use super::{HttpReply, Services, body, queue_updates};
+use crate::dialect::Dialect;
 use crate::domain::request::ApiKind;
 use crate::upstream::client::Upstreams;
 use crate::upstream::request_body::RequestBody;
@@ -32,9 +33,15 @@ pub async fn responses(request: HttpRequest, payload: web::Payload) -> HttpReply
     relay(ApiKind::Responses, request, payload).await
 }
 
+/// Answers a request, with an error in the form of its API if there is no endpoint's answer.
+async fn relay(api_kind: ApiKind, request: HttpRequest, payload: web::Payload) -> HttpReply {
+    let answered = serve(api_kind, request, payload).await;
+    Ok(answered.unwrap_or_else(|error| error.answer(Dialect::of(api_kind))))
+}
+
 /// Leases an endpoint and relays its answer. actix drops this future when the client leaves; that frees everything that the
 /// request holds: its place in the queue, its lease, its connection to the endpoint.
-async fn relay(api_kind: ApiKind, request: HttpRequest, payload: web::Payload) -> HttpReply {
+async fn serve(api_kind: ApiKind, request: HttpRequest, payload: web::Payload) -> HttpReply {
     let services = request.app_data::<web::Data<Services>>().expect("set for every worker").clone();
     let upstreams = request.app_data::<Rc<Upstreams>>().expect("set for every worker").clone();
     if via::has_passed(request.headers(), &services.instance) {

@@ -41,12 +41,13 @@ pub fn are_wanted(request: &HttpRequest) -> bool {
 /// If the request is refused, or its endpoint fails, before it has waited.
 pub async fn answer(inference: Inference) -> HttpReply {
     let (sender, mut updates) = watch::channel(None);
+    let dialect = Dialect::of(inference.api_kind);
     let mut serving: Serving = Box::pin(inference.serve(Some(sender)));
     tokio::select! {
         Ok(()) = updates.changed() => updates.mark_changed(),
         served = &mut serving => return Ok(served?.into_response(true)),
     }
-    let body = Body::new(serving, updates);
+    let body = Body::new(serving, updates, dialect);
     let mut response = HttpResponse::Ok();
     response.insert_header((header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")));
     response.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")));
@@ -57,6 +58,8 @@ pub async fn answer(inference: Inference) -> HttpReply {
 /// The body of the response: comments while the request waits, then the endpoint's stream.
 struct Body {
     phase: Phase,
+    /// The form of errors.
+    dialect: Dialect,
     updates: watch::Receiver<Option<Queued>>,
     /// Ends when the client has heard nothing for [`SILENCE_MAX`]. Only a comment restarts this timer; what the client does not
     /// hear must not prolong the silence.
@@ -78,8 +81,8 @@ enum Phase {
 }
 
 impl Body {
-    fn new(serving: Serving, updates: watch::Receiver<Option<Queued>>) -> Self {
-        Self { phase: Phase::Waiting(serving), updates, silence: Box::pin(sleep(SILENCE_MAX)) }
+    fn new(serving: Serving, updates: watch::Receiver<Option<Queued>>, dialect: Dialect) -> Self {
+        Self { phase: Phase::Waiting(serving), dialect, updates, silence: Box::pin(sleep(SILENCE_MAX)) }
     }
 
     /// Returns the next piece of the stream; `None` after its end.
@@ -90,7 +93,7 @@ impl Body {
                     tokio::select! {
                         biased;
                         served = serving => {
-                            self.phase = Phase::Beginning(Box::pin(begin(served)));
+                            self.phase = Phase::Beginning(Box::pin(begin(served, self.dialect)));
                             continue;
                         }
                         Ok(()) = self.updates.changed() => {
@@ -142,10 +145,10 @@ impl Body {
 }
 
 /// Returns the phase after the answer has come: the endpoint's stream, or the error that came in its place.
-async fn begin(served: Result<Served, ApiError>) -> Phase {
+async fn begin(served: Result<Served, ApiError>, dialect: Dialect) -> Phase {
     let Served { status, headers, body, endpoint, .. } = match served {
         Ok(served) => served,
-        Err(error) => return Phase::Failed(error.event()),
+        Err(error) => return Phase::Failed(error.event(dialect)),
     };
     let content_type = headers.get(header::CONTENT_TYPE);
     let is_stream = content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"));
@@ -153,8 +156,9 @@ async fn begin(served: Result<Served, ApiError>) -> Phase {
         return Phase::Relaying(body);
     }
     let answer = to_bytes_limited(body, ERROR_MAX).await.ok().and_then(Result::ok).unwrap_or_default();
-    let told = Dialect::default().relayed_error_event(&answer);
-    Phase::Failed(told.unwrap_or_else(|| ApiError::NotAStream { endpoint: endpoint.name.clone(), status }.event()))
+    let told = dialect.relayed_error_event(&answer);
+    let no_stream = || ApiError::NotAStream { endpoint: endpoint.name.clone(), status }.event(dialect);
+    Phase::Failed(told.unwrap_or_else(no_stream))
 }
 
 #[cfg(test)]
@@ -187,7 +191,7 @@ mod tests {
         pause();
         let (sender, updates) = watch::channel(Some(Queued { position: 2, estimated_wait: None }));
         let started = Instant::now();
-        let body = Body::new(Box::pin(std::future::pending()), updates);
+        let body = Body::new(Box::pin(std::future::pending()), updates, Dialect::OpenAi);
         let (heard, body) = hear(body, started, 2).await;
         assert_eq!(heard, at(&[(15, PLACE), (30, PLACE)]));
         // The request gets its lease.
@@ -201,7 +205,7 @@ mod tests {
         pause();
         let (sender, updates) = watch::channel(Some(Queued { position: 2, estimated_wait: None }));
         let started = Instant::now();
-        let body = Body::new(Box::pin(std::future::pending()), updates);
+        let body = Body::new(Box::pin(std::future::pending()), updates, Dialect::OpenAi);
         let leased = async {
             sleep(SILENCE_MAX - Duration::from_secs(1)).await;
             sender.send_replace(None);
@@ -216,7 +220,7 @@ mod tests {
         pause();
         let (_sender, updates) = watch::channel(None);
         let started = Instant::now();
-        let mut body = Body::new(Box::pin(std::future::pending()), updates);
+        let mut body = Body::new(Box::pin(std::future::pending()), updates, Dialect::OpenAi);
         let read = async {
             sleep(Duration::from_secs(20)).await;
             Phase::Failed(Bytes::from_static(b"data: {}\n\n"))
