@@ -117,6 +117,9 @@ const RETRY_AFTER_DRAINING: u64 = 5;
 /// When to come again after a refusal because there is no room for the body, in seconds.
 const RETRY_AFTER_NO_ROOM: u64 = 5;
 
+/// When to come again if a part of Leaseway, or the database, cannot answer, in seconds.
+const RETRY_AFTER_NOT_READY: u64 = 5;
+
 /// Everything that a client sees of one error.
 struct Row {
     status: StatusCode,
@@ -235,7 +238,9 @@ impl ApiError {
                 let message = format!("`base_url` {base_url} is a Leaseway, not an inference server");
                 Row::new(S::BAD_REQUEST, "endpoint_is_leaseway", message).param(Some("base_url"))
             }
-            ApiError::NotReady(reason) => Row::new(S::SERVICE_UNAVAILABLE, "not_ready", *reason),
+            ApiError::NotReady(reason) => {
+                Row::new(S::SERVICE_UNAVAILABLE, "not_ready", *reason).retry_after(RETRY_AFTER_NOT_READY)
+            }
         }
     }
 
@@ -344,7 +349,9 @@ fn registry(error: &RegistryError) -> Row {
         }
         RegistryError::ManagedByFile(_) => row(StatusCode::CONFLICT, "managed_by_file"),
         RegistryError::BeingChanged(_) => row(StatusCode::CONFLICT, "being_changed"),
-        RegistryError::Store(_) => row(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable"),
+        RegistryError::Store(_) => {
+            row(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable").retry_after(RETRY_AFTER_NOT_READY)
+        }
     }
 }
 

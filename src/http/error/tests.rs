@@ -5,6 +5,7 @@ use actix_web::ResponseError;
 use super::*;
 use crate::domain::ids::EndpointId;
 use crate::domain::request::ApiKind;
+use crate::store::StoreError;
 
 fn body(error: &ApiError) -> Value {
     Dialect::default().error_body(&error.row().parts())
@@ -72,5 +73,8 @@ fn every_error_has_its_status_code_type_wait_and_words() {
     let words = "the request has passed through this Leaseway before: one of its endpoints leads back to it";
     check(ApiError::Loop, 508, "loop_detected", server, None, words);
     assert!(ApiError::Loop.error_response().headers().get("x-should-retry").is_some_and(|value| value == "false"));
-    check(ApiError::NotReady("not yet"), 503, "not_ready", server, None, "not yet");
+    check(ApiError::NotReady("not yet"), 503, "not_ready", server, Some(5), "not yet");
+    let away = ApiError::Registry(RegistryError::Store(StoreError::Away("leaseway.db".to_owned())));
+    let words = away.to_string();
+    check(away, 503, "database_unavailable", server, Some(5), &words);
 }
