@@ -10,9 +10,12 @@ use leaseway::{app, demo};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-/// What is logged unless `RUST_LOG` says otherwise. actix-http calls an answer that its endpoint broke off an error, which
-/// Leaseway has logged and told the client.
-const LOG_FILTER: &str = "info,actix_server=warn,actix_http=off";
+/// What is logged unless `RUST_LOG` says otherwise.
+const LOG_FILTER: &str = "info,actix_server=warn";
+
+/// The part of actix that logs an error when a client sends what cannot be parsed, or when an endpoint breaks its answer off.
+/// Nobody must act on either; Leaseway logs both itself.
+const NOT_LOGGED: &str = "actix_http::h1::dispatcher";
 
 /// A load balancer for self-hosted LLM servers.
 #[derive(Parser)]
@@ -59,7 +62,8 @@ fn with_config(file: Option<PathBuf>, act: impl FnOnce(Config) -> ExitCode) -> E
     let environment = config::environment();
     match config::load(file.as_deref(), &environment) {
         Ok((config, warnings)) => {
-            env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(LOG_FILTER)).init();
+            let environment = env_logger::Env::default().default_filter_or(LOG_FILTER);
+            env_logger::Builder::from_env(environment).filter_module(NOT_LOGGED, log::LevelFilter::Off).init();
             for warning in warnings {
                 log::warn!("{warning}");
             }

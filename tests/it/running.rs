@@ -126,6 +126,20 @@ async fn open_access_beyond_this_machine_is_refused() {
 }
 
 #[actix_web::test]
+async fn requests_that_cannot_be_parsed_are_no_errors_whatever_is_logged() {
+    let folder = tempdir().expect("a folder");
+    let mut command = serve(folder.path());
+    command.env("RUST_LOG", "debug");
+    let mut process = Process::start(command);
+    let address = process.address().await;
+    RawClient::send(address, "GET / HTTP/1.1\r\nhost: a\r\ncontent-length: x\r\n\r\n").await.read_to_end().await;
+    process.line("connection ended error=").await;
+    process.signal("TERM");
+    let said = process.rest().await;
+    assert!(!said.contains("ERROR"), "{said}");
+}
+
+#[actix_web::test]
 async fn a_port_in_use_is_named() {
     let folder = tempdir().expect("a folder");
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
