@@ -156,7 +156,10 @@ pub fn is_link_local(base_url: &str) -> bool {
     match Url::parse(base_url).ok().as_ref().and_then(Url::host) {
         Some(Host::Ipv4(address)) => address.is_link_local(),
         Some(Host::Ipv6(address)) => {
-            address.is_unicast_link_local() || address.to_ipv4_mapped().is_some_and(|address| address.is_link_local())
+            // NAT64 translates an address of this form to one of 169.254.0.0/16 (RFC 6052 section 2.1).
+            let is_behind_nat64 = matches!(address.segments(), [0x64, 0xff9b, 0, 0, 0, 0, 0xa9fe, _]);
+            let is_mapped = address.to_ipv4_mapped().is_some_and(|address| address.is_link_local());
+            address.is_unicast_link_local() || is_mapped || is_behind_nat64
         }
         Some(Host::Domain(_)) | None => false,
     }
@@ -334,6 +337,8 @@ mod tests {
         check("http://[fe80::1]:8000", true);
         check("http://[febf::1]", true);
         check("http://[::ffff:169.254.169.254]", true);
+        check("http://[64:ff9b::a9fe:a9fe]", true);
+        check("http://[64:ff9b::a00:1]", false);
         check("http://169.253.0.1", false);
         check("http://127.0.0.1:8080", false);
         check("http://[fec0::1]", false);
