@@ -128,7 +128,8 @@ impl StreamHandler<Result<ws::Message, ws::ProtocolError>> for Session {
                 ctx.stop();
             }
             Ok(_) => {}
-            // `ShortFrames` has refused a frame that is too long.
+            // `ShortFrames` refuses a frame that is too long with an I/O error. A broken connection comes here, too, and nobody
+            // reads its close code.
             Err(ws::ProtocolError::Io(_)) => leave(ctx, ws::CloseCode::Size),
             Err(_) => leave(ctx, ws::CloseCode::Protocol),
         }

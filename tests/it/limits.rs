@@ -40,7 +40,7 @@ async fn bodies_that_do_not_fit_beside_those_of_other_requests_are_refused_befor
     endpoint.release(1);
     running.read_until("\"usage\"").await;
     endpoint.release(10);
-    // What was taken has come back, more than once over.
+    // The room is free again: five bodies fit one after the other.
     for _ in 0..5 {
         assert_eq!(app.post(CHAT, &question).await.status, 200);
     }

@@ -1,4 +1,4 @@
-//! Requests that would come round to where they were, and addresses that no endpoint has.
+//! Requests that would return to a Leaseway that has already passed them on, and addresses that no endpoint may have.
 
 use awc::http::Method;
 use leaseway::domain::endpoint::EndpointDefinition;
@@ -8,7 +8,7 @@ use crate::support::{FakeEndpoint, TestApp, chat};
 
 const CHAT: &str = "/v1/chat/completions";
 
-/// A free port, which nobody takes in the meantime but by ill luck.
+/// Returns a free port. Another process could take the port before the test does.
 fn free_address() -> std::net::SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("an address")
