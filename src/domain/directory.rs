@@ -59,18 +59,26 @@ impl Directory {
     /// If another endpoint has the name or the address.
     pub fn reserve(&mut self, id: EndpointId, definition: &EndpointDefinition) -> Result<(), Taken> {
         let claim = Claim::of(definition);
-        let other = |owner: Option<&EndpointId>| owner.copied().filter(|owner| *owner != id);
-        if other(self.by_name.get(&claim.name)).is_some() {
-            return Err(Taken::Name);
-        }
-        if let Some(owner) = other(self.by_root.get(&claim.root_url)) {
-            let claims = [self.registered.get(&owner), self.reserved.get(&owner)];
-            let owner = claims.into_iter().flatten().find(|known| known.root_url == claim.root_url);
-            return Err(Taken::Address { owner: owner.map(|known| known.name.clone()).unwrap_or_default() });
-        }
+        self.check_free(Some(id), Some(&claim.name), &claim.root_url)?;
         self.claim(id, &claim);
         self.reserved.insert(id, claim);
         Ok(())
+    }
+
+    /// Checks that an endpoint may have the name and the address. `id` is `None` for a new endpoint, `name` for one that keeps
+    /// its name.
+    ///
+    /// # Errors
+    /// If another endpoint has the name or the address.
+    pub fn check_free(&self, id: Option<EndpointId>, name: Option<&str>, root_url: &str) -> Result<(), Taken> {
+        let other = |owner: Option<&EndpointId>| owner.copied().filter(|owner| Some(*owner) != id);
+        if name.is_some_and(|name| other(self.by_name.get(name)).is_some()) {
+            return Err(Taken::Name);
+        }
+        let Some(owner) = other(self.by_root.get(root_url)) else { return Ok(()) };
+        let claims = [self.registered.get(&owner), self.reserved.get(&owner)];
+        let owner = claims.into_iter().flatten().find(|known| known.root_url == root_url);
+        Err(Taken::Address { owner: owner.map(|known| known.name.clone()).unwrap_or_default() })
     }
 
     /// Ends the reservation of an endpoint. Its registered name and address stay.

@@ -12,8 +12,8 @@ use super::error::ApiError;
 use super::{HttpReply, Services, ask, body};
 use crate::actors::load_manager::ReadOccupancy;
 use crate::actors::registry::{
-    EndpointChange, ListEndpoints, ReadEndpoint, RegisterEndpoint, RemoveEndpoint, SetDraining, SyncEndpoint,
-    UpdateEndpoint,
+    CheckFree, EndpointChange, ListEndpoints, ReadEndpoint, RegisterEndpoint, RemoveEndpoint, SetDraining,
+    SyncEndpoint, UpdateEndpoint,
 };
 use crate::actors::tps_tracker::ReadSpeeds;
 use crate::domain::dispatch::BreakerView;
@@ -144,20 +144,29 @@ pub async fn register(services: web::Data<Services>, request: HttpRequest, paylo
         api_key: given.api_key.flatten(),
         allowed_models: given.allowed_models.unwrap_or_default(),
     };
-    check_address(&services, &request, &definition.base_url).await?;
+    check_address(&services, &request, None, Some(&definition.name), &definition.base_url).await?;
     let view = ask(&services.registry, RegisterEndpoint(definition)).await??;
     // No slot of a new endpoint can have been granted yet.
     Ok(HttpResponse::Created().json(EndpointView { in_flight: Some(0), breaker: Some(BreakerView::CLOSED), ..view }))
 }
 
-/// Refuses an address that cannot be that of an inference server: a link-local one, or that of a Leaseway.
-async fn check_address(services: &Services, request: &HttpRequest, base_url: &str) -> Result<(), ApiError> {
+/// Refuses an address that cannot be that of an inference server: a link-local one, or that of this Leaseway. `id` is the
+/// endpoint to change, `None` for a new one. The address is asked only if the registry would accept it and the new name.
+async fn check_address(
+    services: &Services,
+    request: &HttpRequest,
+    id: Option<EndpointId>,
+    name: Option<&str>,
+    base_url: &str,
+) -> Result<(), ApiError> {
     if !services.allow_link_local_endpoints && is_link_local(base_url) {
         let allowed = "an address that is not link-local, unless server.allow_link_local_endpoints is set";
         return Err(wrong("base_url", base_url, allowed));
     }
+    let (name, address) = (name.map(str::to_owned), base_url.to_owned());
+    ask(&services.registry, CheckFree { id, name, base_url: address }).await??;
     let upstreams = request.app_data::<Rc<Upstreams>>().expect("set for every worker");
-    if via::is_leaseway(&upstreams.config, &root_url(base_url)).await {
+    if via::leads_to(&services.instance, &root_url(base_url), &upstreams.config).await {
         return Err(ApiError::EndpointIsLeaseway { base_url: base_url.to_owned() });
     }
     Ok(())
@@ -179,7 +188,7 @@ pub async fn update(
     let id = endpoint_id(&id)?;
     let change = body::read_json::<EndpointBody>(&request, payload).await?.check()?;
     if let Some(base_url) = &change.base_url {
-        check_address(&services, &request, base_url).await?;
+        check_address(&services, &request, Some(id), change.name.as_deref(), base_url).await?;
     }
     let view = ask(&services.registry, UpdateEndpoint { id, change }).await??;
     show(&services, view).await

@@ -93,7 +93,7 @@ pub enum ApiError {
     },
     /// The request has passed through this Leaseway before.
     Loop,
-    /// The address of an endpoint is that of a Leaseway.
+    /// The address of an endpoint is that of this Leaseway.
     EndpointIsLeaseway {
         /// The address in the request.
         base_url: String,
@@ -235,7 +235,7 @@ impl ApiError {
                 Row { is_final: true, ..Row::new(S::LOOP_DETECTED, "loop_detected", message) }
             }
             ApiError::EndpointIsLeaseway { base_url } => {
-                let message = format!("`base_url` {base_url} is a Leaseway, not an inference server");
+                let message = format!("`base_url` {base_url} is the address of this Leaseway");
                 Row::new(S::BAD_REQUEST, "endpoint_is_leaseway", message).param(Some("base_url"))
             }
             ApiError::NotReady(reason) => {

@@ -18,7 +18,7 @@ use crate::upstream::via::INSTANCE;
 /// How long the database may take to answer.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Answers 200 while the process lives. A header of the answer names this Leaseway, so that others recognize it.
+/// Answers 200 while the process lives. A header of the answer names this Leaseway, so that it recognizes itself.
 pub async fn health(services: web::Data<Services>) -> HttpResponse {
     HttpResponse::Ok().insert_header((INSTANCE, services.instance.clone())).json(json!({ "status": "ok" }))
 }

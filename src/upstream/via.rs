@@ -16,8 +16,8 @@ pub const VIA: HeaderName = HeaderName::from_static("x-leaseway-via");
 /// The header with the id of the Leaseway that answers at `/health`.
 pub const INSTANCE: HeaderName = HeaderName::from_static("x-leaseway-instance");
 
-/// How long an address may take to answer when it is registered and Leaseway asks whether it is a Leaseway.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long an address may take to answer when it is registered and Leaseway asks whether the address is its own.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Tells whether the Leaseway with this id has passed the request on before.
 pub fn has_passed(headers: &HeaderMap, instance: &HeaderValue) -> bool {
@@ -25,11 +25,13 @@ pub fn has_passed(headers: &HeaderMap, instance: &HeaderValue) -> bool {
     ids.into_iter().any(|id| id.trim_ascii() == instance.as_bytes())
 }
 
-/// Tells whether a Leaseway, this one or another, answers at this address. Returns false if no answer comes in time.
-pub async fn is_leaseway(config: &UpstreamConfig, root_url: &str) -> bool {
+/// Tells whether the Leaseway with this id answers at this address. Returns false if no answer comes in time. The connection is
+/// closed after the answer.
+pub async fn leads_to(instance: &HeaderValue, root_url: &str, config: &UpstreamConfig) -> bool {
     let client = build_client(config, root_url.starts_with("https:"));
-    let asked = client.get(format!("{root_url}/health")).send();
-    matches!(timeout(ANSWER_TIMEOUT, asked).await, Ok(Ok(answer)) if answer.headers().contains_key(INSTANCE))
+    let asked = client.get(format!("{root_url}/health")).force_close().send();
+    let answer = timeout(ANSWER_TIMEOUT, asked).await;
+    answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.headers().get(INSTANCE) == Some(instance)))
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! Requests that would return to a Leaseway that has already passed them on, and addresses that no endpoint may have.
 
 use awc::http::Method;
+use futures_util::future::{FutureExt, join};
 use leaseway::domain::endpoint::EndpointDefinition;
 use serde_json::json;
+use tokio::io::AsyncReadExt;
 
-use crate::support::{FakeEndpoint, TestApp, chat};
+use crate::support::{FakeEndpoint, TestApp, chat, soon};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -21,21 +23,50 @@ fn first_choice(name: &str, address: std::net::SocketAddr) -> EndpointDefinition
 }
 
 #[actix_web::test]
-async fn a_leaseway_is_not_registered_as_an_endpoint() {
+async fn a_leaseway_is_not_its_own_endpoint_but_may_be_that_of_another() {
     let (app, other, endpoint) = (TestApp::start().await, TestApp::start().await, FakeEndpoint::start(&["m"]).await);
     let id = app.register("a", &endpoint, 1).await;
-    for address in [app.address, other.address] {
-        for base_url in [format!("http://{address}"), format!("http://localhost:{}/v1/", address.port())] {
-            let body = json!({ "name": "b", "base_url": base_url });
-            let refused = (400, "endpoint_is_leaseway".to_owned());
-            assert_eq!(app.post("/api/endpoints", &body).await.error(), refused, "{base_url}");
-            let change = json!({ "base_url": base_url }).to_string();
-            let answer = app.send(Method::PUT, &format!("/api/endpoints/{id}"), &[], &change).await;
-            assert_eq!(answer.error(), refused, "{base_url}");
-        }
+    let address = app.address;
+    for base_url in [format!("http://{address}"), format!("http://localhost:{}/v1/", address.port())] {
+        let body = json!({ "name": "b", "base_url": base_url });
+        let refused = (400, "endpoint_is_leaseway".to_owned());
+        assert_eq!(app.post("/api/endpoints", &body).await.error(), refused, "{base_url}");
+        let change = json!({ "base_url": base_url }).to_string();
+        let answer = app.send(Method::PUT, &format!("/api/endpoints/{id}"), &[], &change).await;
+        assert_eq!(answer.error(), refused, "{base_url}");
     }
+    let body = json!({ "name": "b", "base_url": format!("http://{address}") });
+    assert_eq!(other.post("/api/endpoints", &body).await.status, 201);
     assert_eq!(app.get("/api/endpoints").await.json().as_array().map(Vec::len), Some(1));
     other.finish().await;
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn an_address_is_asked_once_whether_it_is_this_leaseway_unless_it_is_refused_anyway() {
+    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
+    app.register("a", &endpoint, 1).await;
+    let b = app.register("b", &FakeEndpoint::start(&["m"]).await, 1).await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let base_url = format!("http://{}", silent.local_addr().expect("an address"));
+    let body = |name: &str| json!({ "name": name, "base_url": base_url });
+    let refused = (409, "endpoint_exists".to_owned());
+    assert_eq!(app.post("/api/endpoints", &body("a")).await.error(), refused);
+    let path = format!("/api/endpoints/{b}");
+    assert_eq!(app.send(Method::PUT, &path, &[], &body("a").to_string()).await.error(), refused);
+    assert!(silent.accept().now_or_never().is_none(), "a name that is taken causes no question");
+    let asked = async {
+        let (mut socket, _) = silent.accept().await.expect("a connection");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            assert!(socket.read_buf(&mut head).await.expect("readable") > 0);
+        }
+        let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+        assert!(head.starts_with("get /health ") && head.contains("connection: close"), "{head}");
+        assert!(socket.read_buf(&mut Vec::new()).await.is_ok_and(|count| count == 0), "the question is given up");
+    };
+    let (answer, ()) = join(app.post("/api/endpoints", &body("c")), soon("the question", asked)).await;
+    assert_eq!(answer.status, 201);
     app.finish().await;
 }
 

@@ -16,6 +16,27 @@ use crate::domain::stored_endpoint::StoredEndpoint;
 /// The result of a change, which comes once the change is saved.
 type Saved<T> = ResponseActFuture<Registry, Result<T, RegistryError>>;
 
+/// Asks whether a name and an address are free, before the address itself is asked anything.
+#[derive(Message)]
+#[rtype(result = "Result<(), RegistryError>")]
+pub struct CheckFree {
+    /// The endpoint that is to have them; `None` for a new one.
+    pub id: Option<EndpointId>,
+    /// The name; `None` if the endpoint keeps its name.
+    pub name: Option<String>,
+    /// The address.
+    pub base_url: String,
+}
+
+impl Handler<CheckFree> for Registry {
+    type Result = Result<(), RegistryError>;
+
+    fn handle(&mut self, CheckFree { id, name, base_url }: CheckFree, _: &mut Context<Self>) -> Self::Result {
+        let checked = self.directory.check_free(id, name.as_deref(), &root_url(&base_url));
+        checked.map_err(|taken| is_taken(taken, name.unwrap_or_default(), base_url))
+    }
+}
+
 /// Registers an endpoint. The answer comes once the endpoint is saved.
 #[derive(Message)]
 #[rtype(result = "Result<EndpointView, RegistryError>")]
@@ -185,10 +206,8 @@ impl Registry {
 
     /// Reserves the name and the address of a definition until the change is saved.
     fn reserve(&mut self, id: EndpointId, definition: &EndpointDefinition) -> Result<(), RegistryError> {
-        self.directory.reserve(id, definition).map_err(|taken| match taken {
-            Taken::Name => RegistryError::NameTaken(definition.name.clone()),
-            Taken::Address { owner } => RegistryError::AddressTaken { base_url: definition.base_url.clone(), owner },
-        })
+        let reserved = self.directory.reserve(id, definition);
+        reserved.map_err(|taken| is_taken(taken, definition.name.clone(), definition.base_url.clone()))
     }
 
     /// Saves a reserved change, frees the reservation, and, if the change is saved, makes it in memory with `apply`.
@@ -210,5 +229,12 @@ impl Registry {
             applied
         };
         save.into_actor(self).map(done).boxed_local()
+    }
+}
+
+fn is_taken(taken: Taken, name: String, base_url: String) -> RegistryError {
+    match taken {
+        Taken::Name => RegistryError::NameTaken(name),
+        Taken::Address { owner } => RegistryError::AddressTaken { base_url, owner },
     }
 }

@@ -24,7 +24,7 @@ use std::time::Duration;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult, Recipient};
 use arc_swap::ArcSwap;
 
-pub use self::changes::{EndpointChange, RegisterEndpoint, RemoveEndpoint, UpdateEndpoint};
+pub use self::changes::{CheckFree, EndpointChange, RegisterEndpoint, RemoveEndpoint, UpdateEndpoint};
 pub use self::draining::SetDraining;
 use self::entry::Entry;
 use self::file::NextFile;
