@@ -1,5 +1,6 @@
 //! Reads request bodies.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use actix_web::http::header;
@@ -11,17 +12,12 @@ use tokio::time::timeout;
 
 use super::Services;
 use super::error::ApiError;
+use super::pace::may_wait;
+use super::progress::Progress;
 use crate::clock;
 
 /// The largest body that the management API takes, in bytes.
 const JSON_MAX: usize = 1024 * 1024;
-
-/// The lowest average speed of a body since its beginning, in bytes a second. Without this bound a client that sends a small
-/// piece just before each pause grows too long could send one body for ever.
-const RATE_MIN: f64 = 1024.0;
-
-/// The time since the beginning of a body after which [`RATE_MIN`] applies.
-const RATE_AFTER: Duration = Duration::from_secs(10);
 
 /// How long a body of the management API may pause.
 const JSON_PATIENCE: Duration = Duration::from_secs(10);
@@ -31,7 +27,7 @@ const JSON_PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// If the body is longer than `limit` bytes, does not fit into the room, is cut off, or comes too slowly: nothing for
-/// `patience`, or fewer bytes a second than [`RATE_MIN`] on average after [`RATE_AFTER`].
+/// `patience`, or fewer bytes than [`may_wait`] demands.
 pub async fn read(
     request: &HttpRequest,
     mut payload: web::Payload,
@@ -70,13 +66,8 @@ pub async fn read(
         }
         joined.extend_from_slice(&piece);
     }
+    request.conn_data::<Rc<Progress>>().expect("set for every connection").end_body();
     Ok(taken.hold(if joined.is_empty() { first } else { joined.freeze() }))
-}
-
-/// Returns how long the next piece of a body may take, after `received` bytes of the body have come in `elapsed`.
-fn may_wait(received: usize, elapsed: Duration, patience: Duration) -> Duration {
-    let due = RATE_AFTER.max(Duration::from_secs_f64(received as f64 / RATE_MIN));
-    patience.min(due.saturating_sub(elapsed))
 }
 
 /// Reads a JSON body.
@@ -100,27 +91,4 @@ pub async fn read_json<T: DeserializeOwned>(request: &HttpRequest, payload: web:
             ApiError::InvalidRequest { message: format!("`{path}` is wrong: {reason}"), param: Some(path) }
         }
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_body_may_pause_but_not_trickle() {
-        let check = |received: usize, elapsed: u64, patience: u64, expected: u64| {
-            let allowed = may_wait(received, Duration::from_secs(elapsed), Duration::from_secs(patience));
-            assert_eq!(allowed.as_secs(), expected, "{received} bytes in {elapsed} s");
-        };
-        check(0, 0, 120, 10);
-        check(0, 4, 120, 6);
-        check(0, 0, 3, 3);
-        check(100, 9, 120, 1);
-        check(100, 10, 120, 0);
-        check(10 * 1024, 10, 120, 0);
-        check(11 * 1024, 10, 120, 1);
-        check(1024 * 1024, 100, 120, 120);
-        check(1024 * 1024, 1000, 120, 24);
-        check(1024 * 1024, 2000, 120, 0);
-    }
 }

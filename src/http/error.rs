@@ -86,9 +86,9 @@ pub enum ApiError {
     },
     /// The bodies of other requests leave no room for the body of this request.
     NoRoom,
-    /// The body of the request came too slowly.
+    /// The head or the body of the request came too slowly.
     TooSlow {
-        /// The bytes of the body that had come.
+        /// The bytes of the head, or of the body, that had come.
         received: usize,
     },
     /// The request has passed through this Leaseway before.
@@ -226,8 +226,8 @@ impl ApiError {
                 Row::new(S::SERVICE_UNAVAILABLE, "overloaded", message).retry_after(RETRY_AFTER_NO_ROOM)
             }
             ApiError::TooSlow { received } => {
-                let message = format!("the request body comes too slowly: {received} bytes have come");
-                Row { closes: true, ..Row::new(S::REQUEST_TIMEOUT, "request_timeout", message) }
+                let message = format!("the request comes too slowly: {received} bytes have come");
+                Row::new(S::REQUEST_TIMEOUT, "request_timeout", message)
             }
             ApiError::Loop => {
                 let message =

@@ -1,15 +1,20 @@
-//! What is done for every request: give it an id, refuse headers that are too long, and normalize its path.
+//! What is done for every request: give it an id, refuse headers that are too long, normalize its path, and note when it is
+//! answered.
 
-use actix_web::body::MessageBody;
-use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::Uri;
+use std::rc::Rc;
+
+use actix_http::ConnectionType;
+use actix_web::body::BoxBody;
+use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::uri::PathAndQuery;
+use actix_web::http::{StatusCode, Uri};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, ResponseError};
 use uuid::Uuid;
 
 use super::error::ApiError;
+use super::progress::{Progress, ServedBody};
 use crate::domain::ids::RequestId;
 
 /// The longest header field that is taken, in bytes.
@@ -21,24 +26,27 @@ const REQUEST_ID_MAX: usize = 128;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Gives every answer an `x-request-id` (the client's own if it is short and printable), refuses headers that are too long,
-/// and removes superfluous slashes from the path.
+/// and removes superfluous slashes from the path. An answer that does not wait for the end of its request's body closes the
+/// connection.
 ///
 /// # Errors
 /// The errors of the handlers.
-pub async fn frame<B: MessageBody + 'static>(
-    mut request: ServiceRequest,
-    next: Next<B>,
-) -> Result<ServiceResponse<actix_web::body::EitherBody<B>>, Error> {
+pub async fn frame(mut request: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<ServedBody>, Error> {
+    let has_body = !matches!(request.parts().1, Payload::None);
+    let serving = request.conn_data::<Rc<Progress>>().expect("set for every connection").serve(has_body);
     let id = request_id(request.headers());
     let refused = too_long(request.headers());
     normalize(&mut request);
     request.extensions_mut().insert(RequestId::from(id.to_str().unwrap_or_default()));
     let mut response = match refused {
-        Some(error) => request.into_response(error.error_response()).map_into_right_body(),
-        None => next.call(request).await?.map_into_left_body(),
+        Some(error) => request.into_response(error.error_response()),
+        None => next.call(request).await?,
     };
     response.headers_mut().insert(REQUEST_ID, id);
-    Ok(response)
+    if serving.is_unread() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
+    Ok(response.map_body(|_, body| serving.until_sent(body)))
 }
 
 fn request_id(headers: &HeaderMap) -> HeaderValue {

@@ -27,9 +27,6 @@ use crate::config::Config;
 /// How long an idle client connection is kept.
 const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(75);
 
-/// How long the head of the first request on a connection may take; a connection whose head takes longer is closed.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// How long connections may take to close after the last answer, in seconds.
 const CLOSE_SECS: u64 = 2;
 
@@ -67,7 +64,11 @@ where
                 async move { stopping.notified().await }
             })
             .keep_alive(KeepAlive::Timeout(CLIENT_KEEP_ALIVE))
-            .client_request_timeout(HEAD_TIMEOUT)
+            // `ClientStream` limits the time of a head. actix would limit that of a connection's first head only.
+            .client_request_timeout(Duration::ZERO)
+            .on_connect_ext(|stream: &ClientStream, data| {
+                data.insert(stream.progress());
+            })
             .h1_allow_half_closed(false)
             .local_addr(address)
             .h1(map_config(app, |()| AppConfig::default()));

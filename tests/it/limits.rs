@@ -1,13 +1,15 @@
 //! Room for everybody: memory for bodies, descriptors for connections.
 
 use std::process::Command;
+use std::time::Duration;
 
+use awc::http::Method;
 use futures_util::future::join_all;
 use serde_json::json;
 use tempfile::tempdir;
 
 use crate::support::process::Process;
-use crate::support::{FakeEndpoint, RawClient, TestApp, chat};
+use crate::support::{FakeEndpoint, RawClient, TestApp, chat, soon};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -57,15 +59,53 @@ async fn one_who_leaves_while_its_body_is_read_gives_its_room_back() {
         let mut slow = RawClient::send(app.address, &announced(9_900)).await;
         slow.write(b"{").await;
         let refused = async {
-            while app.send(awc::http::Method::POST, CHAT, &[], &format!("{body}{}", " ".repeat(200))).await.status
-                != 503
-            {}
+            while app.send(Method::POST, CHAT, &[], &format!("{body}{}", " ".repeat(200))).await.status != 503 {}
         };
-        crate::support::soon("the room to be taken", refused).await;
+        soon("the room to be taken", refused).await;
         drop(slow);
-        let served = async { while app.send(awc::http::Method::POST, CHAT, &[], &body).await.status != 200 {} };
-        crate::support::soon("the room to come back", served).await;
+        let served = async { while app.send(Method::POST, CHAT, &[], &body).await.status != 200 {} };
+        soon("the room to come back", served).await;
     }
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn a_head_that_stops_coming_is_cut_off_on_a_kept_connection_too() {
+    let app = TestApp::with(|config| config.upstream.idle_timeout = Duration::from_millis(500)).await;
+    let get = "GET /health HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut idle = RawClient::send(app.address, get).await;
+    let mut kept = RawClient::send(app.address, get).await;
+    for client in [&mut idle, &mut kept] {
+        client.read_until("\"ok\"}").await;
+    }
+    kept.write(b"G").await;
+    for mut client in [kept, RawClient::send(app.address, "GET /health HTTP/1.1\r\n").await] {
+        let answer = client.read_to_end().await;
+        assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("\"request_timeout\""), "{answer}");
+        assert!(answer.contains("x-request-id: ") && answer.contains("connection: close"), "{answer}");
+    }
+    // No head has begun on this connection, so no head is late; one that comes in pieces is served.
+    idle.write(&get.as_bytes()[..20]).await;
+    idle.write(&get.as_bytes()[20..]).await;
+    idle.read_until("HTTP/1.1 200").await;
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn an_answer_before_the_end_of_its_request_ends_the_connection() {
+    let app = TestApp::with(|config| config.upstream.idle_timeout = Duration::from_millis(300)).await;
+    let check = async |start: &str, status: u16| {
+        for framing in ["transfer-encoding: chunked\r\n\r\n1\r\nx\r\n", "content-length: 1000\r\n\r\nx"] {
+            let mut client = RawClient::send(app.address, &format!("{start}host: x\r\n{framing}")).await;
+            let answer = client.read_to_end().await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{start}{framing}: {answer}");
+            assert!(answer.contains("connection: close"), "{start}{framing}: {answer}");
+        }
+    };
+    check("POST /v1/chat/completions HTTP/1.1\r\norigin: http://evil.com\r\n", 403).await;
+    check("POST /v1/models HTTP/1.1\r\n", 405).await;
+    check("POST /v1/chat/completions HTTP/1.1\r\n", 408).await;
+    check("GET /health HTTP/1.1\r\n", 200).await;
     app.finish().await;
 }
 

@@ -68,7 +68,7 @@ fn every_error_has_its_status_code_type_wait_and_words() {
     check(host, 421, "host_not_allowed", invalid, None, words);
     let words = "the bodies of other requests take all of server.max_buffered_bytes";
     check(ApiError::NoRoom, 503, "overloaded", server, Some(5), words);
-    let words = "the request body comes too slowly: 7 bytes have come";
+    let words = "the request comes too slowly: 7 bytes have come";
     check(ApiError::TooSlow { received: 7 }, 408, "request_timeout", invalid, None, words);
     let words = "the request has passed through this Leaseway before: one of its endpoints leads back to it";
     check(ApiError::Loop, 508, "loop_detected", server, None, words);
