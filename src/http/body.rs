@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, web};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
@@ -14,6 +14,7 @@ use super::Services;
 use super::error::ApiError;
 use super::pace::may_wait;
 use super::progress::Progress;
+use super::room::Taken;
 use crate::clock;
 
 /// The largest body that the management API takes, in bytes.
@@ -22,8 +23,8 @@ const JSON_MAX: usize = 1024 * 1024;
 /// How long a body of the management API may pause.
 const JSON_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Reads a whole body. A body that comes in a single piece is not copied. The bytes count against the room for bodies until
-/// the last slice of them is dropped.
+/// Reads a whole body. A body that comes in a single piece is not copied. The body takes room as it comes, and gives it back
+/// when the last slice of its bytes is dropped.
 ///
 /// # Errors
 /// If the body is longer than `limit` bytes, does not fit into the room, is cut off, or comes too slowly: nothing for
@@ -40,34 +41,65 @@ pub async fn read(
         return Err(ApiError::RequestTooLarge { limit });
     }
     let started = clock::now();
-    let mut taken = room.take(announced.unwrap_or(0)).ok_or(ApiError::NoRoom)?;
-    let mut first = Bytes::new();
-    let mut joined = BytesMut::new();
+    let taken = room.admit(announced.unwrap_or(0)).ok_or(ApiError::NoRoom)?;
+    let mut body = Body { taken, longest: announced.unwrap_or(limit), first: Bytes::new(), joined: Vec::new() };
     loop {
-        let received = first.len() + joined.len();
+        let received = body.received();
         let wait = may_wait(received, clock::now().since(started), patience);
         let Ok(next) = timeout(wait, payload.next()).await else { return Err(ApiError::TooSlow { received }) };
         let Some(piece) = next else { break };
         let piece = piece.map_err(|error| ApiError::invalid(format!("the request body broke off: {error}")))?;
-        let received = received + piece.len();
-        if received > limit {
+        if received + piece.len() > limit {
             return Err(ApiError::RequestTooLarge { limit });
         }
-        if received > taken.bytes() && !taken.grow(received - taken.bytes()) {
-            return Err(ApiError::NoRoom);
-        }
-        if joined.is_empty() && first.is_empty() {
-            first = piece;
-            continue;
-        }
-        if joined.is_empty() {
-            joined.reserve(announced.unwrap_or(received));
-            joined.extend_from_slice(&std::mem::take(&mut first));
-        }
-        joined.extend_from_slice(&piece);
+        body.push(piece)?;
     }
     request.conn_data::<Rc<Progress>>().expect("set for every connection").end_body();
-    Ok(taken.hold(if joined.is_empty() { first } else { joined.freeze() }))
+    Ok(body.whole())
+}
+
+/// The part of a body that has come.
+struct Body {
+    taken: Taken,
+    /// The length that the body can have, in bytes.
+    longest: usize,
+    /// The first piece, while it is the only one.
+    first: Bytes,
+    /// All pieces, once there are two. Its capacity is what is taken.
+    joined: Vec<u8>,
+}
+
+impl Body {
+    fn received(&self) -> usize {
+        self.first.len() + self.joined.len()
+    }
+
+    /// Adds a piece. Memory for more bytes than have come is taken in large steps, so that bytes are seldom copied, but at
+    /// most for four times as many, so that a body that is announced and does not come takes no room.
+    fn push(&mut self, piece: Bytes) -> Result<(), ApiError> {
+        let (needed, capacity) = (self.received() + piece.len(), self.taken.bytes());
+        let is_first = self.received() == 0;
+        if needed > capacity {
+            // If there is no room for a large step, there may be room for a small one.
+            let steps = if is_first { [0, 0] } else { [capacity * 3, capacity / 16] };
+            let mut sizes = steps.map(|step| needed.max((capacity + step).min(self.longest))).into_iter();
+            if !sizes.any(|size| self.taken.grow(size - capacity)) {
+                return Err(ApiError::NoRoom);
+            }
+        }
+        if is_first {
+            self.first = piece;
+            return Ok(());
+        }
+        self.joined.reserve_exact(self.taken.bytes() - self.joined.len());
+        self.joined.extend_from_slice(&std::mem::take(&mut self.first));
+        self.joined.extend_from_slice(&piece);
+        Ok(())
+    }
+
+    fn whole(self) -> Bytes {
+        self.taken.hold(if self.joined.is_empty() { self.first } else { self.joined.into() })
+    }
 }
 
 /// Reads a JSON body.
@@ -91,4 +123,42 @@ pub async fn read_json<T: DeserializeOwned>(request: &HttpRequest, payload: web:
             ApiError::InvalidRequest { message: format!("`{path}` is wrong: {reason}"), param: Some(path) }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::room::Room;
+
+    #[test]
+    fn a_body_takes_room_as_it_comes_and_is_copied_seldom() {
+        let room = Room::new(1000);
+        let body = |longest: usize| {
+            let taken = room.admit(0).expect("there is room");
+            Body { taken, longest, first: Bytes::new(), joined: Vec::new() }
+        };
+        let piece = |length: usize| Bytes::from(vec![b'x'; length]);
+        let check = |body: &mut Body, length: usize, taken: Option<usize>| {
+            let pushed = body.push(piece(length)).ok().map(|()| body.taken.bytes());
+            assert_eq!(pushed, taken);
+            assert!(body.joined.capacity() <= body.taken.bytes());
+        };
+        let mut known = body(500);
+        check(&mut known, 100, Some(100));
+        check(&mut known, 1, Some(400));
+        check(&mut known, 299, Some(400));
+        check(&mut known, 1, Some(500));
+        check(&mut known, 99, Some(500));
+        assert_eq!(known.received(), 500);
+        // The rest of the room allows small steps only.
+        let mut unknown = body(1000);
+        check(&mut unknown, 320, Some(320));
+        check(&mut unknown, 1, Some(340));
+        check(&mut unknown, 160, Some(481));
+        check(&mut unknown, 20, None);
+        drop(known);
+        check(&mut unknown, 20, Some(1000));
+        assert_eq!(unknown.whole().len(), 501);
+        assert!(room.admit(1000).is_some());
+    }
 }

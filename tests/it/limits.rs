@@ -57,7 +57,7 @@ async fn one_who_leaves_while_its_body_is_read_gives_its_room_back() {
     let body = chat("m", false).to_string();
     for _ in 0..3 {
         let mut slow = RawClient::send(app.address, &announced(9_900)).await;
-        slow.write(b"{").await;
+        slow.write(&[b' '; 9_800]).await;
         let refused = async {
             while app.send(Method::POST, CHAT, &[], &format!("{body}{}", " ".repeat(200))).await.status != 503 {}
         };
@@ -66,6 +66,35 @@ async fn one_who_leaves_while_its_body_is_read_gives_its_room_back() {
         let served = async { while app.send(Method::POST, CHAT, &[], &body).await.status != 200 {} };
         soon("the room to come back", served).await;
     }
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn announced_bodies_take_room_as_they_come_and_a_reserve_is_kept_for_small_ones() {
+    let (app, endpoint) =
+        (TestApp::with(|config| config.server.max_buffered_bytes = 1_600_000).await, FakeEndpoint::start(&["m"]).await);
+    app.register("a", &endpoint, 4).await;
+    let question = chat("m", false).to_string();
+    let padded = |bytes: usize| question.clone() + &" ".repeat(bytes - question.len());
+    let post = async |body: &str| app.send(Method::POST, CHAT, &[], body).await.status;
+    let mut slow = Vec::new();
+    for _ in 0..8 {
+        slow.push(RawClient::send(app.address, &(announced(1_400_000) + "{")).await);
+    }
+    assert_eq!(post(&padded(1_000_000)).await, 200, "what is announced takes no room");
+    endpoint.hold();
+    let large = [1_400_000, 90_000].map(|bytes| announced(bytes) + &padded(bytes));
+    let running = join_all(large.iter().map(|request| RawClient::send(app.address, request))).await;
+    endpoint.until("large bodies fill their room", |counts| counts.in_flight == 2).await;
+    assert_eq!(post(&" ".repeat(70_000)).await, 503);
+    assert_eq!(post(&" ".repeat(60_000)).await, 400, "this body was read");
+    // There was room for the first byte of this body, but there is none for the rest.
+    slow[0].write(&[b' '; 80_000]).await;
+    let answer = slow[0].read_until("max_buffered_bytes").await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: 5"), "{answer}");
+    endpoint.release(10);
+    drop((slow, running));
+    soon("the room to come back", async { while post(&padded(1_400_000)).await != 200 {} }).await;
     app.finish().await;
 }
 
