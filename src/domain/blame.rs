@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::ids::LeaseId;
 use super::request::{Failure, Outcome};
 use super::target::Target;
+use super::time::Moment;
 
 /// What a lease says about its endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,13 +27,24 @@ pub enum Sign {
     Nothing,
 }
 
+/// One attempt of a request, which has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    /// The lease of the attempt.
+    pub lease: LeaseId,
+    /// When the lease was granted.
+    pub granted: Moment,
+    /// When the lease ended. This is the time of a failure, even if the verdict on the failure comes later.
+    pub ended: Moment,
+}
+
 /// An attempt that failed, and whose endpoint may be to blame.
 #[derive(Clone, Debug)]
 pub struct Suspect {
     /// The endpoint.
     pub target: Arc<Target>,
-    /// The lease of the attempt, which has ended.
-    pub lease: LeaseId,
+    /// The attempt.
+    pub attempt: Attempt,
     /// Why the attempt failed.
     pub failure: Failure,
 }
@@ -161,7 +173,8 @@ mod tests {
     fn suspect(number: u64, failure: Failure) -> Suspect {
         let definition = EndpointDefinition::new("e", "http://e");
         let target = Arc::new(Target::new(EndpointId(Uuid::from_u128(number.into())), &definition));
-        Suspect { target, lease: LeaseId(number), failure }
+        let (granted, ended) = (Moment::from_micros(0), Moment::from_micros(0));
+        Suspect { target, attempt: Attempt { lease: LeaseId(number), granted, ended }, failure }
     }
 
     /// Returns what each lease of a request says in the end, `+` good, `-` bad, `~` busy, `.` nothing, `?` undecided to
@@ -173,7 +186,7 @@ mod tests {
             let goes_on = number + 1 < outcomes.len();
             signs.push(comparison.sign_of(outcome, goes_on));
             if let Some(suspect) = comparison.undecided() {
-                signs[suspect.lease.0 as usize] = comparison.verdict(outcome, goes_on);
+                signs[suspect.attempt.lease.0 as usize] = comparison.verdict(outcome, goes_on);
             }
             if let Outcome::Failed(failure) = outcome {
                 comparison = comparison.after(suspect(number as u64, failure.clone()));

@@ -16,7 +16,7 @@ use leaseway::domain::dispatch::choose::{Balancing, Mode};
 use leaseway::domain::dispatch::{Decision, Dispatcher, QueueRules};
 use leaseway::domain::endpoint::{EndpointFacts, EndpointStatus};
 use leaseway::domain::ids::{EndpointId, LeaseId, ModelId, Ticket};
-use leaseway::domain::request::{ApiKind, Failure, LeaseRequest, Refusal};
+use leaseway::domain::request::{ApiKind, Failure, LeaseRequest};
 use leaseway::domain::target::Target;
 use leaseway::domain::time::Moment;
 use rand::rngs::StdRng;
@@ -66,6 +66,7 @@ struct Held {
     target: Arc<Target>,
     request: LeaseRequest,
     deadline: Moment,
+    granted: Moment,
     /// The first byte of a good answer has come.
     has_begun: bool,
 }
@@ -235,13 +236,16 @@ fn serves(facts: &EndpointFacts, request: &LeaseRequest) -> bool {
         && !request.tried.contains(&facts.id())
 }
 
-/// Runs one history, which ends with a drain.
+/// Runs one history. Its last tenth is driven while the dispatcher drains.
 fn run(seed: u64, steps: usize) {
     let mut random = StdRng::seed_from_u64(seed);
     let mode = [Mode::Auto, Mode::Metrics, Mode::RoundRobin][(seed % 3) as usize];
     let endpoints = if seed.is_multiple_of(5) { MANY_ENDPOINTS } else { FEW_ENDPOINTS };
     let mut world = World::new(mode, seed.is_multiple_of(2), endpoints);
-    for _ in 0..steps {
+    for step in 0..steps {
+        if step == steps / 10 * 9 {
+            world.drain();
+        }
         match random.random_range(0..100) {
             0..45 => world.submit(&mut random),
             45..80 => world.end(&mut random),
@@ -254,16 +258,6 @@ fn run(seed: u64, steps: usize) {
         }
         world.check();
     }
-    let mut decisions = Vec::new();
-    world.draining = true;
-    world.dispatcher.drain(world.now, &mut decisions);
-    for decision in decisions {
-        let Decision::Refuse(ticket, Refusal::Draining) = decision else { panic!("{decision:?} while draining") };
-        let waiter = world.leave(ticket).expect("it waits");
-        assert!(world.answered.insert(ticket));
-        world.journeys.unserved(&waiter.request);
-    }
-    world.submit(&mut random);
     let ended = world.dispatcher.end_all(world.now);
     assert_eq!(ended.len(), world.leases.len());
     ended.iter().for_each(|ended| world.journeys.lease_ended(ended));

@@ -83,8 +83,8 @@ fn warn_of_refusals(Told { key: (), count, reason }: Told<(), Refusal>) {
 fn log_breaker(Target { name, .. }: &Target, breaker: Breaker) {
     match breaker {
         Breaker::Closed { .. } => log::info!("endpoint is no longer skipped endpoint={name}"),
-        Breaker::Open { skip, .. } => {
-            log::info!("endpoint is skipped after failures endpoint={name} skip_secs={}", skip.as_secs());
+        Breaker::Open(skip) => {
+            log::info!("endpoint is skipped after failures endpoint={name} skip_secs={}", skip.length.as_secs());
         }
         Breaker::Trial { .. } => log::info!("endpoint is tried with one request endpoint={name}"),
     }

@@ -3,6 +3,7 @@
 //! Every change of an endpoint goes through [`Fleet::change`], which keeps the [`Index`] and the [`Trials`] up to date.
 
 mod capable;
+mod endpoint;
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
@@ -11,78 +12,19 @@ use std::sync::Arc;
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 
 pub use self::capable::{Prospect, Slot};
+use self::endpoint::{Endpoint, Reported};
 use super::breaker::Breaker;
-use super::choose::{Balancing, Candidate, Mode, Policy};
-use super::index::{Availability, Index, MemberKey, Position};
-use super::model_set::ModelSet;
+use super::choose::{Balancing, Mode, Policy};
+use super::index::Index;
 use super::models::{ModelNumber, Models};
-use super::trials::{Trial, Trials};
+use super::trials::Trials;
 use super::unserved::UnservedApis;
-use crate::domain::blame::{Sign, Suspect};
+use crate::domain::blame::{Attempt, Sign, Suspect};
 use crate::domain::endpoint::{EndpointFacts, EndpointStatus};
 use crate::domain::ids::{EndpointId, LeaseId};
 use crate::domain::load::LoadReport;
 use crate::domain::target::Target;
 use crate::domain::time::Moment;
-
-/// An endpoint with its leases and its load report.
-struct Endpoint {
-    facts: EndpointFacts,
-    /// The numbers of the endpoint's models, sorted.
-    models: Arc<[ModelNumber]>,
-    /// The same models as a set; computed when the endpoint first serves the line.
-    model_set: OnceCell<ModelSet>,
-    /// Slots taken.
-    in_flight: u32,
-    /// The number of the grant that last chose the endpoint; the smallest is next.
-    turn: u64,
-    /// How often the endpoint was chosen.
-    selections: u64,
-    report: Option<Reported>,
-    /// The endpoint's key in the index; `None` while it is not online.
-    key: Option<MemberKey>,
-}
-
-/// A load report and whether it counts.
-struct Reported {
-    /// On the heap, so that the table of endpoints stays small.
-    report: Box<LoadReport>,
-    /// When the report stops counting.
-    until: Moment,
-    /// The report counted when the age of reports was last checked.
-    is_fresh: bool,
-}
-
-impl Endpoint {
-    /// Tells whether this is still its server. A request that went to another one says nothing about the endpoint.
-    fn is_at(&self, target: &Arc<Target>) -> bool {
-        target.is_same_server(&self.facts.target)
-    }
-
-    fn has_free_slot(&self) -> bool {
-        self.in_flight < self.facts.max_concurrency
-    }
-
-    /// Returns the endpoint's position among the online endpoints.
-    fn position(&self, policy: &Policy, trial: Trial) -> Position {
-        let fresh = self.report.as_ref().filter(|reported| reported.is_fresh);
-        let standing = policy.judge(&Candidate {
-            capability_score: self.facts.capability_score,
-            in_flight: self.in_flight,
-            slots: self.facts.max_concurrency,
-            report: fresh.map(|reported| reported.report.as_ref()),
-            is_suspect: trial.is_suspect(),
-        });
-        let availability = match self.has_free_slot() {
-            false => Availability::Full,
-            true if trial.breaker.skips() => Availability::Skipped,
-            true => Availability::Free,
-        };
-        let is_closed = trial.breaker.is_closed();
-        let (id, turn) = (self.facts.id(), self.turn);
-        Position { id, standing, turn, is_closed, availability }
-    }
-}
 
 /// The table of endpoints and their slots.
 pub struct Fleet {
@@ -142,9 +84,17 @@ impl Fleet {
                 }
                 Endpoint { facts, models, model_set, key: None, ..old }
             }
-            None => {
-                Endpoint { facts, models, model_set, in_flight: 0, turn: 0, selections: 0, report: None, key: None }
-            }
+            None => Endpoint {
+                facts,
+                models,
+                model_set,
+                in_flight: 0,
+                turn: 0,
+                selections: 0,
+                report: None,
+                served: Moment::default(),
+                key: None,
+            },
         };
         self.put_in(endpoint);
     }
@@ -212,23 +162,35 @@ impl Fleet {
 
     /// Gives a slot back and learns what its lease says about the endpoint; without effect if the endpoint is gone.
     /// Returns whether the endpoint's breaker has opened or closed.
-    pub fn release(&mut self, now: Moment, lease: LeaseId, target: &Arc<Target>, sign: Sign) -> bool {
+    pub fn release(&mut self, now: Moment, target: &Arc<Target>, attempt: Attempt, sign: Sign) -> bool {
         let mut has_turned = false;
         self.change(target.id, |endpoint, trials| {
             endpoint.in_flight -= 1;
-            has_turned = endpoint.is_at(target) && trials.judged(now, target.id, lease, sign);
+            if !endpoint.is_at(target) {
+                return;
+            }
+            if sign == Sign::Good {
+                endpoint.served = attempt.ended;
+            }
+            has_turned = trials.judged(now, target.id, attempt, sign);
         });
         has_turned
     }
 
-    /// Learns what a lease that has ended says about its endpoint after all. Returns whether the breaker has opened or
-    /// closed.
-    pub fn judge(&mut self, now: Moment, Suspect { target, lease, .. }: &Suspect, sign: Sign) -> bool {
+    /// Learns what an attempt that has ended says about its endpoint after all. Returns whether the breaker has opened
+    /// or closed.
+    pub fn judge(&mut self, now: Moment, Suspect { target, attempt, .. }: &Suspect, sign: Sign) -> bool {
         let mut has_turned = false;
         self.change(target.id, |endpoint, trials| {
-            has_turned = endpoint.is_at(target) && trials.judged(now, target.id, *lease, sign);
+            has_turned = endpoint.is_at(target) && trials.judged(now, target.id, *attempt, sign);
         });
         has_turned
+    }
+
+    /// Tells whether the endpoint has served a request after it failed this attempt. The failure then counts no more.
+    pub fn has_served_since(&self, Suspect { target, attempt, .. }: &Suspect) -> bool {
+        let has_served = |endpoint: &Endpoint| endpoint.is_at(target) && endpoint.served > attempt.ended;
+        self.endpoints.get(&target.id).is_some_and(has_served)
     }
 
     /// Learns that an endpoint has answered a probe sent at `sent`, which the operator asked for if `is_sync`.
@@ -243,10 +205,11 @@ impl Fleet {
 
     /// Learns of the first byte of a good answer to a request that went to `target`. Returns whether the endpoint's
     /// breaker has closed.
-    pub fn answer_began(&mut self, lease: LeaseId, target: &Arc<Target>) -> bool {
+    pub fn answer_began(&mut self, now: Moment, lease: LeaseId, target: &Arc<Target>) -> bool {
         let mut has_closed = false;
         self.change(target.id, |endpoint, trials| {
-            if target.is_same_server(&endpoint.facts.target) {
+            if endpoint.is_at(target) {
+                endpoint.served = now;
                 has_closed = trials.answer_began(target.id, lease);
             }
         });
@@ -267,14 +230,19 @@ impl Fleet {
 
     /// Returns when the next open breaker allows a trial; `None` if no breaker is open.
     pub fn next_trial(&self) -> Option<Moment> {
-        self.trials.next_trial()
+        Some(self.trials.next_trial()?.0)
     }
 
     /// Begins the trials whose time has come.
     pub fn begin_trials(&mut self, now: Moment) {
-        for id in self.trials.tripped() {
+        while let Some((_, id)) = self.trials.next_trial().filter(|(until, _)| *until <= now) {
             self.change(id, |_, trials| trials.begin(now, id));
         }
+    }
+
+    /// Returns the leases of the trial requests.
+    pub fn trial_leases(&self) -> impl Iterator<Item = LeaseId> {
+        self.trials.leases()
     }
 
     /// Returns the models in use.

@@ -41,7 +41,7 @@ use std::time::Duration;
 use foldhash::{HashMap, HashMapExt};
 
 use self::admission::Admission;
-pub use self::breaker::{Breaker, BreakerState, BreakerView};
+pub use self::breaker::{Breaker, BreakerState, BreakerView, Skip};
 use self::choose::Balancing;
 pub use self::decision::{Decision, Grant, GrantReason, Queued, Retried, Submitted};
 use self::fleet::Fleet;
@@ -50,7 +50,7 @@ use self::models::ModelNumber;
 use self::queue::Queue;
 use self::views::RecentGrants;
 pub use self::views::{ModelWait, RecentGrant, Running};
-use super::blame::{Blamed, Sign, Suspect};
+use super::blame::{Attempt, Blamed, Sign, Suspect};
 use super::endpoint::EndpointFacts;
 use super::ids::{EndpointId, LeaseId, Ticket};
 use super::load::LoadReport;
@@ -186,7 +186,6 @@ impl Dispatcher {
         let ids: Vec<EndpointId> = updated.iter().map(EndpointFacts::id).collect();
         updated.into_iter().for_each(|facts| self.fleet.update(facts));
         removed.into_iter().for_each(|id| self.fleet.remove(id));
-        self.fleet.begin_trials(now);
         self.review(now, decisions);
         self.settle(now, None, false, decisions);
         for id in ids {
@@ -219,7 +218,7 @@ impl Dispatcher {
         let Some(held) = self.leases.get_mut(&lease) else { return };
         let target = held.target.clone();
         self.verdicts.extend(held.undecided.take().map(|suspect| (suspect, Sign::Bad)));
-        let has_turned = self.fleet.answer_began(lease, &target);
+        let has_turned = self.fleet.answer_began(now, lease, &target);
         self.settle(now, Some(target.id), has_turned, decisions);
         self.debug_assert_invariants();
     }
@@ -252,10 +251,10 @@ impl Dispatcher {
     /// Ends every lease with the failure that Leaseway shuts down.
     pub fn end_all(&mut self, now: Moment) -> Vec<EndedLease> {
         let held: Vec<(LeaseId, Held)> = self.leases.drain().collect();
-        for (lease, Held { target, model, undecided, .. }) in &held {
-            self.fleet.release(now, *lease, target, Sign::Nothing);
-            self.fleet.models_mut().give_back(*model);
-            if let Some(suspect) = undecided {
+        for (lease, held) in &held {
+            self.fleet.release(now, &held.target, held.attempt(*lease, now), Sign::Nothing);
+            self.fleet.models_mut().give_back(held.model);
+            if let Some(suspect) = &held.undecided {
                 self.fleet.judge(now, suspect, Sign::Nothing);
             }
         }
@@ -279,6 +278,7 @@ impl Dispatcher {
         assert!(bounded <= self.rules.max_waiting, "the line is bounded but for retries");
         assert!(!self.draining || self.waiting() == 0, "nobody waits while draining");
         assert!(self.verdicts.is_empty(), "verdicts are carried out");
+        assert!(self.fleet.trial_leases().all(|lease| self.leases.contains_key(&lease)), "a trial ends with its lease");
         assert!(self.queue.misplaced(|model| self.fleet.prospect(model)).is_empty(), "nobody waits in vain");
         for waiting in self.queue.iter() {
             let request = &waiting.request;
@@ -361,6 +361,11 @@ impl Dispatcher {
 }
 
 impl Held {
+    /// Returns the attempt whose lease ends now.
+    fn attempt(&self, lease: LeaseId, now: Moment) -> Attempt {
+        Attempt { lease, granted: self.granted, ended: now }
+    }
+
     /// Returns the record of the lease's end, which also ends the request.
     fn ended(self, now: Moment, LeaseEnd { outcome, first_token, answered_model, .. }: LeaseEnd) -> EndedLease {
         EndedLease {

@@ -25,7 +25,7 @@ impl Dispatcher {
         self.expire(now, decisions);
         let held = self.leases.remove(&failed.lease)?;
         let has_turned = self.release(now, &held, &failed, true);
-        let request = Arc::new(held.next_request(&failed));
+        let request = Arc::new(held.next_request(&failed, now));
         let goes_on = self.fleet.has_untried(held.model, &request);
         let refusal = if goes_on { None } else { Some(self.nothing_untried(held.model, &request)) };
         self.fleet.models_mut().give_back(held.model);
@@ -72,7 +72,7 @@ impl Dispatcher {
         }
         let is_unserved = matches!(&end.outcome, Outcome::Failed(failure) if failure.is_not_implemented());
         let is_new = is_unserved && self.fleet.learn_unserved(now, &held.target, held.model, &held.request);
-        self.fleet.release(now, end.lease, &held.target, sign) | is_new
+        self.fleet.release(now, &held.target, held.attempt(end.lease, now), sign) | is_new
     }
 
     /// Decides about the endpoint of an earlier attempt by how this one has ended.
@@ -103,6 +103,9 @@ impl Dispatcher {
                 self.refuse_vain(decisions);
             }
             let Some((suspect, sign)) = self.verdicts.pop() else { break };
+            if self.fleet.has_served_since(&suspect) {
+                continue;
+            }
             turns = self.fleet.judge(now, &suspect, sign);
             any_turned |= turns;
             judged.push(suspect.target.id);
@@ -127,11 +130,12 @@ impl Dispatcher {
 
 impl Held {
     /// Returns the request for the next attempt after this attempt has failed.
-    fn next_request(&self, LeaseEnd { lease, outcome, .. }: &LeaseEnd) -> LeaseRequest {
+    fn next_request(&self, LeaseEnd { lease, outcome, .. }: &LeaseEnd, now: Moment) -> LeaseRequest {
         let mut next = (*self.request).clone();
         next.tried.push(self.target.id);
         if let Outcome::Failed(failure) = outcome {
-            let failed = Suspect { target: self.target.clone(), lease: *lease, failure: failure.clone() };
+            let (target, attempt) = (self.target.clone(), self.attempt(*lease, now));
+            let failed = Suspect { target, attempt, failure: failure.clone() };
             next.comparison = next.comparison.after(failed);
         }
         next

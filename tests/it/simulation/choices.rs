@@ -11,13 +11,18 @@ use leaseway::domain::ids::{EndpointId, LeaseId};
 use leaseway::domain::load::LoadReport;
 use leaseway::domain::time::Moment;
 
+use super::journeys::Attempt;
+
 /// What an observer knows who sees every report and every grant.
 pub struct Choices {
     pub rules: Balancing,
     pub reports: HashMap<EndpointId, (LoadReport, Moment)>,
-    /// Those that have failed a request, and neither served one nor been heard of since.
+    /// Endpoints that failed a request and have neither served one nor answered a probe since. The time is that of the
+    /// failure.
     pub suspects: HashMap<EndpointId, Moment>,
     pub breakers: HashMap<EndpointId, Breaker>,
+    /// When each endpoint last served a request.
+    served: HashMap<EndpointId, Moment>,
     turns: HashMap<EndpointId, u64>,
     grants: u64,
 }
@@ -25,7 +30,7 @@ pub struct Choices {
 /// How an endpoint has failed of late.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Breaker {
-    /// Failures in a row while it got requests as ever.
+    /// Failures in a row while it was not skipped.
     failures: u32,
     /// How long it was skipped last, in seconds; 0 while it was not.
     skipped_secs: u64,
@@ -35,6 +40,8 @@ pub struct Breaker {
     until: Moment,
     /// The one lease it is tried with after that.
     trial: Option<LeaseId>,
+    /// The last such lease, while other endpoints decide whether its failure was the endpoint's fault.
+    unproven: Option<LeaseId>,
 }
 
 impl Breaker {
@@ -51,21 +58,26 @@ impl Breaker {
         (!self.is_closed() && now < self.until).then_some(self.until)
     }
 
-    fn failed(&mut self, now: Moment, lease: LeaseId) {
+    /// The request of the trial fails, or the third one in a row.
+    fn skip(&mut self, since: Moment, secs: u64, unproven: Option<LeaseId>) {
+        (self.trial, self.skipped_secs, self.opened, self.unproven) = (None, secs.clamp(1, 60), since, unproven);
+        self.until = since.after(Duration::from_secs(self.skipped_secs));
+    }
+
+    fn failed(&mut self, now: Moment, Attempt { lease, ended, .. }: &Attempt) {
         if self.is_closed() {
             self.failures += 1;
-            if self.failures < 3 {
-                return;
+            if self.failures == 3 {
+                self.skip(*ended, 1, None);
             }
-            self.skipped_secs = 1;
-        } else if self.trial == Some(lease) {
-            self.skipped_secs = (self.skipped_secs * 2).min(60);
-            self.trial = None;
-        } else {
-            return;
+        } else if self.trial == Some(*lease) {
+            self.skip(*ended, 2 * self.skipped_secs, None);
+        } else if self.unproven == Some(*lease) {
+            let Self { trial, until, opened, skipped_secs, .. } = *self;
+            self.skip(opened, 2 * skipped_secs, None);
+            // A trial that is allowed stays allowed.
+            (self.trial, self.until) = (trial, if now < until { self.until } else { until });
         }
-        self.opened = now;
-        self.until = now.after(Duration::from_secs(self.skipped_secs));
     }
 }
 
@@ -76,6 +88,7 @@ impl Choices {
             reports: HashMap::new(),
             suspects: HashMap::new(),
             breakers: HashMap::new(),
+            served: HashMap::new(),
             turns: HashMap::new(),
             grants: 0,
         }
@@ -91,25 +104,36 @@ impl Choices {
         }
     }
 
-    /// Takes note of what a lease says about its endpoint.
-    pub fn judged(&mut self, now: Moment, id: EndpointId, lease: LeaseId, sign: Sign) {
+    /// Tells whether an endpoint has served a request after this time.
+    pub fn has_served_since(&self, id: EndpointId, time: Moment) -> bool {
+        self.served.get(&id).is_some_and(|served| *served > time)
+    }
+
+    /// Takes note of what an attempt says about its endpoint. The newest evidence wins: a failure is as old as the end of
+    /// its attempt, and a success as old as its beginning.
+    pub fn judged(&mut self, now: Moment, attempt: &Attempt, sign: Sign) {
+        let Attempt { target, lease, granted, ended, .. } = attempt;
+        let id = target.id;
+        if matches!(sign, Sign::Bad | Sign::Busy) {
+            let since = self.suspects.entry(id).or_insert(*ended);
+            *since = (*since).max(*ended);
+        }
         match sign {
             Sign::Good => {
-                self.suspects.remove(&id);
-                self.breakers.remove(&id);
+                self.served.insert(id, *ended);
+                self.suspects.retain(|other, since| *other != id || *granted < *since);
+                self.breakers
+                    .retain(|other, breaker| *other != id || !breaker.is_closed() && *granted < breaker.opened);
             }
-            Sign::Bad => {
-                self.suspects.insert(id, now);
-                self.breakers.entry(id).or_default().failed(now, lease);
-            }
-            Sign::Busy | Sign::Nothing => {
-                if sign == Sign::Busy {
-                    self.suspects.insert(id, now);
+            Sign::Bad => self.breakers.entry(id).or_default().failed(now, attempt),
+            Sign::Busy | Sign::Nothing | Sign::Undecided => {
+                let tried = self.breakers.get_mut(&id).filter(|breaker| breaker.trial == Some(*lease));
+                let Some(breaker) = tried else { return };
+                breaker.trial = None;
+                if sign == Sign::Undecided {
+                    breaker.skip(*ended, breaker.skipped_secs, Some(*lease));
                 }
-                let tried = self.breakers.get_mut(&id).filter(|breaker| breaker.trial == Some(lease));
-                tried.into_iter().for_each(|breaker| breaker.trial = None);
             }
-            Sign::Undecided => {}
         }
     }
 
@@ -125,7 +149,8 @@ impl Choices {
     }
 
     /// Takes note that a good answer of an endpoint has begun.
-    pub fn answer_began(&mut self, id: EndpointId, lease: LeaseId) {
+    pub fn answer_began(&mut self, now: Moment, id: EndpointId, lease: LeaseId) {
+        self.served.insert(id, now);
         if self.breakers.get(&id).is_some_and(|breaker| breaker.trial == Some(lease)) {
             self.breakers.remove(&id);
             self.suspects.remove(&id);

@@ -9,6 +9,7 @@ use leaseway::domain::dispatch::Grant;
 use leaseway::domain::ids::{EndpointId, LeaseId, RequestId};
 use leaseway::domain::request::{EndedLease, Failure, LeaseRequest, Outcome, Refusal};
 use leaseway::domain::target::Target;
+use leaseway::domain::time::Moment;
 
 /// An endpoint's answer that was held back, by the endpoint's name.
 pub type Held = String;
@@ -31,6 +32,8 @@ struct Journey {
 pub struct Attempt {
     pub target: Arc<Target>,
     pub lease: LeaseId,
+    pub granted: Moment,
+    pub ended: Moment,
     pub outcome: Outcome,
 }
 

@@ -65,9 +65,9 @@ impl World {
 
     /// Lets a request go on to another endpoint after its lease, which the observer holds no more, has failed.
     pub fn retry(&mut self, failed: LeaseEnd, held: Held) {
-        let Held { endpoint, target, request, deadline, .. } = held;
         let (ticket, outcome) = (self.ticket(), failed.outcome.clone());
-        let attempt = Attempt { target, lease: failed.lease, outcome: outcome.clone() };
+        let attempt = self.attempt(&held, failed.lease, outcome.clone());
+        let Held { endpoint, request, deadline, .. } = held;
         let (own, verdict) = self.journeys.judge(&request, &attempt, true);
         self.judge(&attempt, own);
         self.learn_unserved(&attempt, &request);
@@ -84,7 +84,12 @@ impl World {
             _ => verdict,
         };
         verdict.into_iter().for_each(|(attempt, sign)| self.judge(&attempt, sign));
-        // The verdict may have taken the last untried endpoint away.
+        // The verdict, or one that follows from it, may have taken the last untried endpoint away.
+        if goes_on && matches!(submitted, Submitted::Refused(Refusal::NothingUntried { .. })) {
+            while self.has_untried(&request) && !decisions.is_empty() {
+                self.follow(vec![decisions.remove(0)]);
+            }
+        }
         let is_vain = goes_on && !self.has_untried(&request);
         if goes_on && let Submitted::Refused(_) = submitted {
             self.judge_open(&request, if is_vain { Sign::Bad } else { Sign::Nothing });
@@ -101,6 +106,7 @@ impl World {
                 assert!(self.answered.insert(ticket));
                 let is_right = match &refusal {
                     Refusal::NothingUntried { .. } => !goes_on || is_vain,
+                    Refusal::Draining => self.draining && goes_on && !is_vain,
                     refusal => *refusal == Refusal::QueueTimeout { waited: Duration::ZERO } && goes_on && !is_vain,
                 };
                 assert!(is_right, "{refusal:?}");
@@ -110,10 +116,20 @@ impl World {
                 self.journeys.refused(&request, refusal);
             }
             Submitted::Waiting => {
-                assert!(chosen.is_none(), "waits although an endpoint is free");
+                assert!(chosen.is_none() && !self.draining, "waits although an endpoint is free, or nobody may wait");
                 self.line.join(Waiter { ticket, request, deadline, arrived: self.now, until: self.now });
             }
         }
+    }
+
+    /// Begins to drain: nobody waits any more, and what runs goes on.
+    pub fn drain(&mut self) {
+        let mut decisions = Vec::new();
+        self.draining = true;
+        self.dispatcher.drain(self.now, &mut decisions);
+        let is_refused = |decision: &Decision| matches!(decision, Decision::Refuse(_, Refusal::Draining));
+        assert!(decisions.iter().all(is_refused), "{decisions:?} while draining");
+        self.follow(decisions);
     }
 
     pub fn ticket(&mut self) -> Ticket {
@@ -125,10 +141,10 @@ impl World {
         assert!(self.answered.insert(ticket), "{ticket:?} is answered twice");
         let facts = self.endpoints.get(&grant.target.id).expect("granted on an endpoint that is gone");
         assert!(self.can_serve(facts, &request), "granted on {facts:?}, which cannot serve {request:?}");
-        assert!(!self.draining, "granted while draining");
+        assert!(!self.draining || request.is_retry(), "granted to a new request while draining");
         self.journeys.granted(&request, grant);
-        let held =
-            Held { endpoint: grant.target.id, target: grant.target.clone(), request, deadline, has_begun: false };
+        let (target, granted) = (grant.target.clone(), grant.granted);
+        let held = Held { endpoint: target.id, target, request, deadline, granted, has_begun: false };
         assert!(self.leases.insert(grant.lease, held).is_none(), "a lease id is used twice");
         self.choices.granted(self.now, grant.target.id, grant.lease);
     }
@@ -200,7 +216,7 @@ impl World {
                 return self.retry(end, held);
             }
         }
-        let attempt = Attempt { target: held.target.clone(), lease, outcome };
+        let attempt = self.attempt(&held, lease, outcome);
         let (own, verdict) = self.journeys.judge(&held.request, &attempt, false);
         self.judge(&attempt, own);
         self.learn_unserved(&attempt, &held.request);
@@ -226,7 +242,7 @@ impl World {
             self.judge_open(&request, Sign::Bad);
         }
         if self.is_same_server(&target) {
-            self.choices.answer_began(target.id, lease);
+            self.choices.answer_began(self.now, target.id, lease);
         }
         let is_vain_retry = |decision: &Decision| matches!(decision, Decision::Refuse(..));
         let (vain_retries, grants) = decisions.into_iter().partition(is_vain_retry);
@@ -239,13 +255,24 @@ impl World {
         self.endpoints.get(&target.id).is_some_and(|facts| facts.target.is_same_server(target))
     }
 
-    /// Takes note of what a lease that has ended says about its endpoint, if that is still what it was.
-    pub fn judge(&mut self, Attempt { target, lease, outcome }: &Attempt, sign: Sign) {
+    /// Returns the attempt whose lease ends now.
+    fn attempt(&self, held: &Held, lease: LeaseId, outcome: Outcome) -> Attempt {
+        Attempt { target: held.target.clone(), lease, granted: held.granted, ended: self.now, outcome }
+    }
+
+    /// Takes note of what a lease that has ended says about its endpoint, if that is still what it was and has not served
+    /// a request since.
+    pub fn judge(&mut self, attempt: &Attempt, sign: Sign) {
+        let Attempt { target, outcome, ended, .. } = attempt;
+        let is_same_server = self.is_same_server(target);
+        if is_same_server && self.choices.has_served_since(target.id, *ended) {
+            return;
+        }
         if let (Sign::Bad, Outcome::Failed(failure)) = (sign, outcome) {
             self.blamed.push((target.id, failure.clone()));
         }
-        if self.is_same_server(target) {
-            self.choices.judged(self.now, target.id, *lease, sign);
+        if is_same_server {
+            self.choices.judged(self.now, attempt, sign);
         }
     }
 

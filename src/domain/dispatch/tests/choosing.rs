@@ -66,6 +66,49 @@ fn the_first_byte_of_the_trial_requests_answer_ends_the_trial() {
 }
 
 #[test]
+fn a_trial_that_another_endpoint_decides_about_ends_with_its_lease() {
+    let story = skipped().submit(5, "m", 99).submit(6, "m", 99).wait(1).retry(5, Failure::Status(500), 7, 99);
+    story.wait(1).end(2).check("5@1 6@1 7@2");
+}
+
+#[test]
+fn a_verdict_counts_from_the_time_of_the_failure() {
+    let failed_thrice = || {
+        let mut story = Story::choosing(Mode::RoundRobin).online(1, 9, &["m"]);
+        for ticket in 1..=3 {
+            story = story.submit(ticket, "m", 9);
+        }
+        let mut story = story.online(2, 3, &["m"]);
+        for ticket in 1..=3 {
+            story = story.retry(ticket, Failure::Status(500), 10 + ticket, 9);
+        }
+        assert_eq!(story.told, "1@1 2@1 3@1 11@2 12@2 13@2 ");
+        Story { told: String::new(), ..story }
+    };
+    let mut served = failed_thrice().wait(1).submit(4, "m", 9).end_as(4, Outcome::Succeeded { tokens: None });
+    served = served.begins(11).begins(12).begins(13).end(11).end(12);
+    assert!(served.dispatcher.take_blamed().is_empty(), "endpoint 1 has served a newer request");
+    served.submit(5, "m", 9).submit(6, "m", 9).check("4@1 5@2 6@1");
+    let mut silent = failed_thrice().begins(11).begins(12).begins(13);
+    assert_eq!(silent.dispatcher.take_blamed().len(), 3);
+    silent.submit(4, "m", 0).check("4:QueueTimeout { waited: 0ns }");
+    let late = failed_thrice().wait(4).begins(11).begins(12).begins(13);
+    late.submit(4, "m", 0).submit(5, "m", 0).check("4@1 5:QueueTimeout { waited: 0ns }");
+}
+
+#[test]
+fn a_success_of_a_request_that_is_older_than_the_failure_proves_nothing() {
+    let success = || Outcome::Succeeded { tokens: None };
+    let story = Story::choosing(Mode::RoundRobin).online(1, 9, &["m"]).submit(1, "m", 9).wait(1).submit(2, "m", 9);
+    let suspected = story.online(2, 1, &["m"]).fail(2).end_as(1, success());
+    suspected.submit(3, "m", 9).end(3).submit(4, "m", 9).check("1@1 2@1 3@2 4@2");
+    let story = Story::new(9).online(1, 9, &["m"]).submit(1, "m", 9).wait(1);
+    let story = story.submit(2, "m", 9).submit(3, "m", 9).submit(4, "m", 9).online(2, 1, &["m"]).submit(5, "m", 9);
+    let skipped = story.fail(2).fail(3).fail(4).end_as(1, success()).submit(6, "m", 0).wait(1).submit(7, "m", 0);
+    skipped.check("1@1 2@1 3@1 4@1 5@2 6:QueueTimeout { waited: 0ns } 7@1");
+}
+
+#[test]
 fn a_probe_that_is_answered_ends_the_skipping_unless_the_failure_brought_it_about() {
     let trial_failed = || skipped().submit(5, "m", 99).submit(6, "m", 99).wait(1).fail(5);
     trial_failed().wait(1).answered(1, 1).check("5@1");
