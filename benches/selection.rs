@@ -2,6 +2,8 @@
 //! that all of them serve and with 50 models of which each serves five (10 with 10 endpoints); and with 1,000, 4,000 and
 //! 100,000 endpoints that have each a set of models of its own.
 //!
+//! Then what a request costs whose API one endpoint serves, or none does, after all others have answered 501 to it.
+//!
 //! Every endpoint has two slots and has reported its load; half of all slots are taken, and a lease taken at random ends
 //! before each grant. `cargo bench --bench selection`.
 
@@ -17,7 +19,7 @@ use leaseway::domain::dispatch::{Dispatcher, QueueRules, Submitted};
 use leaseway::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus};
 use leaseway::domain::ids::{ClientId, EndpointId, LeaseId, ModelId, RequestId, Ticket};
 use leaseway::domain::load::LoadReport;
-use leaseway::domain::request::{ApiKind, LeaseEnd, LeaseRequest, Outcome};
+use leaseway::domain::request::{ApiKind, Failure, LeaseEnd, LeaseRequest, Outcome};
 use leaseway::domain::target::Target;
 use leaseway::domain::time::Moment;
 use rand::rngs::StdRng;
@@ -26,6 +28,7 @@ use uuid::Uuid;
 
 const SIZES: [usize; 5] = [10, 100, 1_000, 10_000, 100_000];
 const SIZES_OWN_SETS: [usize; 3] = [1_000, 4_000, 100_000];
+const SIZES_UNSERVED: [usize; 3] = [100, 1_000, 2_000];
 const MODELS: usize = 50;
 const MODELS_PER_ENDPOINT: usize = 5;
 const OPERATIONS: u32 = 300_000;
@@ -134,15 +137,45 @@ impl Fleet {
     fn grant(&mut self) {
         loop {
             let model = self.models[self.random.random_range(0..self.models.len())].clone();
-            let client = ClientId::Address([127, 0, 0, 1].into());
-            let request = LeaseRequest::new(RequestId::from("r"), model, ApiKind::ChatCompletions, client);
-            let deadline = self.now.after(Duration::from_secs(1));
-            let submitted = self.dispatcher.submit(self.now, Ticket(0), request.into(), deadline, &mut Vec::new());
-            if let Submitted::Granted(grant) = submitted {
+            if let Submitted::Granted(grant) = self.submit(model, ApiKind::ChatCompletions) {
                 self.held.push(grant.lease);
                 return;
             }
         }
+    }
+
+    fn submit(&mut self, model: ModelId, api_kind: ApiKind) -> Submitted {
+        let client = ClientId::Address([127, 0, 0, 1].into());
+        let request = LeaseRequest::new(RequestId::from("r"), model, api_kind, client);
+        let deadline = self.now.after(Duration::from_secs(1));
+        self.dispatcher.submit(self.now, Ticket(0), request.into(), deadline, &mut Vec::new())
+    }
+
+    /// Asks for embeddings of the first model. If a lease is granted, it ends so. Tells whether a lease was granted.
+    fn embed(&mut self, outcome: Outcome) -> bool {
+        let Submitted::Granted(grant) = self.submit(self.models[0].clone(), ApiKind::Embeddings) else { return false };
+        black_box(self.dispatcher.end(self.now, LeaseEnd::new(grant.lease, outcome), &mut Vec::new()));
+        true
+    }
+
+    /// Returns the mean time of a request for embeddings, in microseconds: first if one endpoint serves them, then if none
+    /// does.
+    fn measure_unserved(mut self, endpoints: usize) -> [f64; 2] {
+        const REQUESTS: u32 = 2_000;
+        while !self.held.is_empty() {
+            self.release();
+        }
+        let not_implemented = || Outcome::Failed(Failure::Status(501));
+        [endpoints - 1, 1].map(|learnt| {
+            for _ in 0..learnt {
+                assert!(self.embed(not_implemented()), "an endpoint is left");
+            }
+            let started = Instant::now();
+            for _ in 0..REQUESTS {
+                black_box(self.embed(Outcome::Abandoned));
+            }
+            started.elapsed().as_secs_f64() * 1e6 / f64::from(REQUESTS)
+        })
     }
 
     fn release(&mut self) {
@@ -186,4 +219,9 @@ fn main() {
     measure_all(&SIZES, &[Sets::Common(1), Sets::Common(MODELS)]);
     println!("each endpoint with a set of models of its own");
     measure_all(&SIZES_OWN_SETS, &[Sets::OneSharedThreeOwn, Sets::FiftyOf200]);
+    println!("a request for an API that one endpoint serves, or none");
+    for size in SIZES_UNSERVED {
+        let [one, none] = Fleet::new(Mode::Auto, size, Sets::Common(1)).measure_unserved(size);
+        println!("{size:>6} endpoints: {one:.2} {none:.2}");
+    }
 }

@@ -277,7 +277,7 @@ async fn an_api_that_an_endpoint_does_not_serve_is_not_asked_of_it_again_until_i
     let app = without_fast_probes(|_| {}).await;
     let (chat_only, second) = (FakeEndpoint::start(&["m"]).await, FakeEndpoint::start(&["m"]).await);
     let id = app.register_scored("chat-only", &chat_only, 2).await;
-    app.register_scored("second", &second, 1).await;
+    let second_id = app.register_scored("second", &second, 1).await;
     let refuse = |received: &Received| match received.path.as_str() {
         "/v1/embeddings" => json_answer(501, BROKEN),
         _ => polite(received),
@@ -292,6 +292,12 @@ async fn an_api_that_an_endpoint_does_not_serve_is_not_asked_of_it_again_until_i
     assert_eq!(app.post(CHAT, &chat("m", false)).await.header("x-leaseway-endpoint"), Some("chat-only"));
 
     second.script(refuse);
+    let sync = |id: &str| format!("/api/endpoints/{id}/sync");
+    for _ in 0..2 {
+        let relayed = app.post("/v1/embeddings", &question).await;
+        assert_eq!((relayed.status.as_u16(), relayed.text().as_str()), (501, BROKEN), "it has served this API");
+    }
+    assert_eq!(app.post(&sync(&second_id), &json!({})).await.status, 200);
     let relayed = app.post("/v1/embeddings", &question).await;
     assert_eq!((relayed.status.as_u16(), relayed.text().as_str()), (501, BROKEN), "what the last one said");
     let refused = app.post("/v1/embeddings", &question).await;
@@ -304,7 +310,7 @@ async fn an_api_that_an_endpoint_does_not_serve_is_not_asked_of_it_again_until_i
     assert_eq!(refused.header("x-should-retry"), Some("false"));
 
     chat_only.script(polite);
-    assert_eq!(app.post(&format!("/api/endpoints/{id}/sync"), &json!({})).await.status, 200);
+    assert_eq!(app.post(&sync(&id), &json!({})).await.status, 200);
     let answer = app.post("/v1/embeddings", &question).await;
     assert_eq!((answer.status.as_u16(), answer.header("x-leaseway-endpoint")), (200, Some("chat-only")));
     app.finish().await;

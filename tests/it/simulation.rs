@@ -16,7 +16,7 @@ use leaseway::domain::dispatch::choose::{Balancing, Mode};
 use leaseway::domain::dispatch::{Decision, Dispatcher, QueueRules};
 use leaseway::domain::endpoint::{EndpointFacts, EndpointStatus};
 use leaseway::domain::ids::{EndpointId, LeaseId, ModelId, Ticket};
-use leaseway::domain::request::{ApiKind, Failure, LeaseRequest};
+use leaseway::domain::request::{ApiKind, Failure, LeaseRequest, Refusal};
 use leaseway::domain::target::Target;
 use leaseway::domain::time::Moment;
 use rand::rngs::StdRng;
@@ -52,6 +52,8 @@ struct World {
     choices: Choices,
     /// The APIs that endpoints have said they do not serve for a model.
     unserved: BTreeSet<(EndpointId, ModelId, ApiKind)>,
+    /// The APIs that endpoints have served for a model since their last sync.
+    served: BTreeSet<(EndpointId, ModelId, ApiKind)>,
     journeys: Journeys,
     /// Endpoints that are to blame, and of which the dispatcher has not told yet.
     blamed: Vec<(EndpointId, Failure)>,
@@ -100,6 +102,7 @@ impl World {
             warming: Line::default(),
             choices: Choices::new(balancing),
             unserved: BTreeSet::new(),
+            served: BTreeSet::new(),
             journeys: Journeys::default(),
             blamed: Vec::new(),
             answered: BTreeSet::new(),
@@ -123,14 +126,20 @@ impl World {
         !self.unserved.contains(&(facts.id(), request.model.clone(), request.api_kind))
     }
 
-    /// Tells whether every online endpoint with the model has said that it does not serve the API, and no other may.
-    fn is_unserved(&self, request: &LeaseRequest) -> bool {
+    /// Returns the refusal of a request if every online endpoint with the model has said that it does not serve the API, and
+    /// no endpoint that is loading or not probed yet may.
+    fn unserved(&self, request: &LeaseRequest) -> Option<Refusal> {
         let with = |status| self.endpoints.values().filter(move |facts| facts.status == status);
         let has = |facts: &EndpointFacts| facts.models.contains(&request.model);
         let may_serve = |facts: &EndpointFacts| facts.models.is_empty() || has(facts);
         let mut online = with(EndpointStatus::Online).filter(|facts| has(facts)).peekable();
         let mut others = with(EndpointStatus::Pending).chain(with(EndpointStatus::Loading));
-        online.peek().is_some() && online.all(|facts| !self.serves_api(facts, request)) && !others.any(may_serve)
+        online.peek()?;
+        if online.any(|facts| self.serves_api(facts, request)) || others.any(may_serve) {
+            return None;
+        }
+        let is_known_of_all = !self.endpoints.values().any(|facts| has(facts) && self.serves_api(facts, request));
+        Some(if is_known_of_all { Refusal::ApiNotSupported(request.api_kind) } else { Refusal::NoEndpointOnline })
     }
 
     /// Tells whether an endpoint is not skipped because of its failures, or the model has no other.
@@ -224,7 +233,7 @@ impl World {
         for waiter in self.waiters() {
             let free = self.endpoints.values().find(|facts| self.can_serve(facts, &waiter.request));
             assert!(free.is_none(), "{waiter:?} waits while {free:?} is free");
-            assert!(!self.is_unserved(&waiter.request), "{waiter:?} waits for an API that no endpoint serves");
+            assert!(self.unserved(&waiter.request).is_none(), "{waiter:?} waits for an API that no endpoint serves");
         }
     }
 }

@@ -17,8 +17,9 @@ use super::breaker::Breaker;
 use super::choose::{Balancing, Mode, Policy};
 use super::index::Index;
 use super::models::{ModelNumber, Models};
+use super::served::ServedApis;
 use super::trials::Trials;
-use super::unserved::UnservedApis;
+use super::unserved::{Presence, UnservedApis};
 use crate::domain::blame::{Attempt, Sign, Suspect};
 use crate::domain::endpoint::{EndpointFacts, EndpointStatus};
 use crate::domain::ids::{EndpointId, LeaseId};
@@ -81,6 +82,7 @@ impl Fleet {
                     facts.status == EndpointStatus::Online && old.facts.status != EndpointStatus::Online;
                 if has_come_back || old.models != models || !old.facts.target.is_same_server(&facts.target) {
                     self.unserved.forget(id);
+                    old.served_apis = ServedApis::default();
                 }
                 Endpoint { facts, models, model_set, key: None, ..old }
             }
@@ -93,6 +95,7 @@ impl Fleet {
                 selections: 0,
                 report: None,
                 served: Moment::default(),
+                served_apis: ServedApis::default(),
                 key: None,
             },
         };
@@ -200,7 +203,14 @@ impl Fleet {
         } else {
             self.unserved.forget_old(now, id);
         }
-        self.change(id, |_, trials| trials.probe_answered(id, sent));
+        self.change(id, |endpoint, trials| {
+            if is_sync {
+                endpoint.served_apis = ServedApis::default();
+            } else {
+                endpoint.served_apis.forget_old(now);
+            }
+            trials.probe_answered(id, sent);
+        });
     }
 
     /// Learns of the first byte of a good answer to a request that went to `target`. Returns whether the endpoint's
@@ -300,7 +310,7 @@ impl Fleet {
         }
         assert_eq!(online - closed, self.trials.tripped().len(), "breakers are closed or tripped");
         self.index.assert_consistent();
-        self.unserved.assert_consistent();
+        self.unserved.assert_consistent(|id| self.presence(&self.endpoints[&id]));
     }
 
     /// Returns the number of models of all endpoints together; a model counts once for each endpoint.
@@ -324,6 +334,7 @@ impl Fleet {
             EndpointStatus::Draining | EndpointStatus::Offline | EndpointStatus::Error => {}
         }
         self.trials.set_online(id, endpoint.key.is_some());
+        self.unserved.set_presence(id, self.presence(&endpoint));
         self.endpoints.insert(id, endpoint);
     }
 
@@ -332,6 +343,7 @@ impl Fleet {
         self.pending.remove(&id);
         self.loading.remove(&id);
         self.trials.set_online(id, false);
+        self.unserved.set_presence(id, Presence::default());
         if let Some(key) = endpoint.key {
             self.index.leave(key);
         }
@@ -358,6 +370,12 @@ impl Fleet {
         self.index.reposition(key, position);
         if was_closed != position.is_closed {
             self.trials.set_online(id, true);
+            self.unserved.set_presence(id, Presence { online: 1, closed: usize::from(position.is_closed) });
         }
+    }
+
+    fn presence(&self, endpoint: &Endpoint) -> Presence {
+        let closed = |key| Presence { online: 1, closed: usize::from(self.index.position(key).is_closed) };
+        endpoint.key.map_or(Presence::default(), closed)
     }
 }

@@ -29,6 +29,7 @@ mod models;
 mod order;
 mod queue;
 mod retry;
+mod served;
 mod trials;
 mod unserved;
 mod views;
@@ -285,7 +286,7 @@ impl Dispatcher {
             let model = waiting.model;
             assert!(self.fleet.choose(model, request).is_none(), "nobody waits while a capable slot is free");
             assert!(!request.is_retry() || self.fleet.has_untried(model, request), "no retry waits in vain");
-            assert!(!self.fleet.is_unserved(model, request), "nobody waits for an API that no endpoint serves");
+            assert!(self.fleet.unserved(model, request).is_none(), "nobody waits for an API that no endpoint serves");
         }
         let users = self.fleet.model_users() + self.waiting() + self.active();
         assert_eq!(

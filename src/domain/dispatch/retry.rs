@@ -69,6 +69,7 @@ impl Dispatcher {
         }
         if let Outcome::Succeeded { .. } = end.outcome {
             self.fleet.models_mut().service_time_mut(held.model).record(now.since(held.granted));
+            self.fleet.learn_served(now, &held.target, held.model, &held.request);
         }
         let is_unserved = matches!(&end.outcome, Outcome::Failed(failure) if failure.is_not_implemented());
         let is_new = is_unserved && self.fleet.learn_unserved(now, &held.target, held.model, &held.request);

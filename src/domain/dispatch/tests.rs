@@ -1,3 +1,4 @@
+mod apis;
 mod attempts;
 mod choosing;
 mod waiting;
@@ -127,6 +128,14 @@ impl Story {
     fn answered(mut self, id: u128, sent: u64) -> Self {
         let (id, sent) = (EndpointId(Uuid::from_u128(id)), Moment::from_micros(sent * 1_000_000));
         self.dispatcher.endpoint_answered(self.now(), id, sent, false, &mut self.decisions);
+        self.tell();
+        self
+    }
+
+    /// The endpoint answers a probe that the operator asked for.
+    fn synced(mut self, id: u128) -> Self {
+        let (id, now) = (EndpointId(Uuid::from_u128(id)), self.now());
+        self.dispatcher.endpoint_answered(now, id, now, true, &mut self.decisions);
         self.tell();
         self
     }

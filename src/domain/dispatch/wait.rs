@@ -21,8 +21,8 @@ impl Dispatcher {
         if waiting.request.is_retry() {
             return self.wait_again(now, waiting);
         }
-        if self.fleet.is_unserved(waiting.model, &waiting.request) {
-            return Some(Refusal::ApiNotSupported(waiting.request.api_kind));
+        if let Some(refusal) = self.fleet.unserved(waiting.model, &waiting.request) {
+            return Some(refusal);
         }
         match self.fleet.prospect(waiting.model) {
             Prospect::Unknown => Some(Refusal::ModelNotFound),
@@ -201,15 +201,14 @@ impl Dispatcher {
         }
         let is_vain = |WaitingRequest { request, model, .. }: &WaitingRequest| match request.is_retry() {
             true => !self.fleet.has_untried(*model, request),
-            false => self.fleet.is_unserved(*model, request),
+            false => self.fleet.unserved(*model, request).is_some(),
         };
         for ticket in self.in_order_of_arrival(is_vain) {
             let Some(waiting) = self.queue.leave(ticket) else { continue };
             self.reach_verdict(&waiting.request, Sign::Bad);
-            let refusal = match waiting.request.is_retry() {
-                true => self.nothing_untried(waiting.model, &waiting.request),
-                false => Refusal::ApiNotSupported(waiting.request.api_kind),
-            };
+            // A retry is refused for what it has tried; an API that no endpoint serves is the lesser reason.
+            let unserved = self.fleet.unserved(waiting.model, &waiting.request).filter(|_| !waiting.request.is_retry());
+            let refusal = unserved.unwrap_or_else(|| self.nothing_untried(waiting.model, &waiting.request));
             self.refuse(ticket, waiting.model, refusal, decisions);
         }
     }

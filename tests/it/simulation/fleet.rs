@@ -26,7 +26,7 @@ impl World {
             // Its id is never used again.
             self.ids[place] += self.ids.len() as u128;
             self.endpoints.remove(&id);
-            self.forget_unserved(id);
+            self.forget_apis(id);
             self.dispatcher.change_endpoints(self.now, Vec::new(), vec![id], &mut decisions);
         } else {
             let mut facts = random_facts(id, random);
@@ -45,7 +45,7 @@ impl World {
                 !has_come_back && old.models == facts.models && old.target.is_same_server(&facts.target)
             };
             if !old.is_some_and(stays) {
-                self.forget_unserved(id);
+                self.forget_apis(id);
             }
             self.endpoints.insert(id, facts.clone());
             self.dispatcher.change_endpoints(self.now, vec![facts], Vec::new(), &mut decisions);
@@ -83,7 +83,8 @@ impl World {
         assert!(refusals.is_empty(), "refused to those who do not wait: {refusals:?}");
     }
 
-    fn forget_unserved(&mut self, id: EndpointId) {
+    fn forget_apis(&mut self, id: EndpointId) {
+        self.served.retain(|(other, ..)| *other != id);
         self.unserved.retain(|(other, ..)| *other != id);
     }
 
@@ -97,7 +98,7 @@ impl World {
         }
         let is_sync = random.random_bool(0.5);
         if is_sync {
-            self.forget_unserved(id);
+            self.forget_apis(id);
         }
         let mut decisions = Vec::new();
         self.dispatcher.endpoint_answered(self.now, id, sent, is_sync, &mut decisions);

@@ -28,7 +28,7 @@ impl World {
         let ticket = self.ticket();
         let mut decisions = Vec::new();
         let waiting = self.waiters().count();
-        let (chosen, is_unserved) = (self.chosen(&request), self.is_unserved(&request) && !self.draining);
+        let (chosen, unserved) = (self.chosen(&request), self.unserved(&request).filter(|_| !self.draining));
         let submitted = self.dispatcher.submit(self.now, ticket, request.clone().into(), deadline, &mut decisions);
         self.follow(decisions);
         match submitted {
@@ -39,7 +39,8 @@ impl World {
             Submitted::Refused(refusal) => {
                 assert!(chosen.is_none() || self.draining, "{refusal:?} although an endpoint is free");
                 assert!(self.answered.insert(ticket));
-                assert_eq!(is_unserved, matches!(refusal, Refusal::ApiNotSupported(_)), "{refusal:?}");
+                let is_unsupported = matches!(refusal, Refusal::ApiNotSupported(_));
+                assert!(unserved.map_or(!is_unsupported, |unserved| unserved == refusal), "{refusal:?}");
                 let full = matches!(refusal, Refusal::QueueFull { .. });
                 assert_eq!(full, waiting >= MAX_WAITING && may_wait(&refusal));
                 let overloaded = matches!(refusal, Refusal::Overloaded { .. });
@@ -70,7 +71,7 @@ impl World {
         let Held { endpoint, request, deadline, .. } = held;
         let (own, verdict) = self.journeys.judge(&request, &attempt, true);
         self.judge(&attempt, own);
-        self.learn_unserved(&attempt, &request);
+        self.learn_apis(&attempt, &request);
         let mut decisions = Vec::new();
         let retried = self.dispatcher.retry(self.now, ticket, failed, deadline, &mut decisions);
         let Retried { ended, request, submitted } = retried.expect("the lease was held");
@@ -170,7 +171,8 @@ impl World {
                     assert_eq!(waiter.deadline <= self.now, matches!(refusal, Refusal::QueueTimeout { .. }));
                     let warmed = refusal == Refusal::WarmingUp;
                     assert!(!warmed || waiter.until <= self.now, "refused before its wait was over");
-                    assert!(!matches!(refusal, Refusal::ApiNotSupported(_)) || self.is_unserved(&waiter.request));
+                    let is_unsupported = matches!(refusal, Refusal::ApiNotSupported(_));
+                    assert!(!is_unsupported || self.unserved(&waiter.request).as_ref() == Some(&refusal));
                     self.journeys.unserved(&waiter.request);
                     let is_vain = matches!(refusal, Refusal::NothingUntried { .. });
                     self.judge_open(&waiter.request, if is_vain { Sign::Bad } else { Sign::Nothing });
@@ -219,7 +221,7 @@ impl World {
         let attempt = self.attempt(&held, lease, outcome);
         let (own, verdict) = self.journeys.judge(&held.request, &attempt, false);
         self.judge(&attempt, own);
-        self.learn_unserved(&attempt, &held.request);
+        self.learn_apis(&attempt, &held.request);
         let verdict = verdict.filter(|_| !held.has_begun);
         verdict.into_iter().for_each(|(attempt, sign)| self.judge(&attempt, sign));
         let ended = self.dispatcher.end(self.now, end, &mut decisions).expect("the lease was held");
@@ -276,11 +278,18 @@ impl World {
         }
     }
 
-    /// Takes note of an answer of 501, if the endpoint is still what it was.
-    fn learn_unserved(&mut self, Attempt { target, outcome, .. }: &Attempt, request: &LeaseRequest) {
+    /// Takes note of a success, and of an answer of 501 if the endpoint has not served the API before; both only if the
+    /// endpoint is still what it was.
+    fn learn_apis(&mut self, Attempt { target, outcome, .. }: &Attempt, request: &LeaseRequest) {
         let has_model = self.endpoints.get(&target.id).is_some_and(|facts| facts.models.contains(&request.model));
-        if *outcome == Outcome::Failed(Failure::Status(501)) && has_model && self.is_same_server(target) {
-            self.unserved.insert((target.id, request.model.clone(), request.api_kind));
+        if !has_model || !self.is_same_server(target) {
+            return;
+        }
+        let asked = (target.id, request.model.clone(), request.api_kind);
+        match outcome {
+            Outcome::Succeeded { .. } => drop(self.served.insert(asked)),
+            Outcome::Failed(Failure::Status(501)) if !self.served.contains(&asked) => drop(self.unserved.insert(asked)),
+            Outcome::Failed(_) | Outcome::Abandoned => {}
         }
     }
 

@@ -3,14 +3,16 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::{Endpoint, Fleet};
+use foldhash::HashSet;
+
+use super::Fleet;
 use crate::domain::dispatch::decision::GrantReason;
 use crate::domain::dispatch::index::Availability;
 use crate::domain::dispatch::model_set::ModelSet;
 use crate::domain::dispatch::models::ModelNumber;
 use crate::domain::dispatch::unserved::Asked;
 use crate::domain::ids::EndpointId;
-use crate::domain::request::LeaseRequest;
+use crate::domain::request::{LeaseRequest, Refusal};
 use crate::domain::target::Target;
 use crate::domain::time::Moment;
 
@@ -42,18 +44,29 @@ impl Fleet {
     /// Chooses an endpoint for a request for `model` among those with a free slot that have not failed the request, and
     /// gives the reason. `None` if there is no such endpoint.
     pub fn choose(&self, model: ModelNumber, request: &LeaseRequest) -> Option<(EndpointId, GrantReason)> {
-        let unserving = self.unserving(model, request);
-        let excluded = |id: &EndpointId| request.tried.contains(id) || unserving.contains(id);
+        let asked = (model, request.api_kind);
+        if self.unserved.presence(asked).online == self.index.members(model).0 {
+            return None;
+        }
+        let unserving = self.unserved.endpoints(asked);
+        let excluded =
+            |id: &EndpointId| request.tried.contains(id) || unserving.is_some_and(|unserving| unserving.contains(id));
         self.policy.pick(&self.index.shortlist(model, &excluded))
     }
 
-    /// Returns the endpoints that do not serve the request's API for this model.
-    fn unserving(&self, model: ModelNumber, request: &LeaseRequest) -> &[EndpointId] {
-        if self.unserved.is_empty() { &[] } else { self.unserved.endpoints((model, request.api_kind)) }
+    /// Learns that an endpoint has served the API of a request that went to `target`.
+    pub fn learn_served(&mut self, now: Moment, target: &Arc<Target>, model: ModelNumber, request: &LeaseRequest) {
+        let Some(endpoint) = self.endpoints.get_mut(&target.id).filter(|endpoint| endpoint.is_at(target)) else {
+            return;
+        };
+        if let Ok(place) = endpoint.models.binary_search(&model) {
+            endpoint.served_apis.learn(now, endpoint.models.len(), place, request.api_kind);
+        }
     }
 
     /// Learns that an endpoint does not serve the API of a request that went to `target`. Returns false if that is
-    /// known, or says nothing about the endpoint as it is now.
+    /// known, or says nothing about the endpoint as it is now, because the endpoint is another server, has lost the
+    /// model or has served the API.
     pub fn learn_unserved(
         &mut self,
         now: Moment,
@@ -61,24 +74,27 @@ impl Fleet {
         model: ModelNumber,
         request: &LeaseRequest,
     ) -> bool {
-        let has_model = |endpoint: &Endpoint| endpoint.models.binary_search(&model).is_ok();
-        let is_its = |endpoint: &Endpoint| endpoint.is_at(target) && has_model(endpoint);
-        self.endpoints.get(&target.id).is_some_and(is_its)
-            && self.unserved.learn(now, target.id, (model, request.api_kind))
+        let Some(endpoint) = self.endpoints.get(&target.id).filter(|endpoint| endpoint.is_at(target)) else {
+            return false;
+        };
+        let api_kind = request.api_kind;
+        let place = endpoint.models.binary_search(&model);
+        place.is_ok_and(|place| !endpoint.served_apis.contains(place, api_kind))
+            && self.unserved.learn(now, target.id, self.presence(endpoint), (model, api_kind))
     }
 
-    /// Tells whether endpoints have the model, but none of them serves the request's API, and no endpoint that is
-    /// loading or not probed yet may serve it.
-    pub fn is_unserved(&self, model: ModelNumber, request: &LeaseRequest) -> bool {
-        let unserving = self.unserving(model, request);
-        if unserving.is_empty() {
-            return false;
-        }
-        let online =
-            unserving.iter().filter(|id| self.endpoints.get(id).is_some_and(|endpoint| endpoint.key.is_some()));
-        let (members, _) = self.index.members(model);
+    /// Returns the refusal of a request whose API no online endpoint with the model serves, although there are such
+    /// endpoints; `None` if one serves the API, or an endpoint that is loading or not probed yet may serve it.
+    pub fn unserved(&self, model: ModelNumber, request: &LeaseRequest) -> Option<Refusal> {
+        let asked = (model, request.api_kind);
         let may_serve = |id: &EndpointId| self.may_serve(*id, model);
-        members > 0 && online.count() == members && !self.pending.iter().chain(&self.loading).any(may_serve)
+        let online = self.index.members(model).0;
+        let is_served = online == 0 || self.unserved.presence(asked).online < online;
+        if is_served || self.pending.iter().chain(&self.loading).any(may_serve) {
+            return None;
+        }
+        let is_known_of_all = self.unserved.endpoints(asked).map(HashSet::len) == self.known.get(&model).copied();
+        Some(if is_known_of_all { Refusal::ApiNotSupported(request.api_kind) } else { Refusal::NoEndpointOnline })
     }
 
     /// Tells whether an endpoint that is loading or not probed yet may serve a model.
@@ -120,16 +136,17 @@ impl Fleet {
     /// model has no other.
     pub fn has_untried(&self, model: ModelNumber, request: &LeaseRequest) -> bool {
         let (members, closed) = self.index.members(model);
-        let serving = if closed == 0 { members } else { closed };
+        let asked = (model, request.api_kind);
+        let (unserving, unserved) = (self.unserved.endpoints(asked), self.unserved.presence(asked));
+        let serving = if closed == 0 { members - unserved.online } else { closed - unserved.closed };
         let is_among = |id: &&EndpointId| {
             self.endpoints.get(id).is_some_and(|endpoint| {
                 let counts = |key| closed == 0 || self.index.position(key).is_closed;
                 endpoint.key.is_some_and(counts) && endpoint.models.binary_search(&model).is_ok()
             })
         };
-        let untried = |id: &&EndpointId| !request.tried.contains(id);
-        let excluded = request.tried.iter().chain(self.unserving(model, request).iter().filter(untried));
-        serving > excluded.filter(is_among).count()
+        let serves = |id: &&EndpointId| !unserving.is_some_and(|unserving| unserving.contains(*id));
+        serving > request.tried.iter().filter(serves).filter(is_among).count()
     }
 
     /// Tells what a request for `model` can wait for if no slot is free.

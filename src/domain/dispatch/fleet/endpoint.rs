@@ -7,6 +7,7 @@ use crate::domain::dispatch::choose::{Candidate, Policy};
 use crate::domain::dispatch::index::{Availability, MemberKey, Position};
 use crate::domain::dispatch::model_set::ModelSet;
 use crate::domain::dispatch::models::ModelNumber;
+use crate::domain::dispatch::served::ServedApis;
 use crate::domain::dispatch::trials::Record;
 use crate::domain::endpoint::EndpointFacts;
 use crate::domain::load::LoadReport;
@@ -31,6 +32,8 @@ pub struct Endpoint {
     pub report: Option<Reported>,
     /// When the endpoint last served a request, as far as the first byte or the end of a good answer showed.
     pub served: Moment,
+    /// The APIs that the endpoint has served since its last model sync.
+    pub served_apis: ServedApis,
     /// The endpoint's key in the index; `None` while it is not online.
     pub key: Option<MemberKey>,
 }
