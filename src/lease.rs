@@ -28,7 +28,7 @@ pub struct LeaseReports {
     /// Hears of the end of every lease.
     pub ends: Recipient<EndLease>,
     /// Hears of the first byte of a good answer to a trial request or a deciding retry.
-    pub trials: Recipient<AnswerBegan>,
+    pub first_bytes: Recipient<AnswerBegan>,
 }
 
 /// The right to use one slot of one endpoint for one request.
@@ -72,7 +72,7 @@ impl Lease {
     /// to decide which endpoint a retry blames. Other leases report nothing.
     pub fn answer_begins(&self) {
         if let Some(report) = self.report.as_ref().filter(|_| self.grant.reports_first_byte) {
-            report.trials.do_send(AnswerBegan(self.grant.lease));
+            report.first_bytes.do_send(AnswerBegan(self.grant.lease));
         }
     }
 

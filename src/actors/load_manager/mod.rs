@@ -189,8 +189,8 @@ impl Actor for LoadManager {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        let (ends, trials) = (ctx.address().recipient(), ctx.address().recipient());
-        self.report = Some(Arc::new(LeaseReports { ends, trials }));
+        let (ends, first_bytes) = (ctx.address().recipient(), ctx.address().recipient());
+        self.report = Some(Arc::new(LeaseReports { ends, first_bytes }));
         self.tell_troubles_regularly(ctx);
         self.tell_depth_regularly(ctx);
     }

@@ -348,7 +348,7 @@ impl Dispatcher {
     }
 
     fn next_for(&mut self, endpoint: EndpointId) -> Option<WaitingRequest> {
-        if self.queue.is_nobody_next() {
+        if !self.queue.wants_slots() {
             return None;
         }
         self.queue.take_next(&self.fleet.free_slot(endpoint)?)

@@ -45,9 +45,9 @@ impl Queue {
         self.all().iter().map(|(_, line)| line.len()).sum()
     }
 
-    /// Tells whether no waiting request could be served by a free slot.
-    pub fn is_nobody_next(&self) -> bool {
-        self.line.len() + self.delay.len() == 0
+    /// Tells whether a request waits that a free slot could serve.
+    pub fn wants_slots(&self) -> bool {
+        self.line.len() + self.delay.len() > 0
     }
 
     /// Returns how many of the waiting requests are retries.
