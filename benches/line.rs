@@ -56,6 +56,7 @@ impl Line {
                 max_concurrency: 1,
                 capability_score: None,
                 models: Arc::new(served.iter().cloned().collect::<BTreeSet<_>>()),
+                may_serve_any: false,
                 status: EndpointStatus::Online,
             };
             line.dispatcher.change_endpoints(line.now, vec![facts], Vec::new(), &mut Vec::new());

@@ -116,6 +116,7 @@ impl Fleet {
                 max_concurrency: 2,
                 capability_score: Some(fleet.random.random_range(0..=10_000)),
                 models,
+                may_serve_any: false,
                 status: EndpointStatus::Online,
             };
             let report = LoadReport {

@@ -165,6 +165,7 @@ mod tests {
             max_concurrency: 1,
             capability_score: None,
             models: Arc::new([ModelId::from("7")].into()),
+            may_serve_any: false,
             status: EndpointStatus::Online,
         };
         for (measured, kept) in [(SPEEDS_MAX, SPEEDS_MAX), (SPEEDS_MAX + 1, 1)] {

@@ -261,8 +261,10 @@ pub struct EndpointFacts {
     pub max_concurrency: u32,
     /// 0 to 10000, more is better; `None`: the score in its load reports, else 0.
     pub capability_score: Option<u32>,
-    /// The models that the endpoint serves; empty while they are not known.
+    /// The models that the endpoint serves, as far as they are known.
     pub models: Arc<BTreeSet<ModelId>>,
+    /// A pending or loading endpoint has not listed its models yet, and any model may be among them.
+    pub may_serve_any: bool,
     /// Whether the endpoint can be granted.
     pub status: EndpointStatus,
 }

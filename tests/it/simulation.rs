@@ -131,7 +131,7 @@ impl World {
     fn unserved(&self, request: &LeaseRequest) -> Option<Refusal> {
         let with = |status| self.endpoints.values().filter(move |facts| facts.status == status);
         let has = |facts: &EndpointFacts| facts.models.contains(&request.model);
-        let may_serve = |facts: &EndpointFacts| facts.models.is_empty() || has(facts);
+        let may_serve = |facts: &EndpointFacts| facts.may_serve_any || has(facts);
         let mut online = with(EndpointStatus::Online).filter(|facts| has(facts)).peekable();
         let mut others = with(EndpointStatus::Pending).chain(with(EndpointStatus::Loading));
         online.peek()?;
@@ -172,8 +172,7 @@ impl World {
             self.endpoints.values().any(|facts| facts.status == status && may(facts, model))
         };
         let serves = |facts: &EndpointFacts, model: &ModelId| facts.models.contains(model);
-        let may_serve =
-            |facts: &EndpointFacts, model: &ModelId| facts.models.is_empty() || facts.models.contains(model);
+        let may_serve = |facts: &EndpointFacts, model: &ModelId| facts.may_serve_any || facts.models.contains(model);
         some(EndpointStatus::Loading, may_serve)
             && !some(EndpointStatus::Online, serves)
             && !some(EndpointStatus::Pending, may_serve)

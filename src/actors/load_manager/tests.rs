@@ -72,6 +72,7 @@ fn facts(id: u128) -> EndpointFacts {
         max_concurrency: 1,
         capability_score: None,
         models: Arc::new(BTreeSet::from([ModelId::from("m")])),
+        may_serve_any: false,
         status: EndpointStatus::Online,
     }
 }

@@ -203,6 +203,7 @@ impl Entry {
             max_concurrency: self.slots(),
             capability_score: self.definition.capability_score,
             models: Arc::new(if self.may_serve_any() { BTreeSet::new() } else { self.served_models() }),
+            may_serve_any: self.may_serve_any(),
             status: self.status(),
         }
     }

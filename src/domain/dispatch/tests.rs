@@ -21,6 +21,8 @@ fn facts(id: u128, slots: u32, status: EndpointStatus, models: &[&str]) -> Endpo
         max_concurrency: slots,
         capability_score: None,
         models: Arc::new(models.iter().map(|model| ModelId::from(*model)).collect::<BTreeSet<_>>()),
+        // An endpoint is listed without models only before they are known.
+        may_serve_any: models.is_empty(),
         status,
     }
 }

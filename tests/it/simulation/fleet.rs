@@ -146,6 +146,7 @@ fn random_facts(id: EndpointId, random: &mut StdRng) -> EndpointFacts {
         max_concurrency: random.random_range(1..4),
         capability_score: random.random_bool(0.4).then(|| random.random_range(0..3)),
         models: Arc::new(models),
+        may_serve_any: random.random_bool(0.3),
         status,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use foldhash::HashSet;
 
-use super::Fleet;
+use super::{Endpoint, Fleet};
 use crate::domain::dispatch::decision::GrantReason;
 use crate::domain::dispatch::index::Availability;
 use crate::domain::dispatch::model_set::ModelSet;
@@ -99,8 +99,8 @@ impl Fleet {
 
     /// Tells whether an endpoint that is loading or not probed yet may serve a model.
     fn may_serve(&self, id: EndpointId, model: ModelNumber) -> bool {
-        let models = &self.endpoints[&id].models;
-        models.is_empty() || models.binary_search(&model).is_ok()
+        let Endpoint { facts, models, .. } = &self.endpoints[&id];
+        facts.may_serve_any || models.binary_search(&model).is_ok()
     }
 
     /// Tells whether nothing is remembered of APIs that endpoints do not serve.

@@ -156,6 +156,16 @@ fn one_who_waits_for_a_loading_endpoint_is_served_when_it_is_ready() {
 }
 
 #[test]
+fn nobody_waits_for_an_endpoint_that_lists_its_models_and_may_serve_none_of_them() {
+    for status in [EndpointStatus::Pending, EndpointStatus::Loading] {
+        let mut story = Story::new(2);
+        let facts = EndpointFacts { may_serve_any: false, ..facts(1, 1, status, &[]) };
+        story.dispatcher.change_endpoints(story.now(), vec![facts], Vec::new(), &mut story.decisions);
+        story.submit(1, "m", 9).check("1:ModelNotFound");
+    }
+}
+
+#[test]
 fn nobody_waits_for_a_loading_endpoint_beyond_the_deadline_or_while_another_serves() {
     use EndpointStatus::Loading;
     let story = || Story::new(9).endpoint(1, 1, Loading, &["m"]);
