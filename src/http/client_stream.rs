@@ -85,14 +85,14 @@ impl ClientStream {
             return;
         }
         let known = self.limit.take().filter(|limit| is_same_kind(limit.phase, phase));
-        if matches!(phase, Phase::Serving { .. } | Phase::Idle) {
-            return;
-        }
-        let now = clock::now();
-        let started = known.map_or(now, |limit| limit.started);
-        let wait = match phase {
-            Phase::Head { received } => may_wait(received, now.since(started), self.pause_max),
-            Phase::Serving { .. } | Phase::Idle | Phase::Unread => UNREAD_MAX,
+        let (started, wait) = match phase {
+            Phase::Serving { .. } | Phase::Idle => return,
+            Phase::Unread => (clock::now(), UNREAD_MAX),
+            Phase::Head { received } => {
+                let now = clock::now();
+                let started = known.map_or(now, |limit| limit.started);
+                (started, may_wait(received, now.since(started), self.pause_max))
+            }
         };
         let mut timer = Box::pin(sleep(wait));
         if timer.as_mut().poll(cx).is_ready() {
