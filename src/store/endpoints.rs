@@ -5,7 +5,7 @@ use diesel::prelude::*;
 use uuid::Uuid;
 
 use super::schema::endpoints;
-use super::{Connection, Store, StoreError, write};
+use super::{Connection, Store, StoreError};
 use crate::domain::endpoint::{EndpointDefinition, EndpointKind, EndpointSource};
 use crate::domain::history::Counters;
 use crate::domain::ids::EndpointId;
@@ -91,8 +91,7 @@ impl Store {
             return Ok(());
         }
         let removed: Vec<String> = removed.iter().map(EndpointId::to_string).collect();
-        let mut connection = self.connection()?;
-        Ok(write(&mut connection, |connection| {
+        self.write(|connection| {
             diesel::delete(endpoints::table.filter(endpoints::id.eq_any(removed))).execute(connection)?;
             for endpoint in saved {
                 let row = DefinitionRow::from(endpoint);
@@ -104,7 +103,7 @@ impl Store {
                     .execute(connection)?;
             }
             Ok(())
-        })?)
+        })
     }
 
     /// Writes what probes observed of endpoints, in one transaction. Endpoints that were removed meanwhile are left
@@ -113,7 +112,7 @@ impl Store {
     /// # Errors
     /// If the database fails; then nothing is changed.
     pub fn save_observations(&mut self, observed: &[(EndpointId, Observation)]) -> Result<(), StoreError> {
-        Ok(write(&mut *self.connection()?, |connection| {
+        self.write(|connection| {
             for (id, observation) in observed {
                 let row = ObservationRow {
                     detected_kind: observation.kind.map(EndpointKind::as_str),
@@ -124,7 +123,7 @@ impl Store {
                 diesel::update(endpoints::table.find(id.to_string())).set(&row).execute(connection)?;
             }
             Ok(())
-        })?)
+        })
     }
 }
 

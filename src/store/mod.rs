@@ -14,11 +14,8 @@ use std::fmt;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 
-use self::sqlite::{Backend, Connection, Database, Loan, Place, write};
+use self::sqlite::{Backend, Connection, Database, GONE, Loan, Place};
 use crate::domain::history::Batch;
-
-/// The reason of [`StoreError::Away`] when no file has the name of the database.
-const GONE: &str = "the database file is gone";
 
 /// Why the database could not be opened, read or written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +27,8 @@ pub enum StoreError {
         /// What is wrong with the file, in words for the operator.
         reason: String,
     },
-    /// The file of the open database was moved, removed or replaced by a file that cannot be used; the text says which.
+    /// The file of the open database was moved or removed, or a file that cannot be used is in its place; the text says
+    /// which.
     /// Nothing is read or written until a database is back in its place.
     Away(String),
     /// A statement failed; the text is the message of the database.
@@ -86,7 +84,7 @@ impl Store {
     /// # Errors
     /// If the database fails; then nothing is added.
     pub fn write_batch(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        Ok(write(&mut *self.connection()?, |connection| add(connection, batch))?)
+        self.write(|connection| add(connection, batch))
     }
 
     /// Checks that the database answers a query.
@@ -102,7 +100,22 @@ impl Store {
     /// # Errors
     /// If the database fails.
     pub fn checkpoint(&mut self) -> Result<(), StoreError> {
-        Ok(sqlite::checkpoint(&mut *self.connection()?)?)
+        let done = sqlite::checkpoint(&mut *self.connection()?);
+        self.remember();
+        Ok(done?)
+    }
+
+    /// Runs `work` in a transaction that locks out other writers from its beginning.
+    fn write<T>(&mut self, work: impl FnOnce(&mut Connection) -> QueryResult<T>) -> Result<T, StoreError> {
+        let written = sqlite::write(&mut *self.connection()?, work);
+        self.remember();
+        Ok(written?)
+    }
+
+    fn remember(&mut self) {
+        if let Some(database) = &mut self.database {
+            database.remember();
+        }
     }
 
     fn connection(&mut self) -> Result<Loan, StoreError> {
@@ -129,25 +142,32 @@ impl Store {
     /// # Errors
     /// Why no database in its place can be used.
     fn in_place(&mut self) -> Result<&Database, String> {
-        let database = match self.database.take().map(|database| (database.place(), database)) {
+        let database = match self.database.take().map(|mut database| (database.place(), database)) {
             Some((Place::Here, database)) => database,
-            Some((Place::Gone, database)) => {
+            Some((Place::Gone(reason), database)) => {
+                if !self.is_away {
+                    make_whole(&database);
+                }
                 // The file may be moved back.
                 self.database = Some(database);
-                return Err(GONE.to_owned());
+                return Err(reason);
             }
             Some((Place::Replaced, database)) => {
-                log::warn!(
-                    "the database file was replaced; endpoints stay as they are until a restart url={}",
-                    self.url
-                );
-                // The old database is closed first, because the logs of both have the same name.
-                database.abandon();
-                self.take_up()?
+                make_whole(&database);
+                self.replace(database)?
             }
+            Some((Place::Overwritten, database)) => self.replace(database)?,
             None => self.take_up()?,
         };
         Ok(self.database.insert(database))
+    }
+
+    /// Closes a database whose file was replaced or overwritten, and opens the file that is in its place. The old
+    /// database is closed first, because the logs of both have the same name.
+    fn replace(&self, old: Database) -> Result<Database, String> {
+        log::warn!("the database file was replaced; endpoints stay as they are until a restart url={}", self.url);
+        old.abandon();
+        self.take_up()
     }
 
     /// Opens the file that is in the place of the database. A missing file is an error: only the start creates a
@@ -158,6 +178,14 @@ impl Store {
         }
         Database::open(&self.url)
             .map_err(|reason| format!("the file in place of the database cannot be used: {reason}"))
+    }
+}
+
+/// Moves the write-ahead log into a file that has lost its name, so that the file is whole wherever it is now.
+fn make_whole(database: &Database) {
+    let checkpoint = |mut connection: Loan| sqlite::checkpoint(&mut connection).map_err(|error| error.to_string());
+    if let Err(error) = database.connection().and_then(checkpoint) {
+        log::warn!("the moved database file lacks what was written last error=\"{error}\"");
     }
 }
 

@@ -13,8 +13,8 @@ use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool, PooledConnectio
 use diesel::sqlite::Sqlite;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
-pub use self::place::Place;
 use self::place::Placed;
+pub use self::place::{GONE, Place};
 
 /// The statements that create the schema and bring an older one up to date.
 pub const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
@@ -33,6 +33,7 @@ const MEMORY: &str = ":memory:";
 
 /// An open database whose schema is up to date.
 pub struct Database {
+    /// Stands before `file`, so that the connections are closed first.
     pool: Pool<ConnectionManager<Connection>>,
     /// `None` for a database in memory.
     file: Option<Placed>,
@@ -65,7 +66,7 @@ impl Database {
         let mut connection = pool.get().map_err(|error| error.to_string())?;
         connection.run_pending_migrations(MIGRATIONS).map_err(|error| error.to_string())?;
         drop((connection, first));
-        let file = (path != MEMORY).then(|| Placed::find(path)).transpose()?;
+        let file = (path != MEMORY).then(|| Placed::find(path)).transpose().map_err(|error| error.to_string())?;
         Ok(Self { pool, file })
     }
 
@@ -78,14 +79,24 @@ impl Database {
     }
 
     /// Tells whether the open file is still in its place; a database in memory always is.
-    pub fn place(&self) -> Place {
-        self.file.as_ref().map_or(Place::Here, Placed::place)
+    pub fn place(&mut self) -> Place {
+        self.file.as_mut().map_or(Place::Here, Placed::place)
     }
 
-    /// Closes a database whose file was replaced, and removes its write-ahead log, so that SQLite does not take the log
-    /// for a part of the new file.
+    /// Looks at the content of the file after it was changed here, so that the next look knows the change.
+    pub fn remember(&mut self) {
+        if let Some(file) = &mut self.file {
+            file.look();
+        }
+    }
+
+    /// Closes a database whose file was replaced or overwritten, and removes its write-ahead log, so that SQLite does
+    /// not take the log for a part of the new file.
     pub fn abandon(self) {
         let Self { pool, file } = self;
+        if let Some(file) = &file {
+            file.empty_log();
+        }
         drop(pool);
         if let Some(file) = file {
             file.remove_log();

@@ -16,7 +16,7 @@ use diesel_migrations::MigrationHarness;
 use super::{MIGRATIONS, be_patient};
 
 /// The length of the header of a database file, in bytes.
-const HEADER_LENGTH: usize = 100;
+pub const HEADER_LENGTH: usize = 100;
 
 /// Makes sure that the file at `path` is a whole database of Leaseway, and creates the file if it does not exist.
 ///

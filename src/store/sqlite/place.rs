@@ -1,17 +1,26 @@
-//! Whether the file of an open database is still in its place. Other programs can move, remove or replace the file.
+//! Whether the file of an open database is still in its place and has its content. Other programs can move, remove,
+//! replace or overwrite the file.
 
-use std::fs::{self, Metadata};
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use super::file::HEADER_LENGTH;
+
+/// The reason of [`Place::Gone`] when no file has the name of the database.
+pub const GONE: &str = "the database file is gone";
 
 /// What now has the name under which the database was opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// The file that is open.
     Here,
-    /// No file, or one that cannot be looked at.
-    Gone,
+    /// No file, or one that cannot be looked at; the text is the reason.
+    Gone(String),
     /// Another file than the open one.
     Replaced,
+    /// The open file, but another program has cut it off or has written another database into it.
+    Overwritten,
 }
 
 /// Device and inode, which identify a file on this machine whatever its name is.
@@ -21,41 +30,80 @@ type FileId = (u64, u64);
 pub struct Placed {
     path: String,
     id: FileId,
+    /// The file itself. It is never opened for one look alone, because closing a file drops all locks that the process
+    /// has on it, those of SQLite included.
+    file: File,
+    /// The content at the last look.
+    seen: Content,
     /// Name and identity of the write-ahead log; `None` if there was none when the database was opened.
     log: Option<(String, FileId)>,
 }
 
 impl Placed {
-    /// Remembers which file has just been opened under the name `path`.
+    /// Remembers which file has just been opened under the name `path`. The connections to the file must be closed
+    /// before the returned value is dropped.
     ///
     /// # Errors
-    /// If no file has the name.
-    pub fn find(path: &str) -> Result<Self, String> {
-        let found = fs::metadata(path).map_err(|error| error.to_string())?;
+    /// If no file has the name, or the file cannot be read.
+    pub fn find(path: &str) -> io::Result<Self> {
+        let file = File::open(path)?;
         // SQLite keeps the log beside the file itself, not beside a link to the file.
         let log = fs::canonicalize(path).ok().map(|real| format!("{}-wal", real.display()));
         let log = log.and_then(|log| fs::metadata(&log).ok().map(|found| (log, id_of(&found))));
-        Ok(Self { path: path.to_owned(), id: id_of(&found), log })
+        let (id, seen) = (id_of(&file.metadata()?), Content::read(&file)?);
+        Ok(Self { path: path.to_owned(), id, file, seen, log })
     }
 
     /// Tells what has the name now.
-    pub fn place(&self) -> Place {
+    pub fn place(&mut self) -> Place {
         match fs::metadata(&self.path) {
-            Ok(found) if id_of(&found) == self.id => Place::Here,
-            Ok(_) => Place::Replaced,
-            Err(_) => Place::Gone,
+            Ok(found) if id_of(&found) != self.id => Place::Replaced,
+            Ok(_) if self.look() => Place::Here,
+            Ok(_) => Place::Overwritten,
+            Err(error) if error.kind() == ErrorKind::NotFound => Place::Gone(GONE.to_owned()),
+            Err(error) => Place::Gone(format!("the database file cannot be reached: {error}")),
+        }
+    }
+
+    /// Looks at the content of the file. Returns false if SQLite cannot have made it from the content at the last look.
+    pub fn look(&mut self) -> bool {
+        // The second look is for certainty: a checkpoint of another process may be writing the header during the first.
+        for _ in 0..2 {
+            match Content::read(&self.file) {
+                Ok(now) if !now.can_follow(self.seen) => {}
+                Ok(now) => {
+                    self.seen = now;
+                    return true;
+                }
+                Err(_) => return true,
+            }
+        }
+        false
+    }
+
+    /// Empties the write-ahead log of a file that is replaced or overwritten, so that SQLite writes none of the log into
+    /// the file when it closes the file. A log that came with a new file stays.
+    pub fn empty_log(&self) {
+        if let Some((log, _)) = self.own_log()
+            && let Err(error) = OpenOptions::new().write(true).open(log).and_then(|log| log.set_len(0))
+        {
+            log::warn!("log of the replaced database not emptied file={log} error=\"{error}\"");
         }
     }
 
     /// Removes the write-ahead log of a file that is closed and replaced, so that SQLite does not take the log for a
     /// part of the new file. A log that came with the new file stays.
     pub fn remove_log(self) {
-        let Some((log, id)) = self.log else { return };
-        if fs::metadata(&log).is_ok_and(|found| id_of(&found) == id)
-            && let Err(error) = fs::remove_file(&log)
+        if let Some((log, _)) = self.own_log()
+            && let Err(error) = fs::remove_file(log)
         {
             log::warn!("log of the replaced database not removed file={log} error=\"{error}\"");
         }
+    }
+
+    /// Returns the log if the file that has its name now is the log that was open.
+    fn own_log(&self) -> Option<&(String, FileId)> {
+        self.log.as_ref().filter(|(log, id)| fs::metadata(log).is_ok_and(|found| id_of(&found) == *id))
     }
 }
 
@@ -63,122 +111,39 @@ fn id_of(file: &Metadata) -> FileId {
     (file.dev(), file.ino())
 }
 
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
+/// What length and header tell about the content of a database file
+/// (https://www.sqlite.org/fileformat2.html#the_database_header).
+#[derive(Clone, Copy)]
+struct Content {
+    /// In bytes.
+    length: u64,
+    /// SQLite never lowers this number, which counts changes of the header.
+    changes: u32,
+    /// SQLite never lowers this number, which counts changes of the schema and uses of `VACUUM`.
+    schema: u32,
+    /// SQLite shortens the file also without `VACUUM`.
+    is_auto_vacuum: bool,
+}
 
-    use diesel::connection::SimpleConnection;
-    use diesel::prelude::*;
-
-    use super::*;
-    use crate::domain::history::{Batch, Counters};
-    use crate::store::{Store, StoreError};
-
-    fn url(path: &Path) -> String {
-        format!("sqlite://{}", path.display())
-    }
-
-    fn totals(total: i64) -> Counters {
-        Counters { total, ..Counters::default() }
-    }
-
-    /// Returns a batch that counts `total` requests of one day and nothing else.
-    fn batch(total: i64) -> Batch {
-        Batch { requests: [(chrono::NaiveDate::default(), totals(total))].into_iter().collect(), ..Batch::default() }
-    }
-
-    fn check_away(result: Result<(), StoreError>, reason: &str) {
-        match result {
-            Err(StoreError::Away(found)) => assert!(found.contains(reason), "{found}"),
-            other => panic!("{other:?}, not away"),
+impl Content {
+    fn read(file: &File) -> io::Result<Self> {
+        // The length is read first, because SQLite writes the header before it shortens the file.
+        let length = file.metadata()?.len();
+        let mut header = [0; HEADER_LENGTH];
+        if length >= HEADER_LENGTH as u64 {
+            file.read_exact_at(&mut header, 0)?;
         }
+        let number = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        Ok(Self { length, changes: number(24), schema: number(40), is_auto_vacuum: number(52) != 0 })
     }
 
-    /// Checks that another connection finds the database sound and reads `total` requests from it.
-    fn check_file(path: &Path, total: i64) {
-        let mut connection = SqliteConnection::establish(&path.display().to_string()).expect("a database");
-        connection.batch_execute("PRAGMA integrity_check").expect("sound");
-        drop(connection);
-        assert_eq!(Store::open(&url(path)).expect("a database").load_request_totals(), Ok(totals(total)));
-    }
-
-    #[test]
-    fn nothing_is_written_while_the_file_is_gone_and_all_is_well_when_it_is_back() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let (path, elsewhere) = (folder.path().join("a.db"), folder.path().join("elsewhere.db"));
-        let mut store = Store::open(&url(&path)).expect("a new database");
-        store.write_batch(&batch(1)).expect("written");
-        fs::rename(&path, &elsewhere).expect("moved away");
-        check_away(store.write_batch(&batch(10)), "is gone");
-        check_away(store.ping(), "is gone");
-        check_away(store.save_endpoints(&[], &[crate::domain::ids::EndpointId(uuid::Uuid::nil())]), "is gone");
-        assert!(!path.exists(), "no new file is made behind the operator's back");
-        fs::rename(&elsewhere, &path).expect("moved back");
-        store.write_batch(&batch(100)).expect("written");
-        drop(store);
-        check_file(&path, 101);
-    }
-
-    #[test]
-    fn a_file_in_place_of_the_open_one_is_used_once_it_is_whole() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let (path, backup) = (folder.path().join("a.db"), folder.path().join("backup.db"));
-        Store::open(&url(&backup)).expect("a new database").write_batch(&batch(1)).expect("written");
-        let mut store = Store::open(&url(&path)).expect("a new database");
-        store.write_batch(&batch(10)).expect("written");
-        for rest in ["", "-wal", "-shm"] {
-            fs::remove_file(format!("{}{rest}", path.display())).expect("removed");
-        }
-        check_away(store.write_batch(&batch(100)), "is gone");
-        let whole = fs::read(&backup).expect("a database");
-        for (length, reason) in [(0, "empty"), (50, "not a database"), (whole.len() - 1, "cut off")] {
-            fs::write(&path, &whole[..length]).expect("written");
-            check_away(store.write_batch(&batch(100)), reason);
-        }
-        fs::write(&path, &whole).expect("written");
-        store.write_batch(&batch(1000)).expect("written");
-        fs::remove_file(&path).expect("removed");
-        check_away(store.ping(), "is gone");
-        fs::write(&path, &whole).expect("written");
-        store.write_batch(&batch(10_000)).expect("written");
-        drop(store);
-        check_file(&path, 10_001);
-    }
-
-    #[test]
-    fn the_log_of_a_replaced_file_is_no_part_of_the_file_in_its_place() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let (path, backup) = (folder.path().join("a.db"), folder.path().join("backup.db"));
-        Store::open(&url(&backup)).expect("a new database").write_batch(&batch(1)).expect("written");
-        let mut store = Store::open(&url(&path)).expect("a new database");
-        store.write_batch(&batch(10)).expect("written");
-        assert!(
-            fs::metadata(folder.path().join("a.db-wal")).is_ok_and(|log| log.len() > 0),
-            "what is written is there"
-        );
-        fs::rename(&backup, &path).expect("put in its place");
-        store.write_batch(&batch(100)).expect("written");
-        drop(store);
-        check_file(&path, 101);
-    }
-
-    #[test]
-    fn a_log_that_came_with_the_file_in_place_of_the_open_one_is_a_part_of_it() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let (path, other) = (folder.path().join("a.db"), folder.path().join("other.db"));
-        let mut writer = Store::open(&url(&other)).expect("a new database");
-        writer.write_batch(&batch(1)).expect("written");
-        let mut store = Store::open(&url(&path)).expect("a new database");
-        store.write_batch(&batch(10)).expect("written");
-        for rest in ["", "-wal", "-shm"] {
-            fs::remove_file(format!("{}{rest}", path.display())).expect("removed");
-        }
-        for rest in ["", "-wal"] {
-            let from = format!("{}{rest}", other.display());
-            fs::copy(from, format!("{}{rest}", path.display())).expect("copied");
-        }
-        store.write_batch(&batch(100)).expect("written");
-        drop(store);
-        check_file(&path, 101);
+    /// Tells whether SQLite can have made this content from the content `seen`. `cp` of an older backup and `>` make
+    /// another.
+    fn can_follow(self, seen: Self) -> bool {
+        let is_cut_off = self.length < seen.length && self.schema == seen.schema && !self.is_auto_vacuum;
+        self.changes >= seen.changes && self.schema >= seen.schema && !is_cut_off
     }
 }
+
+#[cfg(test)]
+mod tests;
