@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 use leaseway::app::{Leaseway, StartError};
 use leaseway::config::{self, Config, ConfigError};
 use leaseway::{app, demo};
@@ -23,34 +24,30 @@ const NOT_LOGGED: &str = "actix_http::h1::dispatcher";
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
-    #[command(flatten)]
-    serve: ServeArguments,
+    /// The config file; without one the defaults hold.
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Serves (the default).
-    Serve(ServeArguments),
-    /// Serves with three simulated endpoints and light traffic, keeping nothing on disk.
+    Serve,
+    /// Serves with three simulated endpoints, instead of those of the config file, and light traffic, keeping nothing on disk.
     Demo,
     /// Lists every mistake in a config file.
     CheckConfig { file: PathBuf },
 }
 
-#[derive(clap::Args)]
-struct ServeArguments {
-    /// The config file; without one the defaults hold.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-}
-
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match arguments.command.unwrap_or(Command::Serve(arguments.serve)) {
-        Command::Serve(ServeArguments { config: file }) => {
-            with_config(file.clone(), |config| run(config, file, app::start))
+    let Arguments { command, config: file } = Arguments::parse();
+    match command.unwrap_or(Command::Serve) {
+        Command::Serve => with_config(file.clone(), |config| run(config, file, app::start)),
+        Command::Demo => with_config(file, |config| run(config, None, demo::start)),
+        Command::CheckConfig { .. } if file.is_some() => {
+            let message = "check-config takes the file as its argument, not as --config";
+            Arguments::command().error(ErrorKind::ArgumentConflict, message).exit()
         }
-        Command::Demo => with_config(None, |config| run(config, None, demo::start)),
         Command::CheckConfig { file } => with_config(Some(file.clone()), |_| {
             println!("{}: no mistakes", file.display());
             ExitCode::SUCCESS

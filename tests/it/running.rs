@@ -90,7 +90,12 @@ async fn mistakes_in_the_config_file_are_listed_with_their_lines() {
     let folder = tempdir().expect("a folder");
     let text = "[queue]\nmax_waitng = 5\ntimeout_secs = \"x\"\n[tps]\nema_alpha = 7\n[[endpoints]]\nname = \"a\"\nbase_url = \"ftp://x\"\n";
     fs::write(folder.path().join("bad.toml"), text).expect("written");
-    for arguments in [["check-config", "bad.toml"].as_slice(), &["serve", "--config", "bad.toml"]] {
+    for arguments in [
+        ["check-config", "bad.toml"].as_slice(),
+        &["serve", "--config", "bad.toml"],
+        &["--config", "bad.toml", "serve"],
+        &["--config", "bad.toml", "demo"],
+    ] {
         let (success, said) = run(leaseway(folder.path(), arguments)).await;
         assert!(!success);
         let lines: Vec<&str> = said.lines().collect();
@@ -104,6 +109,8 @@ async fn mistakes_in_the_config_file_are_listed_with_their_lines() {
     fs::write(folder.path().join("good.toml"), "[queue]\nmax_waiting = 5\n").expect("written");
     let (success, said) = run(leaseway(folder.path(), &["check-config", "good.toml"])).await;
     assert!(success && said.contains("no mistakes"), "{said}");
+    let (success, said) = run(leaseway(folder.path(), &["--config", "good.toml", "check-config", "good.toml"])).await;
+    assert!(!success && said.contains("not as --config"), "{said}");
 }
 
 #[actix_web::test]
