@@ -21,7 +21,7 @@ use crate::actors::event_hub::{CloseViewers, EventHub};
 use crate::actors::history_recorder::{Flush, HistoryRecorder, Upkeep, Writer};
 use crate::actors::load_manager::{Drain, LeaseDesk, LoadManager, Observe, ObserveBlame};
 use crate::actors::persistence::{Checkpoint, Persistence, StoreDesk};
-use crate::actors::registry::{ApplyFile, ModelCatalog, Neighbours, Registry, SaveObserved, warn_of_taken_over};
+use crate::actors::registry::{ApplyFile, ModelCatalog, Neighbours, Registry, SaveObserved, warn_of_removed};
 use crate::actors::tps_tracker::TpsTracker;
 use crate::clock;
 use crate::config::Config;
@@ -95,7 +95,7 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     let wall = clock::wall();
     let known = reconcile(store.load_endpoints()?, config.endpoints.clone(), wall, Uuid::new_v4);
     store.save_endpoints(&known.saved, &known.removed)?;
-    warn_of_taken_over(&known);
+    warn_of_removed(&known);
     let (past, speeds) = restore::restore(&mut store, &known.endpoints, wall);
 
     let persistence = Persistence::start(store);

@@ -21,6 +21,8 @@ pub struct Reconciled {
     /// Names of endpoints made over the API that belong to the file now, or that were removed because the file has
     /// their address.
     pub taken_over: Vec<String>,
+    /// Names of endpoints made over the API that were removed because an older one has their address.
+    pub doubled: Vec<String>,
 }
 
 /// Applies the file's endpoints to the stored ones, in time proportional to their number.
@@ -37,7 +39,7 @@ pub fn reconcile(
 ) -> Reconciled {
     let mut left = Left::new(stored, &file);
     let mut reconciled = Reconciled::default();
-    let mut roots = HashSet::new();
+    let (mut roots, mut api_roots) = (HashSet::new(), HashSet::new());
     for definition in file {
         let root_url = definition.root_url();
         let endpoint = match left.take(&definition.name, &root_url) {
@@ -56,13 +58,17 @@ pub fn reconcile(
         reconciled.endpoints.push(endpoint);
     }
     for stored in left.endpoints.into_iter().flatten() {
-        if stored.source == EndpointSource::File || !roots.insert(stored.definition.root_url()) {
-            let made_by_api = stored.source == EndpointSource::Api;
-            reconciled.taken_over.extend(made_by_api.then(|| stored.definition.name.clone()));
-            reconciled.removed.push(stored.id);
-        } else {
-            reconciled.endpoints.push(stored);
+        let (name, root_url) = (&stored.definition.name, stored.definition.root_url());
+        match stored.source {
+            EndpointSource::File => {}
+            EndpointSource::Api if roots.contains(&root_url) => reconciled.taken_over.push(name.clone()),
+            EndpointSource::Api if api_roots.insert(root_url) => {
+                reconciled.endpoints.push(stored);
+                continue;
+            }
+            EndpointSource::Api => reconciled.doubled.push(name.clone()),
         }
+        reconciled.removed.push(stored.id);
     }
     reconciled
 }
@@ -140,9 +146,10 @@ mod tests {
         let endpoints: Vec<String> = done.endpoints.iter().map(show).collect();
         let saved: Vec<String> = done.saved.iter().map(|endpoint| id(&endpoint.id)).collect();
         let removed: Vec<String> = done.removed.iter().map(id).collect();
-        let taken_over = done.taken_over.join(" ");
+        let (taken_over, doubled) = (done.taken_over.join(" "), done.doubled.join(" "));
         let shown = format!("{} | saved {} | removed {}", endpoints.join(", "), saved.join(" "), removed.join(" "));
         let shown = if taken_over.is_empty() { shown } else { format!("{shown} | taken over {taken_over}") };
+        let shown = if doubled.is_empty() { shown } else { format!("{shown} | doubled {doubled}") };
         assert_eq!(shown, expected);
     }
 
@@ -172,5 +179,7 @@ mod tests {
         check(known(), &[("c", "http://x")], "1 c File | saved 1 | removed 2 | taken over b");
         check(known(), &[], "2 b Api | saved  | removed 1");
         check(known(), &[("b", "http://x")], "2 b File | saved 2 | removed 1 | taken over b");
+        let made_by_api = vec![stored(1, "a", "http://x", Api), stored(2, "b", "http://x/v1", Api)];
+        check(made_by_api, &[], "1 a Api | saved  | removed 2 | doubled b");
     }
 }

@@ -42,10 +42,13 @@ impl Handler<ApplyFile> for Registry {
     }
 }
 
-/// Warns the operator of each endpoint that was registered over the API and now belongs to the config file.
-pub fn warn_of_taken_over(known: &Reconciled) {
+/// Warns the operator of each endpoint that was registered over the API and now belongs to the config file or is removed.
+pub fn warn_of_removed(known: &Reconciled) {
     for name in &known.taken_over {
         log::warn!("endpoint made over the API is taken over by the config file endpoint={name}");
+    }
+    for name in &known.doubled {
+        log::warn!("endpoint removed, another endpoint has its address endpoint={name}");
     }
 }
 
@@ -77,7 +80,7 @@ impl Registry {
     }
 
     fn apply(&mut self, known: Reconciled, ctx: &mut Context<Self>) -> (usize, usize) {
-        warn_of_taken_over(&known);
+        warn_of_removed(&known);
         let mut updated: Vec<EndpointId> = Vec::new();
         for endpoint in known.endpoints {
             let id = endpoint.id;

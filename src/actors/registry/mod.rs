@@ -28,7 +28,7 @@ pub use self::changes::{CheckFree, EndpointChange, RegisterEndpoint, RemoveEndpo
 pub use self::draining::SetDraining;
 use self::entry::Entry;
 use self::file::NextFile;
-pub use self::file::{ApplyFile, warn_of_taken_over};
+pub use self::file::{ApplyFile, warn_of_removed};
 pub use self::load::{ListReports, ReportLoad};
 pub use self::saving::SaveObserved;
 use self::syncing::SyncCallers;
