@@ -96,6 +96,7 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     let known = reconcile(store.load_endpoints()?, config.endpoints.clone(), wall, Uuid::new_v4);
     store.save_endpoints(&known.saved, &known.removed)?;
     warn_of_removed(&known);
+    let endpoints = known.endpoints.len();
     let (past, speeds) = restore::restore(&mut store, &known.endpoints, wall);
 
     let persistence = Persistence::start(store);
@@ -158,7 +159,7 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     let handle = server.handle();
     actix_web::rt::spawn(server);
     log::info!("Load balancer mode: {}", balancing.mode.as_str());
-    log::info!("listening address={address} endpoints={}", config.endpoints.len());
+    log::info!("listening address={address} endpoints={endpoints}");
     Ok(Leaseway { address, config, server: handle, registry, load_manager, history, persistence, events, draining })
 }
 

@@ -253,6 +253,7 @@ async fn a_term_signal_lets_running_requests_finish_and_refuses_new_and_waiting_
     assert!(finished.starts_with("HTTP/1.1 200"), "{finished}");
     assert!(process.wait().await.success());
     let mut process = Process::start(serve(folder.path()));
+    assert!(process.line("listening address=").await.ends_with("endpoints=1"));
     let view = RawClient::send(process.address().await, &get("/api/endpoints")).await.read_to_end().await;
     assert!(view.contains("\"total_requests\":1,\"successful_requests\":1"), "no statistic is missing: {view}");
 }
