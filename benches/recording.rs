@@ -96,7 +96,7 @@ async fn record(at_once: usize, batches: Recipient<WriteBatch>, removals: Recipi
     let before = cpu_time();
     for first in (0..REQUESTS).step_by(at_once) {
         (first..first + at_once).for_each(|number| recorder.do_send(ended(number, &targets)));
-        recorder.send(Flush).await.expect("alive");
+        recorder.send(Flush).await.expect("alive").expect("written");
     }
     (cpu_time() - before).as_secs_f64() * 1e6 / REQUESTS as f64
 }

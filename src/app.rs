@@ -231,8 +231,8 @@ impl Leaseway {
     }
 
     /// Stops in order: refuses waiting and new requests, lets running requests finish within `grace`, closes the sessions of
-    /// viewers, writes all statistics, and only then stops listening.
-    pub async fn stop(self, grace: Duration) {
+    /// viewers, writes all statistics, and only then stops listening. Returns false if statistics are lost.
+    pub async fn stop(self, grace: Duration) -> bool {
         self.draining.store(true, Ordering::Relaxed);
         log::info!("stopping grace_secs={}", grace.as_secs());
         let answered = self.load_manager.send(Drain { grace }).await;
@@ -240,25 +240,39 @@ impl Leaseway {
         if answered.is_err() || told.is_err() {
             log::error!("a part of Leaseway stopped too early");
         }
-        let mut is_written = self.write().await;
+        let mut written = self.write().await;
         let nothing_cut = answered.is_ok_and(|cut| cut == 0);
         self.server.stop(nothing_cut).await;
         // Requests that were refused until the server stopped are counted, too.
-        is_written = is_written && self.write().await;
-        if !is_written {
-            log::error!("statistics are not written within {} s and are lost", WRITE_TIMEOUT.as_secs());
+        if written.is_ok() {
+            written = self.write().await;
+        }
+        if let Err(error) = &written {
+            log::error!("statistics are lost error=\"{error}\"");
         }
         log::info!("stopped");
+        written.is_ok()
     }
 
-    /// Writes everything that must outlive the process. Returns whether all of it was written within [`WRITE_TIMEOUT`].
-    async fn write(&self) -> bool {
+    /// Writes everything that must outlive the process. Tries again for [`WRITE_TIMEOUT`], unless the file is away.
+    ///
+    /// # Errors
+    /// Why not all of it was written.
+    async fn write(&self) -> Result<(), String> {
+        let mut reason = format!("the database gives no answer within {} s", WRITE_TIMEOUT.as_secs());
         let write = async {
-            let flushed = self.history.send(Flush).await;
-            let saved = self.registry.send(SaveObserved).await;
-            let checked = self.persistence.send(Checkpoint).await;
-            flushed.is_ok() && saved.is_ok() && matches!(checked, Ok(Ok(())))
+            loop {
+                match self.history.send(Flush).await.map_err(|error| error.to_string())? {
+                    Ok(()) => break,
+                    Err(error @ StoreError::Away(_)) => return Err(error.to_string()),
+                    Err(error) => reason = error.to_string(),
+                }
+            }
+            self.registry.send(SaveObserved).await.map_err(|error| error.to_string())?;
+            let checked = self.persistence.send(Checkpoint).await.map_err(|error| error.to_string())?;
+            checked.map_err(|error| error.to_string())
         };
-        timeout(WRITE_TIMEOUT, write).await.unwrap_or(false)
+        let written = timeout(WRITE_TIMEOUT, write).await;
+        written.unwrap_or(Err(reason))
     }
 }

@@ -102,7 +102,7 @@ fn run(config: Config, file: Option<PathBuf>, start: fn(Config) -> Result<Leasew
         }
         let second_stop = async { while signals.recv().await == Some(Wish::Reload) {} };
         tokio::select! {
-            () = leaseway.stop(grace) => ExitCode::SUCCESS,
+            is_whole = leaseway.stop(grace) => if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE },
             () = second_stop => {
                 log::warn!("second signal, stopping at once");
                 std::process::exit(1)

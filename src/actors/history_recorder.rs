@@ -70,9 +70,9 @@ pub struct HistoryRecorder {
     retention: Retention,
     /// A minute since the epoch, and the server's local day in that minute.
     today: (i64, NaiveDate),
-    /// Callers that wait until a batch is written. Each is an HTTP request and is removed once its client has left, so that the
+    /// Callers that wait until a batch is written or fails. Each is an HTTP request and is removed once its client has left, so that the
     /// number of the server's connections is their bound.
-    flushing: Vec<(BatchNumber, Caller<()>)>,
+    flushing: Vec<(BatchNumber, Caller<Result<(), StoreError>>)>,
     upkeep: Upkeep,
     writer: Writer,
     events: Recipient<Publish>,
@@ -216,12 +216,15 @@ impl Handler<BatchDone> for HistoryRecorder {
                     log::info!("statistics are written again history_rows_dropped={dropped}");
                 }
                 let is_written = |(number, _): &mut (BatchNumber, _)| *number <= written.number;
-                self.flushing.extract_if(.., is_written).for_each(|(_, caller)| caller.answer(()));
+                self.flushing.extract_if(.., is_written).for_each(|(_, caller)| caller.answer(Ok(())));
                 self.write(ctx);
                 self.remove_old(ctx);
             }
             BatchDone::Failed(batch, error) => {
                 let failed = self.write_behind.failed(*batch, clock::now());
+                for (_, caller) in self.flushing.drain(..) {
+                    caller.answer(Err(error.clone()));
+                }
                 // `Store` itself logs that the database is away.
                 if failed.is_first && !matches!(error, StoreError::Away(_)) {
                     log::error!("statistics cannot be written, they are kept and written later error=\"{error}\"");
@@ -244,16 +247,17 @@ impl Handler<OldRemoved> for HistoryRecorder {
     }
 }
 
-/// Makes the recorder write everything that has been counted so far. The answer comes once that is written.
+/// Makes the recorder write everything that has been counted so far. The answer comes once that is written, or with the
+/// reason as soon as a batch fails. What failed is tried again in any case.
 #[derive(Message)]
-#[rtype(result = "()")]
+#[rtype(result = "Result<(), StoreError>")]
 pub struct Flush;
 
 impl Handler<Flush> for HistoryRecorder {
-    type Result = Promise<()>;
+    type Result = Promise<Result<(), StoreError>>;
 
-    fn handle(&mut self, _: Flush, ctx: &mut Context<Self>) -> Promise<()> {
-        let Some(number) = self.write_behind.flush() else { return Promise::Now(()) };
+    fn handle(&mut self, _: Flush, ctx: &mut Context<Self>) -> Self::Result {
+        let Some(number) = self.write_behind.flush() else { return Promise::Now(Ok(())) };
         self.flushing.retain(|(_, caller)| !caller.has_gone());
         let (caller, answer) = Caller::keep();
         self.flushing.push((number, caller));

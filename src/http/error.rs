@@ -14,6 +14,7 @@ use crate::actors::registry::RegistryError;
 use crate::dialect::{Dialect, ErrorParts};
 use crate::domain::ids::ModelId;
 use crate::domain::request::{Failure, Refusal};
+use crate::store::StoreError;
 
 /// Why Leaseway answers a request with an error of its own.
 #[derive(Debug)]
@@ -99,7 +100,9 @@ pub enum ApiError {
         base_url: String,
     },
     /// A part of Leaseway cannot answer at the moment, for this reason.
-    NotReady(&'static str),
+    NotReady(String),
+    /// The database cannot be read.
+    Database(StoreError),
 }
 
 /// When refused clients are told to come again, in seconds, 1 to 60.
@@ -239,8 +242,9 @@ impl ApiError {
                 Row::new(S::BAD_REQUEST, "endpoint_is_leaseway", message).param(Some("base_url"))
             }
             ApiError::NotReady(reason) => {
-                Row::new(S::SERVICE_UNAVAILABLE, "not_ready", *reason).retry_after(RETRY_AFTER_NOT_READY)
+                Row::new(S::SERVICE_UNAVAILABLE, "not_ready", reason).retry_after(RETRY_AFTER_NOT_READY)
             }
+            ApiError::Database(error) => unavailable(error.to_string()),
         }
     }
 
@@ -340,6 +344,10 @@ fn attempt_failed(endpoint: &str, failure: &Failure) -> Row {
     }
 }
 
+fn unavailable(message: String) -> Row {
+    Row::new(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", message).retry_after(RETRY_AFTER_NOT_READY)
+}
+
 fn registry(error: &RegistryError) -> Row {
     let row = |status, code| Row::new(status, code, error.to_string());
     match error {
@@ -349,9 +357,7 @@ fn registry(error: &RegistryError) -> Row {
         }
         RegistryError::ManagedByFile(_) => row(StatusCode::CONFLICT, "managed_by_file"),
         RegistryError::BeingChanged(_) => row(StatusCode::CONFLICT, "being_changed"),
-        RegistryError::Store(_) => {
-            row(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable").retry_after(RETRY_AFTER_NOT_READY)
-        }
+        RegistryError::Store(_) => unavailable(error.to_string()),
     }
 }
 

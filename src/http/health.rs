@@ -12,7 +12,6 @@ use super::{HttpReply, Services, ask};
 use crate::actors::load_manager::ReadOccupancy;
 use crate::actors::persistence::PingStore;
 use crate::actors::registry::ListEndpoints;
-use crate::store::StoreError;
 use crate::upstream::via::INSTANCE;
 
 /// How long the database may take to answer.
@@ -26,16 +25,15 @@ pub async fn health(services: web::Data<Services>) -> HttpResponse {
 /// Answers 200 while the actors and the database answer and Leaseway takes requests.
 pub async fn ready(services: web::Data<Services>) -> HttpReply {
     if services.draining.load(Ordering::Relaxed) {
-        return Err(ApiError::NotReady("Leaseway is stopping"));
+        return Err(ApiError::NotReady("Leaseway is stopping".to_owned()));
     }
     ask(&services.load_manager, ReadOccupancy).await?;
     ask(&services.registry, ListEndpoints).await?;
     // The database may be locked by another process for longer than a readiness check may take.
     let answered = timeout(DATABASE_TIMEOUT, services.store.ask(PingStore)).await;
     match answered {
-        Ok(Ok(())) => {}
-        Ok(Err(StoreError::Away(_))) => return Err(ApiError::NotReady("the database file is gone")),
-        Ok(_) | Err(_) => return Err(ApiError::NotReady("the database gives no answer")),
+        Ok(Ok(())) => Ok(HttpResponse::Ok().json(json!({ "status": "ready" }))),
+        Ok(Err(error)) => Err(ApiError::NotReady(error.to_string())),
+        Err(_) => Err(ApiError::NotReady("the database gives no answer".to_owned())),
     }
-    Ok(HttpResponse::Ok().json(json!({ "status": "ready" })))
 }

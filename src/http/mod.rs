@@ -104,6 +104,6 @@ where
 {
     match timeout(ANSWER_TIMEOUT, actor.send(message)).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(_)) | Err(_) => Err(ApiError::NotReady("a part of Leaseway gives no answer")),
+        Ok(Err(_)) | Err(_) => Err(ApiError::NotReady("a part of Leaseway gives no answer".to_owned())),
     }
 }

@@ -56,7 +56,6 @@ pub async fn of_endpoint_by_day(
     let (endpoint, days) = (known(&services, &id).await?, period.days()?);
     let today = clock::local_day(clock::wall());
     let first = today.checked_sub_days(Days::new(days - 1)).unwrap_or(today);
-    ask(&services.history, Flush).await?;
     let sums = read(&services, ReadDays { endpoint, first }).await?;
     let shown = sums.iter().map(|(date, sums)| {
         let mut day = show(sums);
@@ -72,7 +71,6 @@ async fn known(services: &Services, id: &str) -> Result<EndpointId, ApiError> {
 }
 
 async fn by_model(services: &Services, endpoint: Option<EndpointId>) -> HttpReply {
-    ask(&services.history, Flush).await?;
     let sums = read(services, ReadModelSums(endpoint)).await?;
     let shown = sums.iter().map(|(model, sums): &(ModelId, DailySums)| {
         let mut shown = show(sums);
@@ -82,11 +80,13 @@ async fn by_model(services: &Services, endpoint: Option<EndpointId>) -> HttpRepl
     Ok(HttpResponse::Ok().json(shown.collect::<Vec<Value>>()))
 }
 
-/// Asks the database and waits at most [`ANSWER_TIMEOUT`] for the answer.
+/// Asks the database, after what has been counted is written, and waits at most [`ANSWER_TIMEOUT`] for the answer. If the
+/// database cannot be written but be read, the answer lacks what is not written yet.
 async fn read<Q: Question>(services: &Services, question: Q) -> Result<Q::Answer, ApiError> {
+    let _may_fail = ask(&services.history, Flush).await?;
     match timeout(ANSWER_TIMEOUT, services.store.ask(question)).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(_)) | Err(_) => Err(ApiError::NotReady("the database gives no answer")),
+        Ok(answer) => answer.map_err(ApiError::Database),
+        Err(_) => Err(ApiError::NotReady("the database gives no answer".to_owned())),
     }
 }
 

@@ -273,6 +273,9 @@ async fn a_database_file_that_is_gone_is_said_and_what_is_counted_is_written_whe
         fs::remove_file(format!("{}{rest}", path.display())).expect("removed");
     }
     let without = go_on_without_file(&mut process, address).await;
+    fs::write(&path, "").expect("written");
+    let ready = get(address, "/ready").await;
+    assert!(ready["error"]["message"].as_str().is_some_and(|words| words.contains("the file is empty")), "{ready}");
     fs::copy(folder.path().join("backup.db"), &path).expect("restored");
     process.line("the database file was replaced").await;
     until_written(&mut Database::open(&path), before + without).await;
@@ -283,6 +286,29 @@ async fn a_database_file_that_is_gone_is_said_and_what_is_counted_is_written_whe
     let mut database = Database::open(&path);
     database.check();
     assert_eq!(database.number("(SELECT count(*) FROM endpoints)"), 2);
+}
+
+#[actix_web::test]
+async fn a_stop_without_the_database_file_says_at_once_what_is_lost_and_fails() {
+    let (folder, endpoint) = (tempdir().expect("a folder"), FakeEndpoint::start(&["m"]).await);
+    let mut process = Process::start(serve(folder.path()));
+    let address = process.address().await;
+    register(address, "a", &endpoint.url()).await;
+    process.line("endpoint is online").await;
+    fs::remove_file(folder.path().join("leaseway.db")).expect("removed");
+    assert!(ask(address).await);
+    let id = get(address, "/api/endpoints").await[0]["id"].as_str().expect("an id").to_owned();
+    for path in [format!("/api/endpoints/{id}/model-stats"), "/api/dashboard/model-stats".to_owned()] {
+        let error = get(address, &path).await["error"].take();
+        assert_eq!(error["code"], "database_unavailable", "{error}");
+        assert_eq!(error["message"], "the database file is gone");
+    }
+    let stopped = Instant::now();
+    process.signal("TERM");
+    assert_eq!(process.wait().await.code(), Some(1));
+    assert!(stopped.elapsed() < Duration::from_secs(10), "the failure is known at once");
+    let said = process.rest().await;
+    assert!(said.contains("statistics are lost error=\"the database file is gone\""), "{said}");
 }
 
 #[actix_web::test]

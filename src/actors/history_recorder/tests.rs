@@ -5,9 +5,13 @@ use futures_util::FutureExt;
 use tokio::time::{advance, pause};
 
 use super::*;
-use crate::domain::history::Batch;
 use crate::domain::ids::{ClientId, ModelId, RequestId};
 use crate::domain::request::{ApiKind, LeaseRequest, UnservedRequest};
+
+/// The outcome of a batch that fails.
+fn locked() -> Result<(), StoreError> {
+    Err(StoreError::Query("locked".to_owned()))
+}
 
 /// A writer that keeps each batch until the test says what came of it.
 #[derive(Default)]
@@ -51,8 +55,8 @@ impl Handler<Finish> for FakeWriter {
         assert!(self.0.len() <= 1, "one batch at a time");
         let WriteBatch { batch, done } = self.0.pop()?;
         let rows = batch.rows.len();
-        let failed = |batch: Batch| BatchDone::Failed(Box::new(batch), StoreError::Query("locked".to_owned()));
-        done.do_send(if well { BatchDone::Written } else { failed(batch) });
+        let outcome = if well { Ok(()) } else { locked() };
+        done.do_send(outcome.map_or_else(|error| BatchDone::Failed(Box::new(batch), error), |()| BatchDone::Written));
         Some(rows)
     }
 }
@@ -117,16 +121,16 @@ async fn what_could_not_be_written_does_not_wait_for_the_next_interval() {
     let mut flush = Box::pin(scene.recorder.send(Flush));
     assert!(flush.as_mut().now_or_never().is_none());
     assert_eq!(scene.finish_after(0, false).await, Some(1));
+    assert_eq!(flush.await, Ok(locked()));
     assert_eq!(scene.finish_after(101, false).await, Some(1));
     assert_eq!(scene.finish_after(201, true).await, Some(1));
-    assert_eq!(flush.await, Ok(()));
 }
 
 #[actix::test]
-async fn a_flush_is_over_when_all_from_before_it_is_written() {
+async fn a_flush_is_over_when_all_from_before_it_is_written_or_a_batch_fails() {
     let scene = scene();
     let flush = || Box::pin(scene.recorder.send(Flush));
-    assert_eq!(flush().await, Ok(()), "there is nothing to write");
+    assert_eq!(flush().await, Ok(Ok(())), "there is nothing to write");
     scene.record().await;
     let mut first = flush();
     assert!(first.as_mut().now_or_never().is_none());
@@ -137,8 +141,13 @@ async fn a_flush_is_over_when_all_from_before_it_is_written() {
     scene.record().await;
     let mut third = flush();
     assert!(third.as_mut().now_or_never().is_none());
+    assert_eq!(scene.finish_after(0, true).await, Some(1));
+    assert_eq!((first.await, second.await), (Ok(Ok(())), Ok(Ok(()))));
+    assert!(third.as_mut().now_or_never().is_none());
     assert_eq!(scene.finish_after(0, false).await, Some(1));
-    assert!(first.as_mut().now_or_never().is_none(), "it failed");
-    assert_eq!(scene.finish_after(600, true).await, Some(2));
-    assert_eq!((first.await, second.await, third.await), (Ok(()), Ok(()), Ok(())));
+    assert_eq!(third.await, Ok(locked()));
+    let mut fourth = flush();
+    assert!(fourth.as_mut().now_or_never().is_none(), "the next answer is that of the next try");
+    assert_eq!(scene.finish_after(600, true).await, Some(1));
+    assert_eq!(fourth.await, Ok(Ok(())));
 }

@@ -73,7 +73,7 @@ fn every_error_has_its_status_code_type_wait_and_words() {
     let words = "the request has passed through this Leaseway before: one of its endpoints leads back to it";
     check(ApiError::Loop, 508, "loop_detected", server, None, words);
     assert!(ApiError::Loop.error_response().headers().get("x-should-retry").is_some_and(|value| value == "false"));
-    check(ApiError::NotReady("not yet"), 503, "not_ready", server, Some(5), "not yet");
+    check(ApiError::NotReady("not yet".to_owned()), 503, "not_ready", server, Some(5), "not yet");
     let away = ApiError::Registry(RegistryError::Store(StoreError::Away("leaseway.db".to_owned())));
     let words = away.to_string();
     check(away, 503, "database_unavailable", server, Some(5), &words);
