@@ -6,6 +6,7 @@
 mod document;
 mod keys;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -226,10 +227,10 @@ pub fn load(file: Option<&Path>, environment: &[(String, String)]) -> Result<(Co
     Ok((config, warnings))
 }
 
-/// Returns the environment variables that are readable as text.
+/// Returns the environment variables. U+FFFD stands in the place of what is not UTF-8.
 pub fn environment() -> Vec<(String, String)> {
-    let variables = std::env::vars_os();
-    variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+    let text = |variable: OsString| variable.to_string_lossy().into_owned();
+    std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
 }
 
 impl BalancerConfig {

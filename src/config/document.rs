@@ -8,7 +8,9 @@ use toml::{Spanned, Table, Value};
 
 use super::ConfigError;
 use super::keys::{ENDPOINT, Key, MODES, SECTIONS, section};
-use crate::domain::endpoint::{EndpointDefinition, EndpointKind, check_api_key, check_base_url, is_link_local};
+use crate::domain::endpoint::{
+    EndpointDefinition, EndpointKind, check_api_key, check_base_url, is_link_local, root_url,
+};
 
 const PREFIX: &str = "LEASEWAY_";
 
@@ -48,8 +50,10 @@ impl Settings {
     /// Returns the settings, the endpoints and the warnings.
     ///
     /// # Errors
-    /// Every mistake found.
-    pub fn finish(self) -> Result<(Table, Vec<EndpointDefinition>, Vec<String>), Vec<ConfigError>> {
+    /// Every mistake found: first those of the file in its order, then those of the environment.
+    pub fn finish(mut self) -> Result<(Table, Vec<EndpointDefinition>, Vec<String>), Vec<ConfigError>> {
+        let line = |place: &str| place.rsplit_once(':').and_then(|(_, line)| line.parse::<usize>().ok());
+        self.errors.sort_by_key(|error| line(&error.place).unwrap_or(usize::MAX));
         if self.errors.is_empty() { Ok((self.table, self.endpoints, self.warnings)) } else { Err(self.errors) }
     }
 
@@ -75,9 +79,7 @@ impl Settings {
                     self.fail(source.place(name.span().start), format!("write [{section_name}]"));
                 }
                 (other, _) => {
-                    let sections: Vec<&str> = SECTIONS.iter().map(|(section, _)| *section).collect();
-                    let allowed = sections.join(", ");
-                    let message = format!("unknown section `{other}`; allowed are {allowed} and [[endpoints]]");
+                    let message = format!("{} and [[endpoints]]", unknown_section(other));
                     self.fail(source.place(name.span().start), message);
                 }
             }
@@ -97,7 +99,11 @@ impl Settings {
             };
             let (section_name, key_name) = (section_name.to_ascii_lowercase(), key_name.to_ascii_lowercase());
             match section(&section_name) {
-                None => self.fail(name.clone(), format!("unknown section `{section_name}`")),
+                None => self.fail(name.clone(), unknown_section(&section_name)),
+                // `environment` puts this letter in the place of what is not UTF-8.
+                Some(_) if text.contains(char::REPLACEMENT_CHARACTER) => {
+                    self.fail(name.clone(), "the value is not UTF-8".to_owned());
+                }
                 Some(keys) => match find(keys, &key_name) {
                     None => self.fail(name.clone(), unknown_key(&section_name, &key_name, keys)),
                     Some(key) => {
@@ -149,8 +155,9 @@ impl Settings {
         }
         for (place, base_url) in std::mem::take(&mut self.link_local) {
             let message = format!(
-                "endpoints.base_url = \"{base_url}\" is link-local, where clouds offer the secrets of a machine; \
-                 use another address, or set server.allow_link_local_endpoints = true"
+                "endpoints.base_url = \"{}\" is link-local, where clouds offer the secrets of a machine; \
+                 use another address, or set server.allow_link_local_endpoints = true",
+                masked(&base_url)
             );
             self.fail(place, message);
         }
@@ -173,8 +180,9 @@ impl Settings {
         if !key.rule.allows(&value) {
             return self.fail(place, not_allowed(&path, &value, key));
         }
-        if path == "server.bind" {
-            self.bind_place.clone_from(&place);
+        match path.as_str() {
+            "server.bind" => self.bind_place.clone_from(&place),
+            _ => {}
         }
         let section = self.table.entry(section_name).or_insert_with(|| Value::Table(Table::new()));
         if let Value::Table(section) = section {
@@ -191,21 +199,28 @@ impl Settings {
                 self.fail(place, "write [[endpoints]]".to_owned());
                 continue;
             };
-            let Some(definition) = self.read_endpoint(source, &place, values) else { continue };
-            if let Some(first) = names.insert(definition.name.clone(), place.clone()) {
-                self.fail(place.clone(), format!("endpoint name \"{}\" is used at {first} already", definition.name));
+            let errors_before = self.errors.len();
+            let given = self.read_endpoint(source, &place, values);
+            let api_key = self.read_api_key(source, &place, &given);
+            let text = |key| given.get(key).and_then(Value::as_str);
+            if let Some(name) = text("name")
+                && let Some(first) = names.insert(name.to_owned(), place.clone())
+            {
+                self.fail(place.clone(), format!("endpoint name \"{name}\" is used at {first} already"));
             }
-            if let Some(first) = roots.insert(definition.root_url(), place.clone()) {
-                let message = format!("endpoint base_url \"{}\" is used at {first} already", definition.base_url);
-                self.fail(place, message);
+            if let Some(base_url) = text("base_url").and_then(|url| check_base_url(url).ok())
+                && let Some(first) = roots.insert(root_url(&base_url), place.clone())
+            {
+                self.fail(place, format!("endpoint base_url \"{base_url}\" is used at {first} already"));
             }
-            self.endpoints.push(definition);
+            if self.errors.len() == errors_before {
+                self.endpoints.push(definition(&given, api_key));
+            }
         }
     }
 
-    /// Reads one block `[[endpoints]]`; `None` if it has mistakes, which are added.
-    fn read_endpoint(&mut self, source: &Source<'_>, block: &str, values: &DeTable<'_>) -> Option<EndpointDefinition> {
-        let errors_before = self.errors.len();
+    /// Reads the values of one block `[[endpoints]]`, those that are not allowed included, and adds its mistakes.
+    fn read_endpoint(&mut self, source: &Source<'_>, block: &str, values: &DeTable<'_>) -> Table {
         let mut given = Table::new();
         for (key_name, value) in values {
             let place = source.place(key_name.span().start);
@@ -227,11 +242,7 @@ impl Settings {
                 self.fail(block.to_owned(), format!("endpoints.{required} is missing"));
             }
         }
-        let api_key = self.read_api_key(source, block, &given);
-        if self.errors.len() > errors_before {
-            return None;
-        }
-        Some(definition(&given, api_key))
+        given
     }
 
     fn read_api_key(&mut self, source: &Source<'_>, block: &str, given: &Table) -> Option<String> {
@@ -283,16 +294,34 @@ fn find<'a>(keys: &'a [Key], name: &str) -> Option<&'a Key> {
     keys.iter().find(|key| key.name == name)
 }
 
+fn unknown_section(name: &str) -> String {
+    let allowed: Vec<&str> = SECTIONS.iter().map(|(section, _)| *section).collect();
+    format!("unknown section `{name}`; allowed are {}", allowed.join(", "))
+}
+
 fn unknown_key(section: &str, name: &str, keys: &[Key]) -> String {
     let allowed: Vec<&str> = keys.iter().map(|key| key.name).collect();
     format!("unknown key `{section}.{name}`; allowed are {}", allowed.join(", "))
 }
 
 fn not_allowed(path: &str, value: &Value, key: &Key) -> String {
-    if key.name == "api_key" {
-        return format!("{path} is not allowed; allowed is {}", key.rule);
+    let allowed = format!("not allowed; allowed is {}", key.rule);
+    if let Some(wrong) = key.rule.wrong_element(value) {
+        return format!("{path} contains {wrong}, which is {allowed}");
     }
-    format!("{path} = {value} is not allowed; allowed is {}", key.rule)
+    match key.name {
+        "api_key" => format!("{path} is {allowed}"),
+        "base_url" => format!("{path} = {} is {allowed}", masked(&value.to_string())),
+        _ => format!("{path} = {value} is {allowed}"),
+    }
+}
+
+/// Hides user name and password of an address.
+fn masked(url: &str) -> String {
+    match url.rsplit_once('@') {
+        Some((before, host)) => format!("{}***@{host}", &before[..before.find("//").map_or(0, |at| at + 2)]),
+        None => url.to_owned(),
+    }
 }
 
 fn to_value(value: &DeValue<'_>) -> Value {

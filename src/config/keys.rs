@@ -159,19 +159,25 @@ impl Rule {
             (Rule::Whole(min, max), Value::Integer(whole)) => (min..=max).contains(whole),
             (Rule::Number(min, max), Value::Integer(whole)) => (min..=max).contains(&(*whole as f64)),
             (Rule::Number(min, max), Value::Float(number)) => (min..=max).contains(number),
-            (Rule::Texts, Value::Array(values)) => {
-                values.iter().all(|value| value.as_str().is_some_and(|text| !text.is_empty()))
-            }
-            (Rule::HostNames, Value::Array(values)) => {
-                values.iter().all(|value| value.as_str().is_some_and(is_host_name))
-            }
-            (Rule::Origins, Value::Array(values)) => values.iter().all(|value| value.as_str().is_some_and(is_origin)),
-            (Rule::HeaderNames, Value::Array(values)) => {
-                values.iter().all(|value| value.as_str().is_some_and(|name| HeaderName::try_from(name).is_ok()))
+            (Rule::Texts | Rule::HostNames | Rule::Origins | Rule::HeaderNames, Value::Array(_)) => {
+                self.wrong_element(value).is_none()
             }
             (_, Value::String(text)) => self.allows_text(text),
             _ => false,
         }
+    }
+
+    /// Returns the first element that a list of this rule must not contain; `None` if there is none, or the rule is not
+    /// that of a list.
+    pub fn wrong_element(self, value: &Value) -> Option<&Value> {
+        let is_allowed: fn(&str) -> bool = match self {
+            Rule::Texts => |text| !text.is_empty(),
+            Rule::HostNames => is_host_name,
+            Rule::Origins => is_origin,
+            Rule::HeaderNames => |name| HeaderName::try_from(name).is_ok(),
+            _ => return None,
+        };
+        value.as_array()?.iter().find(|element| !element.as_str().is_some_and(is_allowed))
     }
 
     fn allows_text(self, text: &str) -> bool {
@@ -227,7 +233,7 @@ impl fmt::Display for Rule {
             }
             Rule::ApiKey => f.write_str(&check_api_key("").err().unwrap_or_default()),
             Rule::Text => f.write_str("a text that is not empty"),
-            Rule::Texts => f.write_str("a list of texts"),
+            Rule::Texts => f.write_str("a list of texts, none of them empty"),
             Rule::HostNames => f.write_str("a list of host names without port, as [\"llm.example.com\"]"),
             Rule::Origins => f.write_str("a list of origins, as [\"https://chat.example.com\"]"),
         }

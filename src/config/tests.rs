@@ -156,3 +156,55 @@ fn link_local_endpoints_must_be_asked_for() {
     assert!(errors[0].starts_with(start) && errors[0].contains("server.allow_link_local_endpoints"), "{errors:?}");
     assert!(load_text(text, &[("LEASEWAY_SERVER__ALLOW_LINK_LOCAL_ENDPOINTS", "true")]).is_ok());
 }
+
+#[test]
+fn mistakes_come_in_the_order_of_the_file_and_blocks_with_mistakes_are_compared_too() {
+    let text = "[tps]\nema_alpha = 7\n[[endpoints]]\nname = \"a\"\nmax_concurrency = 0\nbase_url = \"http://x\"\n\
+                [[endpoints]]\nname = \"a\"\nmodels = [\"m\", \"\"]\nbase_url = \"http://x/v1\"\n\
+                [queue]\ntimeout_secs = -1\nmax_waiting = -1\n[server]\nbind = \"0.0.0.0:1\"\n";
+    let environment = [("LEASEWAY_QUEUES__MAX_WAITING", "1"), ("LEASEWAY_TPS__EMA_ALPHA", "2")];
+    let errors = load_text(text, &environment).expect_err("mistakes");
+    let expected = [
+        "FILE:2: tps.ema_alpha",
+        "FILE:5: endpoints.max_concurrency",
+        "FILE:7: endpoint name \"a\" is used at FILE:3 already",
+        "FILE:7: endpoint base_url \"http://x/v1\" is used at FILE:3 already",
+        "FILE:9: endpoints.models contains \"\", which is not allowed; allowed is a list of texts, none of them empty",
+        "FILE:12: queue.timeout_secs",
+        "FILE:13: queue.max_waiting",
+        "FILE:15: server.bind",
+        "LEASEWAY_QUEUES__MAX_WAITING: unknown section `queues`; allowed are server, database, balancer,",
+        "LEASEWAY_TPS__EMA_ALPHA: ",
+    ];
+    assert_eq!(errors.len(), expected.len(), "{errors:#?}");
+    for (error, start) in errors.iter().zip(expected) {
+        assert!(error.starts_with(start), "{error} does not start with {start}");
+    }
+}
+
+#[test]
+fn the_wrong_element_of_a_list_is_named() {
+    let text = "[server]\ncors_origins = [\"http://a\", \"http://b/\"]\nallowed_hosts = [7]\n";
+    let errors = load_text(text, &[("LEASEWAY_UPSTREAM__DROP_HEADERS", "x-a, b c")]).expect_err("mistakes");
+    assert!(errors[0].contains("server.cors_origins contains \"http://b/\", which is not allowed"), "{errors:?}");
+    assert!(errors[1].contains("server.allowed_hosts contains 7, which is not allowed"), "{errors:?}");
+    assert!(errors[2].contains("upstream.drop_headers contains \"b c\", which is not allowed"), "{errors:?}");
+}
+
+#[test]
+fn the_password_of_an_address_is_not_shown() {
+    for address in ["http://me:pass@x", "http//me:pass@x", "http://me:pass@169.254.169.254", "http://me:pa@ss@x"] {
+        let text = format!("[[endpoints]]\nname = \"a\"\nbase_url = \"{address}\"\n");
+        let all = load_text(&text, &[]).expect_err("a mistake").join("\n");
+        assert!(all.contains("//***@") && !all.contains("pa"), "{all}");
+    }
+    let list = "[[endpoints]]\nname = \"a\"\nbase_url = [\"http://me:pass@x\"]\napi_key = [\"pass\"]\n";
+    let all = load_text(list, &[]).expect_err("mistakes").join("\n");
+    assert!(all.contains("endpoints.api_key is not allowed") && !all.contains("pass"), "{all}");
+}
+
+#[test]
+fn a_variable_that_is_no_text_is_named() {
+    let errors = load_text("", &[("LEASEWAY_DATABASE__URL", "sqlite://a\u{fffd}.db")]).expect_err("not UTF-8");
+    assert_eq!(errors, ["LEASEWAY_DATABASE__URL: the value is not UTF-8"]);
+}

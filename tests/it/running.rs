@@ -1,7 +1,9 @@
 //! The real binary: settings, mistakes, signals.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -121,6 +123,10 @@ async fn wrong_variables_are_named() {
     let (success, said) = run(command).await;
     assert!(!success);
     assert!(said.contains("LEASEWAY_QUEUE__MAX_WAITING: queue.max_waiting = \"many\" is not allowed"), "{said}");
+    let mut command = serve(folder.path());
+    command.env("LEASEWAY_DATABASE__URL", OsStr::from_bytes(b"sqlite://a\xff.db"));
+    let (success, said) = run(command).await;
+    assert!(!success && said.contains("LEASEWAY_DATABASE__URL: the value is not UTF-8"), "{said}");
 }
 
 #[actix_web::test]
