@@ -221,6 +221,7 @@ pub fn load(file: Option<&Path>, environment: &[(String, String)]) -> Result<(Co
     settings.read_environment(environment);
     settings.refuse_open_access();
     settings.refuse_link_local_endpoints();
+    settings.refuse_little_room();
     let (table, endpoints, warnings) = settings.finish()?;
     let mut config: Config = table.try_into().expect("checked values fit the settings they were checked for");
     config.endpoints = endpoints;

@@ -23,6 +23,8 @@ pub struct Settings {
     warnings: Vec<String>,
     /// The place that set `server.bind` last.
     bind_place: String,
+    /// The place that set the length of a body or the room for bodies last.
+    room_place: String,
     /// Place and address of each endpoint at a link-local address.
     link_local: Vec<(String, String)>,
 }
@@ -147,6 +149,21 @@ impl Settings {
         self.fail(self.bind_place.clone(), message);
     }
 
+    /// Refuses a room for bodies into which a body of the allowed length never fits.
+    pub fn refuse_little_room(&mut self) {
+        let bytes = |key| self.table.get("server").and_then(|server| server.get(key)?.as_integer());
+        let (Some(body), Some(room)) = (bytes("max_body_bytes"), bytes("max_buffered_bytes")) else { return };
+        // A sixteenth is kept for small bodies.
+        if body <= room - room / 16 {
+            return;
+        }
+        let message = format!(
+            "server.max_body_bytes = {body} is more than fifteen sixteenths of server.max_buffered_bytes = {room}; \
+             a request of that length would be refused for ever"
+        );
+        self.fail(self.room_place.clone(), message);
+    }
+
     /// Refuses endpoints at link-local addresses, unless `server.allow_link_local_endpoints` is set.
     pub fn refuse_link_local_endpoints(&mut self) {
         let server = self.table.get("server");
@@ -182,6 +199,7 @@ impl Settings {
         }
         match path.as_str() {
             "server.bind" => self.bind_place.clone_from(&place),
+            "server.max_body_bytes" | "server.max_buffered_bytes" => self.room_place.clone_from(&place),
             _ => {}
         }
         let section = self.table.entry(section_name).or_insert_with(|| Value::Table(Table::new()));

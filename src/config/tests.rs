@@ -158,6 +158,18 @@ fn link_local_endpoints_must_be_asked_for() {
 }
 
 #[test]
+fn a_body_of_the_allowed_length_fits_into_the_room_for_bodies() {
+    let small = "[server]\nworkers = 1\nmax_buffered_bytes = 35791393\n";
+    let errors = load_text(small, &[]).expect_err("a body of the default length never fits");
+    let start = "FILE:3: server.max_body_bytes = 33554432 is more than fifteen sixteenths of server.max_buffered_bytes";
+    assert!(errors[0].starts_with(start), "{errors:?}");
+    assert!(load_text("[server]\nmax_buffered_bytes = 35791395\n", &[]).is_ok());
+    assert!(load_text(small, &[("LEASEWAY_SERVER__MAX_BODY_BYTES", "1000")]).is_ok());
+    let errors = load_text("", &[("LEASEWAY_SERVER__MAX_BODY_BYTES", "300000000")]).expect_err("too long");
+    assert!(errors[0].starts_with("LEASEWAY_SERVER__MAX_BODY_BYTES: server.max_body_bytes = "), "{errors:?}");
+}
+
+#[test]
 fn mistakes_come_in_the_order_of_the_file_and_blocks_with_mistakes_are_compared_too() {
     let text = "[tps]\nema_alpha = 7\n[[endpoints]]\nname = \"a\"\nmax_concurrency = 0\nbase_url = \"http://x\"\n\
                 [[endpoints]]\nname = \"a\"\nmodels = [\"m\", \"\"]\nbase_url = \"http://x/v1\"\n\
