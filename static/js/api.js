@@ -2,7 +2,7 @@
 
 import { text } from "./text.js";
 
-class Problem extends Error {
+export class Problem extends Error {
   constructor(message, field) {
     super(message);
     this.field = field;

@@ -1,6 +1,6 @@
 // The form that adds an endpoint. An error of the server stands beside the field that is wrong.
 
-import { ask } from "./api.js";
+import { ask, Problem } from "./api.js";
 import { element, whileDisabled, write } from "./dom.js";
 import { text } from "./text.js";
 
@@ -39,6 +39,8 @@ async function submit(form, general) {
   if (values.max_concurrency !== "") body.max_concurrency = Number(values.max_concurrency);
   if (values.api_key !== "") body.api_key = values.api_key;
   try {
+    // Such a field reads as empty.
+    if (form.elements.max_concurrency.validity.badInput) throw new Problem(text("noNumber"), "max_concurrency");
     await ask("/api/endpoints", "POST", body);
     if (dialog.contains(form)) dialog.close();
   } catch (error) {
