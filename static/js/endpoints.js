@@ -68,8 +68,11 @@ function writeBreaker(place, { state, until }) {
   write(place, { closed: "", open: `${text("skippedUntil")} ${clock(until, { second: "2-digit" })}`, trial: text("onTrial") }[state]);
 }
 
-export function statusOf(endpoint) {
-  return element("span", { class: "status", "data-status": endpoint.status }, text(endpoint.status));
+// Returns an endpoint's status and breaker in words.
+export function statusOf({ status, breaker }) {
+  const place = element("span", { class: "breaker" });
+  writeBreaker(place, breaker);
+  return element("span", {}, element("span", { class: "status", "data-status": status }, text(status)), place);
 }
 
 function emptyState() {

@@ -1,8 +1,10 @@
 //! How the dashboard looks: words, colours, widths, and the files it is made of.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use awc::http::Method;
+use tokio::time::interval;
 
 use crate::support::browser::Tab;
 use crate::support::fake_endpoint::json_answer;
@@ -111,6 +113,78 @@ async fn no_width_needs_scrolling_sideways_and_the_first_paint_is_small() {
         .reduce((sum, { encodedBodySize }) => sum + encodedBodySize, 0)";
     let bytes = tab.value(bytes).await.as_f64().expect("a number");
     assert!((10_000.0..100.0 * 1024.0).contains(&bytes), "{bytes} bytes");
+    tab.close_cleanly().await;
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn nothing_is_cut_where_there_is_little_room() {
+    let app = TestApp::with(|config| config.health.failures_to_offline = 100).await;
+    let (fast, sick) = (FakeEndpoint::start(&["m"]).await, FakeEndpoint::start(&["s"]).await);
+    app.register("fast", &fast, 1).await;
+    app.register("sick", &sick, 1).await;
+    fast.script(|_| json_answer(200, r#"{"usage":{"prompt_tokens":1,"completion_tokens":500}}"#));
+    assert_eq!(app.post(CHAT, &chat("m", false)).await.status, 200);
+    sick.script(|_| json_answer(500, "{}"));
+    let tab = Tab::open(app.address).await;
+    tab.click("#language").await;
+    tokio::select! {
+        () = look(&tab) => {}
+        () = fail(&app) => {}
+    }
+    tab.close_cleanly().await;
+    app.finish().await;
+}
+
+/// Sends requests that fail, and so keeps an endpoint skipped.
+async fn fail(app: &TestApp) {
+    let mut ticks = interval(Duration::from_millis(20));
+    loop {
+        ticks.tick().await;
+        assert_eq!(app.post(CHAT, &chat("s", false)).await.status, 500);
+    }
+}
+
+/// Looks at the page and a panel on a narrow and on a usual screen.
+async fn look(tab: &Tab) {
+    for width in [360, 1280] {
+        tab.show(width, 800).await;
+        let is_whole = |selector: &str, text: &str| {
+            format!(
+                "(() => {{ const {{ scrollWidth, clientWidth, textContent }} = document.querySelector('{selector}');\
+                    return {text}.test(textContent) && scrollWidth <= clientWidth; }})()"
+            )
+        };
+        tab.until("the breaker", &is_whole("[data-endpoint=sick] td", "/除外中/")).await;
+        tab.until("the speed", &is_whole("[data-stat=tokens-per-second]", "/\\d,\\d{3} tok/")).await;
+        let one_line = "[...document.querySelectorAll('button')].every((button) => button.offsetHeight < 40)";
+        tab.until("every button is one line", one_line).await;
+        if let Some(folder) = pictures() {
+            tab.picture(&folder.join(format!("narrow-{width}.png"))).await;
+            tab.show(width, 800).await;
+        }
+        tab.click("[data-endpoint=sick] button").await;
+        tab.until("the breaker in the panel", "/除外中/.test(document.querySelector('#panel dl').textContent)").await;
+        tab.until("every button is one line", one_line).await;
+        if let Some(folder) = pictures() {
+            tab.picture(&folder.join(format!("panel-{width}.png"))).await;
+        }
+        tab.press("Escape").await;
+    }
+}
+
+#[actix_web::test]
+async fn a_number_of_slots_that_is_no_number_is_told() {
+    let app = TestApp::start().await;
+    let tab = Tab::open(app.address).await;
+    tab.click("#add").await;
+    for (field, text) in [("name", "a"), ("base_url", "http://127.0.0.1:9"), ("max_concurrency", "1e")] {
+        tab.click(&format!("#form [name={field}]")).await;
+        tab.write(text).await;
+    }
+    tab.press("Enter").await;
+    tab.until_text("#problem-max_concurrency", "Write a whole number.").await;
+    assert_eq!(app.get("/api/endpoints").await.json(), serde_json::json!([]));
     tab.close_cleanly().await;
     app.finish().await;
 }
