@@ -50,8 +50,14 @@ impl World {
             self.endpoints.insert(id, facts.clone());
             self.dispatcher.change_endpoints(self.now, vec![facts], Vec::new(), &mut decisions);
         }
-        let is_vain = |decision: &Decision| {
-            matches!(decision, Decision::Refuse(_, Refusal::NothingUntried { .. } | Refusal::ApiNotSupported(_)))
+        // Those whom no endpoint can serve are refused before the others are moved.
+        let is_vain = |decision: &Decision| match decision {
+            Decision::Refuse(_, Refusal::NothingUntried { .. } | Refusal::ApiNotSupported(_)) => true,
+            Decision::Refuse(ticket, Refusal::NoEndpointOnline) => {
+                let waiter = self.waiters().find(|waiter| waiter.ticket == *ticket).expect("it waits");
+                self.unserved(&waiter.request).is_some()
+            }
+            Decision::Refuse(..) | Decision::Grant(..) => false,
         };
         let (vain, decisions): (Vec<_>, Vec<_>) = decisions.into_iter().partition(is_vain);
         let (refusals, grants) = decisions.into_iter().partition(|decision| matches!(decision, Decision::Refuse(..)));
