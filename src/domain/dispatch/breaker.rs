@@ -174,7 +174,8 @@ impl Breaker {
             Breaker::Trial { skip, lease: other } if sign == Sign::Bad && skip.undecided == Some(lease) => {
                 Breaker::Trial { skip: skip.longer(), lease: other }
             }
-            // The request was sent before the breaker opened.
+            // The request was sent before the breaker opened; a skip counts from the newest failure.
+            Breaker::Open(skip) if sign == Sign::Bad => Breaker::Open(Skip { since: skip.since.max(ended), ..skip }),
             Breaker::Open(_) | Breaker::Trial { .. } => self,
         };
         judged.waited(now)
@@ -269,7 +270,8 @@ mod tests {
         for sign in [Sign::Undecided, Sign::Nothing] {
             assert_eq!(undecided.judged(at(7), attempt, sign), undecided);
         }
-        assert_eq!(failed(undecided, 7, OTHER), undecided);
+        let newest = Breaker::Open(Skip { undecided: Some(TRIAL), ..skip(7, 4) });
+        assert_eq!(failed(undecided, 7, OTHER), newest, "a skip counts from the newest failure");
         let open = undecided.judged(at(7), attempt, Sign::Bad);
         assert_eq!(open, Breaker::Open(skip(6, 8)));
         assert_eq!(open.judged(at(8), attempt, Sign::Bad), open);

@@ -100,7 +100,9 @@ impl Trials {
             Sign::Bad | Sign::Busy => before.suspect_since.max(Some(attempt.ended)),
             Sign::Undecided | Sign::Nothing => before.suspect_since,
         };
-        let after = Record { breaker: before.breaker.judged(now, attempt, sign), suspect_since };
+        // Verdicts that are reached together come in no order, so that a skip counts from the newest failure.
+        let ended = suspect_since.filter(|_| sign == Sign::Bad).unwrap_or(attempt.ended);
+        let after = Record { breaker: before.breaker.judged(now, Attempt { ended, ..attempt }, sign), suspect_since };
         if before != after {
             self.set(id, after);
         }

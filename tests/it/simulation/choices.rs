@@ -64,19 +64,23 @@ impl Breaker {
         self.until = since.after(Duration::from_secs(self.skipped_secs));
     }
 
-    fn failed(&mut self, now: Moment, Attempt { lease, ended, .. }: &Attempt) {
+    /// Takes note of a failure; `newest` is when the newest failure came.
+    fn failed(&mut self, now: Moment, Attempt { lease, .. }: &Attempt, newest: Moment) {
         if self.is_closed() {
             self.failures += 1;
             if self.failures == 3 {
-                self.skip(*ended, 1, None);
+                self.skip(newest, 1, None);
             }
         } else if self.trial == Some(*lease) {
-            self.skip(*ended, 2 * self.skipped_secs, None);
+            self.skip(newest, 2 * self.skipped_secs, None);
         } else if self.unproven == Some(*lease) {
             let Self { trial, until, opened, skipped_secs, .. } = *self;
             self.skip(opened, 2 * skipped_secs, None);
             // A trial that is allowed stays allowed.
             (self.trial, self.until) = (trial, if now < until { self.until } else { until });
+        } else if now < self.until {
+            self.opened = self.opened.max(newest);
+            self.until = self.opened.after(Duration::from_secs(self.skipped_secs));
         }
     }
 }
@@ -125,7 +129,7 @@ impl Choices {
                 self.breakers
                     .retain(|other, breaker| *other != id || !breaker.is_closed() && *granted < breaker.opened);
             }
-            Sign::Bad => self.breakers.entry(id).or_default().failed(now, attempt),
+            Sign::Bad => self.breakers.entry(id).or_default().failed(now, attempt, self.suspects[&id]),
             Sign::Busy | Sign::Nothing | Sign::Undecided => {
                 let tried = self.breakers.get_mut(&id).filter(|breaker| breaker.trial == Some(*lease));
                 let Some(breaker) = tried else { return };
