@@ -103,13 +103,8 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     let store_desk = StoreDesk::new(persistence.clone());
     let events = EventHub::default().start();
     let tps = TpsTracker::new(config.tps.ema_alpha, speeds, events.clone().recipient()).start();
-    let upkeep = Upkeep {
-        flush_interval: config.database.flush_interval,
-        retention: config.database.history_retention,
-        history_max_rows: config.database.history_max_rows,
-    };
     let writer = Writer { batches: persistence.clone().recipient(), removals: persistence.clone().recipient() };
-    let history = HistoryRecorder::new(past, upkeep, writer, events.clone().recipient()).start();
+    let history = HistoryRecorder::new(past, upkeep(&config), writer, events.clone().recipient()).start();
     let (load_manager, mailbox) = Mailbox::<LoadManager>::new();
     let catalog = Arc::new(ModelCatalog::default());
     let neighbours = Neighbours {
@@ -161,6 +156,15 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     log::info!("Load balancer mode: {}", balancing.mode.as_str());
     log::info!("listening address={address} endpoints={endpoints}");
     Ok(Leaseway { address, config, server: handle, registry, load_manager, history, persistence, events, draining })
+}
+
+/// Returns how often statistics are written, and how long history is kept.
+fn upkeep(config: &Config) -> Upkeep {
+    Upkeep {
+        flush_interval: config.database.flush_interval,
+        retention: config.database.history_retention,
+        history_max_rows: config.database.history_max_rows,
+    }
 }
 
 /// Returns when a refused client may come again, in seconds from 1 to 60.

@@ -42,7 +42,7 @@ use crate::domain::target::Target;
 use crate::domain::time::Moment;
 
 /// The most connections that one thread watches at a time, so that watching takes few descriptors.
-const WATCHED_MAX: usize = 64;
+const WATCHED_IN_ALL_MAX: usize = 64;
 
 /// The state that the connections of one thread to one endpoint share.
 #[derive(Debug, Default)]
@@ -289,7 +289,7 @@ impl Wire {
         if self.peer.is_fresh || target.is_caught(now) {
             return self.retire();
         }
-        let (used, has_room) = (now.since(self.used_since.get()), self.peer.watched_in_all.get() < WATCHED_MAX);
+        let (used, has_room) = (now.since(self.used_since.get()), self.peer.watched_in_all.get() < WATCHED_IN_ALL_MAX);
         match self.peer.watching(|watching| watching.fate(now, used, has_room)) {
             Fate::Keep => {}
             Fate::Retire => self.retire(),

@@ -49,7 +49,7 @@ pub struct LoadManager {
     draining: Option<Caller<usize>>,
     observers: Vec<Recipient<LeasesEnded>>,
     /// The ended leases of which observers have not been told. They are told as soon as the messages that wait are handled, since
-    /// each message to another thread may cost a wake-up.
+    /// each message to another thread may cost a wake-up. There are at most as many as there were leases and waiting messages.
     untold: Vec<Arc<EndedLease>>,
     /// Hears of endpoints that are to blame for failures; set when Leaseway starts.
     blames: Option<Recipient<EndpointBlamed>>,
