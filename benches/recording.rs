@@ -19,6 +19,7 @@ use leaseway::domain::endpoint::EndpointDefinition;
 use leaseway::domain::ids::{ClientId, EndpointId, ModelId, RequestId};
 use leaseway::domain::request::{ApiKind, EndedLease, LeaseRequest, Outcome, TokenCount};
 use leaseway::domain::target::Target;
+use leaseway::domain::time::Moment;
 use leaseway::store::Store;
 use leaseway::store::retention::Kept;
 use uuid::Uuid;
@@ -73,6 +74,7 @@ fn ended(number: usize, targets: &[Arc<Target>]) -> LeasesEnded {
         target: targets[number % targets.len()].clone(),
         outcome: Outcome::Succeeded { tokens: Some(TokenCount { input: Some(30), output: 200, estimated: false }) },
         is_final: true,
+        granted: Moment::default(),
         duration: Duration::from_millis(2000),
         first_token: Some(Duration::from_millis(150)),
         answered_model: None,

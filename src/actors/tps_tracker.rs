@@ -58,7 +58,7 @@ impl Handler<EndpointsChanged> for TpsTracker {
     fn handle(&mut self, changed: EndpointsChanged, _: &mut Context<Self>) {
         for facts in &changed.updated {
             let speeds = self.speeds.entry(facts.id()).or_default();
-            if speeds.len() > SPEEDS_MAX && !facts.models.is_empty() {
+            if speeds.len() > SPEEDS_MAX && !facts.may_serve_any {
                 speeds.retain(|(model, _), _| facts.models.contains(model));
             }
         }
@@ -138,6 +138,7 @@ mod tests {
     use crate::domain::ids::{ClientId, RequestId};
     use crate::domain::request::{LeaseRequest, TokenCount};
     use crate::domain::target::Target;
+    use crate::domain::time::Moment;
 
     fn ended(endpoint: EndpointId, model: &str) -> LeasesEnded {
         let (id, model) = (RequestId::from("r"), ModelId::from(model));
@@ -147,6 +148,7 @@ mod tests {
             target: Arc::new(Target::new(endpoint, &EndpointDefinition::new("a", "http://a"))),
             outcome: Outcome::Succeeded { tokens: Some(TokenCount { input: None, output: 50, estimated: false }) },
             is_final: true,
+            granted: Moment::default(),
             duration: Duration::from_secs(1),
             first_token: None,
             answered_model: None,
@@ -160,19 +162,25 @@ mod tests {
         let present = BTreeMap::from([(id, ModelSpeeds::default())]);
         let tracker = TpsTracker::new(0.2, present, EventHub::default().start().recipient()).start();
         let definition = EndpointDefinition::new("a".to_owned(), "http://a".to_owned());
-        let facts = EndpointFacts {
+        let facts = |models: &[&str], may_serve_any| EndpointFacts {
             target: Arc::new(Target::new(id, &definition)),
             max_concurrency: 1,
             capability_score: None,
-            models: Arc::new([ModelId::from("7")].into()),
-            may_serve_any: false,
+            models: Arc::new(models.iter().map(|model| ModelId::from(*model)).collect()),
+            may_serve_any,
             status: EndpointStatus::Online,
         };
-        for (measured, kept) in [(SPEEDS_MAX, SPEEDS_MAX), (SPEEDS_MAX + 1, 1)] {
+        let too_many = SPEEDS_MAX + 1;
+        for (measured, facts, kept) in [
+            (SPEEDS_MAX, facts(&["7"], false), SPEEDS_MAX),
+            (too_many, facts(&[], true), too_many),
+            (too_many, facts(&["7"], false), 1),
+            (too_many, facts(&[], false), 0),
+        ] {
             for model in 0..measured {
                 tracker.send(ended(id, &model.to_string())).await.expect("alive");
             }
-            let changed = EndpointsChanged { updated: vec![facts.clone()], removed: Vec::new() };
+            let changed = EndpointsChanged { updated: vec![facts], removed: Vec::new() };
             tracker.send(changed).await.expect("alive");
             assert_eq!(tracker.send(ReadSpeeds(id)).await.expect("alive").len(), kept);
         }

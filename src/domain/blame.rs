@@ -54,6 +54,8 @@ pub struct Suspect {
 pub struct Blamed {
     /// The endpoint, with the server that failed.
     pub target: Arc<Target>,
+    /// When it failed.
+    pub since: Moment,
     /// The failure for which the endpoint is to blame.
     pub failure: Failure,
 }
@@ -65,7 +67,7 @@ pub enum Comparison {
     #[default]
     Nothing,
     /// One endpoint has answered with such a status. The next attempts decide whether it is to blame.
-    Undecided(Suspect),
+    Undecided(Arc<Suspect>),
     /// The request is at fault: two endpoints answered with such a status, or an endpoint does not serve the request's
     /// API.
     Excused,
@@ -148,13 +150,13 @@ impl Comparison {
     pub fn after(&self, failed: Suspect) -> Self {
         match self {
             _ if !failed.failure.is_server_error() => self.clone(),
-            Comparison::Nothing if !failed.failure.is_not_implemented() => Comparison::Undecided(failed),
+            Comparison::Nothing if !failed.failure.is_not_implemented() => Comparison::Undecided(Arc::new(failed)),
             Comparison::Nothing | Comparison::Undecided(_) | Comparison::Excused => Comparison::Excused,
         }
     }
 
     /// Returns the attempt whose endpoint may be to blame.
-    pub fn undecided(&self) -> Option<&Suspect> {
+    pub fn undecided(&self) -> Option<&Arc<Suspect>> {
         match self {
             Comparison::Undecided(suspect) => Some(suspect),
             Comparison::Nothing | Comparison::Excused => None,

@@ -46,8 +46,9 @@ pub struct Health {
     pub last_seen: Option<DateTime<Utc>>,
     /// Why the last probe failed; `None` once a probe succeeds.
     probe_error: Option<String>,
-    /// Why the last request failed; `None` once a request succeeds, or the endpoint has recovered.
-    request_error: Option<String>,
+    /// When and why the last request failed; `None` once a request that was sent later succeeds, or the endpoint has
+    /// recovered.
+    request_error: Option<(Moment, String)>,
     /// Failed probes since the last good one.
     failures_in_a_row: u32,
     /// When the newest probe that counted was sent. A probe that was sent earlier and ends later does not count.
@@ -94,20 +95,20 @@ impl Health {
 
     /// Returns why the last probe or request failed; `None` if nothing is wrong.
     pub fn last_error(&self) -> Option<&str> {
-        self.probe_error.as_deref().or(self.request_error.as_deref())
+        self.probe_error.as_deref().or(self.request_error.as_ref().map(|(_, reason)| reason.as_str()))
     }
 
-    /// Learns how a request ended.
-    pub fn request_ended(&mut self, outcome: &Outcome) {
+    /// Learns how a request ended whose lease was granted at `granted`.
+    pub fn request_ended(&mut self, granted: Moment, outcome: &Outcome) {
         match outcome {
-            Outcome::Succeeded { .. } => self.request_error = None,
+            Outcome::Succeeded { .. } => drop(self.request_error.take_if(|(failed, _)| granted >= *failed)),
             Outcome::Failed(_) | Outcome::Abandoned => {}
         }
     }
 
-    /// Learns that the endpoint is to blame for a failed request.
-    pub fn blamed(&mut self, failure: &Failure) {
-        self.request_error = Some(failure.to_string());
+    /// Learns that the endpoint is to blame for a request that failed at `failed`.
+    pub fn blamed(&mut self, failed: Moment, failure: &Failure) {
+        self.request_error = Some((failed, failure.to_string()));
     }
 
     /// Learns of a good probe sent at `sent`. Returns whether the probe counts. It does not if a probe that was sent
@@ -234,17 +235,18 @@ mod tests {
     fn a_failed_request_is_told_of_until_one_succeeds_or_the_endpoint_recovers() {
         let failure = Failure::Status(500);
         let mut health = online();
-        health.request_ended(&Outcome::Failed(failure.clone()));
+        health.request_ended(at(0), &Outcome::Failed(failure.clone()));
         assert_eq!(health.last_error(), None, "whom to blame is not known yet");
-        health.blamed(&failure);
+        health.blamed(at(7), &failure);
         find(&mut health, &answer(5));
         assert_eq!(health.last_error(), Some("answered 500"), "a probe proves nothing about requests");
-        health.request_ended(&Outcome::Failed(Failure::Status(404)));
-        health.request_ended(&Outcome::Abandoned);
-        assert_eq!(health.last_error(), Some("answered 500"));
-        health.request_ended(&Outcome::Succeeded { tokens: None });
+        health.request_ended(at(8), &Outcome::Failed(Failure::Status(404)));
+        health.request_ended(at(8), &Outcome::Abandoned);
+        health.request_ended(at(6), &Outcome::Succeeded { tokens: None });
+        assert_eq!(health.last_error(), Some("answered 500"), "an older success proves nothing");
+        health.request_ended(at(7), &Outcome::Succeeded { tokens: None });
         assert_eq!(health.last_error(), None);
-        health.blamed(&failure);
+        health.blamed(at(7), &failure);
         fail(&mut health, 1);
         assert_eq!(health.last_error(), Some("refused"));
         find(&mut health, &answer(5));
@@ -300,7 +302,7 @@ mod tests {
     fn an_endpoint_whose_requests_fail_is_probed_however_much_it_sends() {
         let mut health = online();
         assert!(!health.probe_due(at(21), at(21), Duration::from_secs(30)));
-        health.blamed(&Failure::Status(504));
+        health.blamed(at(20), &Failure::Status(504));
         assert!(health.probe_due(at(21), at(21), Duration::from_secs(30)));
     }
 

@@ -197,6 +197,7 @@ mod tests {
     use crate::domain::ids::{ClientId, RequestId};
     use crate::domain::request::{Failure, LeaseRequest, Refusal, TokenCount};
     use crate::domain::target::Target;
+    use crate::domain::time::Moment;
 
     const ENDPOINT: EndpointId = EndpointId(Uuid::from_u128(1));
 
@@ -223,6 +224,7 @@ mod tests {
             target: Arc::new(Target::new(ENDPOINT, &EndpointDefinition::new("a", "http://a"))),
             outcome,
             is_final,
+            granted: Moment::default(),
             duration: Duration::from_millis(2000),
             first_token: None,
             answered_model: None,

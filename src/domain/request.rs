@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::blame::Comparison;
 use super::ids::{ClientId, EndpointId, LeaseId, ModelId, RequestId};
 use super::target::Target;
+use super::time::Moment;
 
 /// The inference API that a request uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -241,6 +242,8 @@ pub struct EndedLease {
     pub outcome: Outcome,
     /// The request has ended with this lease. False if the request goes on to another endpoint.
     pub is_final: bool,
+    /// When the lease was granted.
+    pub granted: Moment,
     /// The time from dispatch to the last byte.
     pub duration: Duration,
     /// From dispatch to the first content of a stream; `None` if none came.

@@ -65,7 +65,7 @@ impl ClientStream {
     /// Wraps a connection that has been accepted.
     pub fn new(tcp: TcpStream, config: &UpstreamConfig, places: &Arc<Places>) -> Self {
         if let Err(error) = set_options(&tcp, config) {
-            log::debug!("client socket options not set error={error}");
+            log::debug!("client socket options not set error=\"{error}\"");
         }
         let patience = config.idle_timeout + (config.idle_timeout / 2).min(UNSEEN_MAX);
         let (progress, pause_max) = (Progress::new(), config.idle_timeout);
@@ -114,7 +114,7 @@ impl ClientStream {
             && self.blocked.is_none()
             && let Err(error) = self.tcp.try_write(&ApiError::TooSlow { received }.to_bytes())
         {
-            log::debug!("client not told that it is too slow error={error}");
+            log::debug!("client not told that it is too slow error=\"{error}\"");
         }
         io::Error::new(io::ErrorKind::TimedOut, "the client sends its request too slowly")
     }

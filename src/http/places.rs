@@ -26,7 +26,7 @@ pub fn raise_open_files() -> usize {
     if limit.current != limit.maximum {
         let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
         if let Err(error) = setrlimit(Resource::Nofile, raised) {
-            log::debug!("limit of open files not raised error={error}");
+            log::debug!("limit of open files not raised error=\"{error}\"");
         }
     }
     let files = getrlimit(Resource::Nofile).current;

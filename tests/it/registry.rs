@@ -21,6 +21,7 @@ use leaseway::domain::load::LoadReport;
 use leaseway::domain::request::{ApiKind, EndedLease, Failure, LeaseRequest, Outcome};
 use leaseway::domain::stored_endpoint::StoredEndpoint;
 use leaseway::domain::target::Target;
+use leaseway::domain::time::Moment;
 use leaseway::store::Store;
 use leaseway::upstream::probe::Prober;
 use tempfile::TempDir;
@@ -191,12 +192,14 @@ fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 
 /// The end of a lease on this target, whose answer may have named another model than the one asked for.
 fn served(target: &Arc<Target>, answered_model: Option<&str>) -> LeasesEnded {
+    let granted = Moment::default();
     let (id, client) = (RequestId::from("r"), ClientId::Named((*b"c").into()));
     LeasesEnded(vec![Arc::new(EndedLease {
         request: Arc::new(LeaseRequest::new(id, ModelId::from("m"), ApiKind::ChatCompletions, client)),
         target: target.clone(),
         outcome: Outcome::Succeeded { tokens: None },
         is_final: true,
+        granted,
         duration: Duration::ZERO,
         first_token: None,
         answered_model: answered_model.map(ModelId::from),
@@ -205,7 +208,7 @@ fn served(target: &Arc<Target>, answered_model: Option<&str>) -> LeasesEnded {
 }
 
 fn blamed(target: &Arc<Target>) -> EndpointBlamed {
-    EndpointBlamed(Blamed { target: target.clone(), failure: Failure::Status(500) })
+    EndpointBlamed(Blamed { target: target.clone(), since: Moment::default(), failure: Failure::Status(500) })
 }
 
 #[actix_web::test]

@@ -286,7 +286,7 @@ impl Registry {
             return;
         }
         let was_well = entry.health.last_error().is_none();
-        entry.health.request_ended(&ended.outcome);
+        entry.health.request_ended(ended.granted, &ended.outcome);
         if !was_well || entry.health.last_error().is_some() {
             self.neighbours.events.do_send(Publish(Event::HealthChanged(entry.health_changed())));
         }
@@ -306,10 +306,10 @@ impl Registry {
 impl Handler<EndpointBlamed> for Registry {
     type Result = ();
 
-    fn handle(&mut self, EndpointBlamed(Blamed { target, failure }): EndpointBlamed, ctx: &mut Context<Self>) {
+    fn handle(&mut self, EndpointBlamed(Blamed { target, since, failure }): EndpointBlamed, ctx: &mut Context<Self>) {
         let entry = self.entries.get_mut(&target.id).filter(|entry| entry.target.is_same_server(&target));
         let Some(entry) = entry else { return };
-        entry.health.blamed(&failure);
+        entry.health.blamed(since, &failure);
         self.neighbours.events.do_send(Publish(Event::HealthChanged(entry.health_changed())));
         self.probe(target.id, ctx);
     }

@@ -87,7 +87,7 @@ struct Held {
     granted: Moment,
     waited: Duration,
     /// An earlier attempt of the request, which this one decides about.
-    undecided: Option<Suspect>,
+    undecided: Option<Arc<Suspect>>,
 }
 
 /// Grants leases on endpoints and keeps the queue of requests that wait for one.
@@ -104,7 +104,7 @@ pub struct Dispatcher {
     rules: QueueRules,
     draining: bool,
     /// What is now known of endpoints that were undecided about; empty after every call.
-    verdicts: Vec<(Suspect, Sign)>,
+    verdicts: Vec<(Arc<Suspect>, Sign)>,
     /// Endpoints found to be to blame since [`Dispatcher::take_blamed`] was last asked.
     blamed: Vec<Blamed>,
 }
@@ -374,6 +374,7 @@ impl Held {
             target: self.target,
             outcome,
             is_final: true,
+            granted: self.granted,
             duration: now.since(self.granted),
             first_token,
             answered_model,

@@ -65,7 +65,7 @@ impl Dispatcher {
     fn release(&mut self, now: Moment, held: &Held, end: &LeaseEnd, goes_on: bool) -> bool {
         let sign = held.request.comparison.sign_of(&end.outcome, goes_on);
         if let (Sign::Bad, Outcome::Failed(failure)) = (sign, &end.outcome) {
-            self.blamed.push(Blamed { target: held.target.clone(), failure: failure.clone() });
+            self.blamed.push(Blamed { target: held.target.clone(), since: now, failure: failure.clone() });
         }
         if let Outcome::Succeeded { .. } = end.outcome {
             self.fleet.models_mut().service_time_mut(held.model).record(now.since(held.granted));
@@ -111,7 +111,8 @@ impl Dispatcher {
             any_turned |= turns;
             judged.push(suspect.target.id);
             if sign == Sign::Bad {
-                self.blamed.push(Blamed { target: suspect.target, failure: suspect.failure });
+                let Suspect { target, attempt, failure } = &*suspect;
+                self.blamed.push(Blamed { target: target.clone(), since: attempt.ended, failure: failure.clone() });
             }
         }
         // An endpoint on trial whose trial has shown nothing may be tried again.
