@@ -149,45 +149,43 @@ impl Fleet {
     /// Takes a free slot of an endpoint. Returns the endpoint's target, and whether the lease is the endpoint's trial.
     ///
     /// # Panics
-    /// If the endpoint has no free slot.
-    pub fn take(&mut self, id: EndpointId, lease: LeaseId) -> (&Arc<Target>, bool) {
+    /// If the endpoint is gone or has no free slot.
+    pub fn take(&mut self, id: EndpointId, lease: LeaseId) -> (Arc<Target>, bool) {
         self.next_turn += 1;
         let turn = self.next_turn;
-        self.change(id, |endpoint, trials| {
+        let taken = self.change(id, |endpoint, trials| {
             assert!(endpoint.has_free_slot(), "a slot is taken only from an endpoint that has one free");
             endpoint.in_flight += 1;
             endpoint.selections += 1;
             endpoint.turn = turn;
-            trials.granted(id, lease);
+            (endpoint.facts.target.clone(), trials.granted(id, lease))
         });
-        (&self.endpoints[&id].facts.target, self.trials.of(id).breaker.is_tried_with(lease))
+        taken.expect("a slot is taken only from an endpoint that is there")
     }
 
     /// Gives a slot back and learns what its lease says about the endpoint; without effect if the endpoint is gone.
     /// Returns whether the endpoint's breaker has opened or closed.
     pub fn release(&mut self, now: Moment, target: &Arc<Target>, attempt: Attempt, sign: Sign) -> bool {
-        let mut has_turned = false;
-        self.change(target.id, |endpoint, trials| {
+        let has_turned = self.change(target.id, |endpoint, trials| {
             endpoint.in_flight -= 1;
             if !endpoint.is_at(target) {
-                return;
+                return false;
             }
             if sign == Sign::Good {
                 endpoint.served = attempt.ended;
             }
-            has_turned = trials.judged(now, target.id, attempt, sign);
+            trials.judged(now, target.id, attempt, sign)
         });
-        has_turned
+        has_turned.unwrap_or(false)
     }
 
     /// Learns what an attempt that has ended says about its endpoint after all. Returns whether the breaker has opened
     /// or closed.
     pub fn judge(&mut self, now: Moment, Suspect { target, attempt, .. }: &Suspect, sign: Sign) -> bool {
-        let mut has_turned = false;
-        self.change(target.id, |endpoint, trials| {
-            has_turned = endpoint.is_at(target) && trials.judged(now, target.id, *attempt, sign);
+        let has_turned = self.change(target.id, |endpoint, trials| {
+            endpoint.is_at(target) && trials.judged(now, target.id, *attempt, sign)
         });
-        has_turned
+        has_turned.unwrap_or(false)
     }
 
     /// Tells whether the endpoint has served a request after it failed this attempt. The failure then counts no more.
@@ -216,14 +214,14 @@ impl Fleet {
     /// Learns of the first byte of a good answer to a request that went to `target`. Returns whether the endpoint's
     /// breaker has closed.
     pub fn answer_began(&mut self, now: Moment, lease: LeaseId, target: &Arc<Target>) -> bool {
-        let mut has_closed = false;
-        self.change(target.id, |endpoint, trials| {
-            if endpoint.is_at(target) {
+        let has_closed = self.change(target.id, |endpoint, trials| {
+            let is_at = endpoint.is_at(target);
+            if is_at {
                 endpoint.served = now;
-                has_closed = trials.answer_began(target.id, lease);
             }
+            is_at && trials.answer_began(target.id, lease)
         });
-        has_closed
+        has_closed.unwrap_or(false)
     }
 
     /// Returns the endpoints whose breaker shows another state than at the last call, with their breakers.
@@ -359,12 +357,12 @@ impl Fleet {
         Some(endpoint)
     }
 
-    /// Changes an endpoint, its breaker or its suspicion, and moves the endpoint to its new position. Without effect if
-    /// the endpoint is gone.
-    fn change(&mut self, id: EndpointId, change: impl FnOnce(&mut Endpoint, &mut Trials)) {
-        let Some(endpoint) = self.endpoints.get_mut(&id) else { return };
-        change(endpoint, &mut self.trials);
-        let Some(key) = endpoint.key else { return };
+    /// Changes an endpoint, its breaker or its suspicion, and moves the endpoint to its new position. Returns what
+    /// `change` returns; `None`, without effect, if the endpoint is gone.
+    fn change<R>(&mut self, id: EndpointId, change: impl FnOnce(&mut Endpoint, &mut Trials) -> R) -> Option<R> {
+        let endpoint = self.endpoints.get_mut(&id)?;
+        let changed = change(endpoint, &mut self.trials);
+        let Some(key) = endpoint.key else { return Some(changed) };
         let position = endpoint.position(&self.policy, self.trials.of(id));
         let was_closed = self.index.position(key).is_closed;
         self.index.reposition(key, position);
@@ -372,6 +370,7 @@ impl Fleet {
             self.trials.set_online(id, true);
             self.unserved.set_presence(id, Presence { online: 1, closed: usize::from(position.is_closed) });
         }
+        Some(changed)
     }
 
     fn presence(&self, endpoint: &Endpoint) -> Presence {

@@ -214,6 +214,9 @@ impl Index {
             }
             list.add(member.place(MemberKey(*key), standing.rank));
             has_calm |= !standing.is_strained;
+            if has_calm || is_last_resort {
+                continue;
+            }
             let in_turn = member.place(MemberKey(*key), standing.rank.in_turn());
             if list.in_turn.is_none_or(|other| in_turn < other) {
                 list.in_turn = Some(in_turn);

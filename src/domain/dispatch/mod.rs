@@ -315,7 +315,6 @@ impl Dispatcher {
         let lease = LeaseId(self.next_lease);
         self.next_lease += 1;
         let (target, is_trial) = self.fleet.take(endpoint, lease);
-        let target = target.clone();
         let (waited, queued) = waited.map_or((Duration::ZERO, None), |(waited, queued)| (waited, Some(queued)));
         let (model, granted) = (request.model.clone(), now);
         self.selections.total += 1;

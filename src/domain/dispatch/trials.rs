@@ -85,11 +85,11 @@ impl Trials {
         }
     }
 
-    /// Learns of a grant on an endpoint.
-    pub fn granted(&mut self, id: EndpointId, lease: LeaseId) {
-        if let Some(record) = self.records.get_mut(&id) {
-            record.breaker = record.breaker.granted(lease);
-        }
+    /// Learns of a grant on an endpoint. Returns whether the lease is the endpoint's trial.
+    pub fn granted(&mut self, id: EndpointId, lease: LeaseId) -> bool {
+        let Some(record) = self.records.get_mut(&id) else { return false };
+        record.breaker = record.breaker.granted(lease);
+        record.breaker.is_tried_with(lease)
     }
 
     /// Learns what an attempt says about its endpoint. Returns whether the breaker has opened or closed.

@@ -20,12 +20,12 @@ impl Shortlist {
 
     /// Lists an endpoint unless better endpoints fill the list.
     pub fn add(&mut self, place: Place) {
-        let mut place = Some(place);
-        for listed in &mut self.best {
-            if listed.is_none_or(|listed| place.is_some_and(|place| place < listed)) {
-                std::mem::swap(listed, &mut place);
-            }
+        let [best, next] = &mut self.best;
+        if next.as_ref().is_some_and(|next| *next < place) {
+            return;
         }
+        let is_best = best.as_ref().is_none_or(|best| place < *best);
+        *next = if is_best { best.replace(place) } else { Some(place) };
     }
 
     /// Returns the best endpoint; `None` if the list is empty.
