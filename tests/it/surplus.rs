@@ -288,20 +288,20 @@ async fn a_connection_that_an_endpoint_ends_for_want_of_requests_says_nothing() 
     let (address, ended) = start_impatient();
     register(&app, address, 1).await;
     let asked = AtomicUsize::new(0);
-    let until = async |what: usize, count: usize| {
+    let [by_endpoint, by_client] = &*ended;
+    let all = || by_endpoint.load(Ordering::Relaxed) + by_client.load(Ordering::Relaxed);
+    // The first connection is watched and ended by Leaseway, unless the machine is so busy that the endpoint is faster.
+    while by_endpoint.load(Ordering::Relaxed) == 0 {
+        let before = all();
+        assert_eq!(ask(&app, &asked).await, (200, true));
         let reached = async {
             let mut ticks = interval(Duration::from_millis(10));
-            while ended[what].load(Ordering::Relaxed) < count {
+            while all() == before {
                 ticks.tick().await;
             }
         };
         soon("the end of a connection", reached).await;
-    };
-    let probed = ended[1].load(Ordering::Relaxed);
-    assert_eq!(ask(&app, &asked).await, (200, true));
-    until(1, probed + 1).await;
-    assert_eq!(ask(&app, &asked).await, (200, true));
-    until(0, 1).await;
+    }
     for _ in 0..3 {
         assert_eq!(ask(&app, &asked).await, (200, true));
     }

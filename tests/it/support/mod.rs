@@ -16,7 +16,7 @@ pub use self::raw::RawClient;
 pub use self::test_app::TestApp;
 
 /// How long a test waits for anything before it fails. A busy machine takes many times as long as an idle one.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits for something that must happen, and fails if it does not happen in time.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {

@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use tokio::sync::mpsc;
 
-use super::soon;
+use super::{PATIENCE, soon};
 
 /// A running `leaseway`; killed when dropped.
 pub struct Process {
@@ -20,6 +20,8 @@ pub struct Process {
 pub fn leaseway(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_leaseway"));
     command.args(arguments).env_clear().current_dir(folder).stdin(Stdio::null());
+    // A busy machine must not make a healthy endpoint look slow.
+    command.env("LEASEWAY_HEALTH__TIMEOUT_SECS", PATIENCE.as_secs().to_string());
     command
 }
 

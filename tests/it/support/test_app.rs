@@ -14,7 +14,7 @@ use leaseway::config::{self, Config};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{FakeEndpoint, soon};
+use super::{FakeEndpoint, PATIENCE, soon};
 
 /// The longest frame that a viewer accepts, in bytes.
 const FRAME_MAX: usize = 16 * 1024 * 1024;
@@ -75,6 +75,8 @@ impl TestApp {
         let (mut config, _) = config::load(None, &[]).expect("the defaults");
         config.server.bind = "127.0.0.1:0".parse().expect("an address");
         config.database.url = format!("sqlite://{}", folder.path().join("test.db").display());
+        // A busy machine must not make a healthy endpoint look slow.
+        config.health.timeout = PATIENCE;
         change(&mut config);
         let leaseway = app::start(config).expect("it starts");
         Self { address: leaseway.address, leaseway: Some(leaseway), folder }
