@@ -22,6 +22,20 @@ impl fmt::Display for EndpointId {
     }
 }
 
+/// Identifies a key for as long as it is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyId(
+    /// A UUID, which is also the key in the database.
+    pub Uuid,
+);
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// Identifies one call for a lease, until LoadManager has answered the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(

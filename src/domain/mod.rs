@@ -13,6 +13,7 @@ pub mod event;
 pub mod health;
 pub mod history;
 pub mod ids;
+pub mod keys;
 pub mod last_hour;
 pub mod load;
 pub mod reconcile;
