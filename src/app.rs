@@ -19,12 +19,13 @@ use uuid::Uuid;
 
 use crate::actors::event_hub::{CloseViewers, EventHub};
 use crate::actors::history_recorder::{Flush, HistoryRecorder, Upkeep, Writer};
+use crate::actors::keyring::{ApplyGiven, Keyring, SaveUses};
 use crate::actors::load_manager::{Drain, LeaseDesk, LoadManager, Observe, ObserveBlame};
 use crate::actors::persistence::{Checkpoint, Persistence, StoreDesk};
 use crate::actors::registry::{ApplyFile, ModelCatalog, Neighbours, Registry, SaveObserved, warn_of_removed};
 use crate::actors::tps_tracker::TpsTracker;
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::domain::reconcile::reconcile;
 use crate::http::doors::Doors;
 use crate::http::room::Room;
@@ -45,6 +46,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 pub enum StartError {
     /// The database cannot be used.
     Store(StoreError),
+    /// Other machines could reach the server, and there is no key.
+    OpenAccess(ConfigError),
     /// The server cannot listen on its address.
     Bind {
         /// The address to listen on.
@@ -58,6 +61,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StartError::Store(error) => error.fmt(f),
+            StartError::OpenAccess(error) => error.fmt(f),
             StartError::Bind { address, reason } => write!(f, "cannot listen on {address}: {reason}"),
         }
     }
@@ -79,6 +83,7 @@ pub struct Leaseway {
     config: Config,
     server: ServerHandle,
     registry: Addr<Registry>,
+    keyring: Addr<Keyring>,
     load_manager: Addr<LoadManager>,
     history: Addr<HistoryRecorder>,
     persistence: Addr<Persistence>,
@@ -98,6 +103,7 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     warn_of_removed(&known);
     let endpoints = known.endpoints.len();
     let (past, speeds) = restore::restore(&mut store, &known.endpoints, wall);
+    let (keys, signer) = restore::keys(&mut store, &config, wall)?;
 
     let persistence = Persistence::start(store);
     let store_desk = StoreDesk::new(persistence.clone());
@@ -105,6 +111,8 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     let tps = TpsTracker::new(config.tps.ema_alpha, speeds, events.clone().recipient()).start();
     let writer = Writer { batches: persistence.clone().recipient(), removals: persistence.clone().recipient() };
     let history = HistoryRecorder::new(past, upkeep(&config), writer, events.clone().recipient()).start();
+    let (keyring, published_keys) = Keyring::new(keys, config.open_access.is_some(), store_desk.clone());
+    let keyring = keyring.start();
     let (load_manager, mailbox) = Mailbox::<LoadManager>::new();
     let catalog = Arc::new(ModelCatalog::default());
     let neighbours = Neighbours {
@@ -133,6 +141,9 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
         tps,
         history: history.clone(),
         store: store_desk,
+        keyring: keyring.clone(),
+        keys: published_keys,
+        signer,
         events: events.clone(),
         catalog,
         client_header: config.queue.client_header.as_deref().and_then(|name| name.parse().ok()),
@@ -155,7 +166,18 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     actix_web::rt::spawn(server);
     log::info!("Load balancer mode: {}", balancing.mode.as_str());
     log::info!("listening address={address} endpoints={endpoints}");
-    Ok(Leaseway { address, config, server: handle, registry, load_manager, history, persistence, events, draining })
+    Ok(Leaseway {
+        address,
+        config,
+        server: handle,
+        registry,
+        keyring,
+        load_manager,
+        history,
+        persistence,
+        events,
+        draining,
+    })
 }
 
 /// Returns how often statistics are written, and how long history is kept.
@@ -215,14 +237,20 @@ fn serve(
 }
 
 impl Leaseway {
-    /// Applies the endpoints of settings that were read again. Other changes of the settings take effect at the next start.
+    /// Applies the endpoints and keys of settings that were read again. Other changes of the settings take effect at the next start.
     pub fn reload(&self, config: Config) -> impl Future<Output = ()> + 'static {
         let waiting = self.config.sections_changed(&config);
         if !waiting.is_empty() {
             log::warn!("changes take effect at the next start sections={}", waiting.join(","));
         }
         let applied = self.registry.send(ApplyFile(config.endpoints));
+        let keys_applied = self.keyring.send(ApplyGiven(config.keys));
         async {
+            match keys_applied.await {
+                Ok(Ok((changed, removed))) => log::info!("keys applied keys_changed={changed} keys_removed={removed}"),
+                Ok(Err(error)) => log::error!("keys of the config file not applied: {error}"),
+                Err(_) => log::error!("keys of the config file not applied: a part of Leaseway gives no answer"),
+            }
             match applied.await {
                 Ok(Ok(Some((changed, removed)))) => {
                     log::info!("config file applied endpoints_changed={changed} endpoints_removed={removed}");
@@ -273,6 +301,7 @@ impl Leaseway {
                 }
             }
             self.registry.send(SaveObserved).await.map_err(|error| error.to_string())?;
+            self.keyring.send(SaveUses).await.map_err(|error| error.to_string())?;
             let checked = self.persistence.send(Checkpoint).await.map_err(|error| error.to_string())?;
             checked.map_err(|error| error.to_string())
         };

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use self::document::{Finished, Settings};
 use actix_web::http::header::HeaderName;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
@@ -20,6 +21,7 @@ use crate::domain::dispatch::QueueRules;
 use crate::domain::dispatch::admission::Admission;
 use crate::domain::dispatch::choose::{Balancing, Mode};
 use crate::domain::endpoint::EndpointDefinition;
+use crate::domain::keys::GivenKey;
 
 /// The text of `config/default.toml`, which gives every key its default.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
@@ -44,6 +46,12 @@ pub struct Config {
     /// The blocks `[[endpoints]]`, in the order of the file; their names and addresses are unique.
     #[serde(skip)]
     pub endpoints: Vec<EndpointDefinition>,
+    /// The blocks `[[keys]]`, in the order of the file, and then the key of the environment; their names are unique.
+    #[serde(skip)]
+    pub keys: Vec<GivenKey>,
+    /// What is wrong with the address to listen on if there is no key in the database either.
+    #[serde(skip)]
+    pub open_access: Option<ConfigError>,
 }
 
 /// The section `server`.
@@ -172,7 +180,7 @@ pub struct TpsConfig {
 }
 
 impl Config {
-    /// Returns the names of the sections that differ from those of `other`; `endpoints` is not compared.
+    /// Returns the names of the sections that differ from those of `other`; `endpoints` and `keys` are not compared.
     pub fn sections_changed(&self, other: &Config) -> Vec<&'static str> {
         let sections = [
             ("server", self.server == other.server),
@@ -209,7 +217,7 @@ impl fmt::Display for ConfigError {
 /// # Errors
 /// Every mistake in the file and the environment.
 pub fn load(file: Option<&Path>, environment: &[(String, String)]) -> Result<(Config, Vec<String>), Vec<ConfigError>> {
-    let mut settings = document::Settings::default();
+    let mut settings = Settings::default();
     settings.read_text("default.toml", DEFAULTS, environment);
     if let Some(path) = file {
         let name = path.display().to_string();
@@ -219,12 +227,13 @@ pub fn load(file: Option<&Path>, environment: &[(String, String)]) -> Result<(Co
         }
     }
     settings.read_environment(environment);
-    settings.refuse_open_access();
+    settings.read_admin_key(environment);
     settings.refuse_link_local_endpoints();
     settings.refuse_little_room();
-    let (table, endpoints, warnings) = settings.finish()?;
+    let open_access = settings.open_access();
+    let Finished { table, endpoints, keys, warnings } = settings.finish()?;
     let mut config: Config = table.try_into().expect("checked values fit the settings they were checked for");
-    config.endpoints = endpoints;
+    (config.endpoints, config.keys, config.open_access) = (endpoints, keys, open_access);
     Ok((config, warnings))
 }
 

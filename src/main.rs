@@ -48,7 +48,10 @@ fn main() -> ExitCode {
             let message = "check-config takes the file as its argument, not as --config";
             Arguments::command().error(ErrorKind::ArgumentConflict, message).exit()
         }
-        Command::CheckConfig { file } => with_config(Some(file.clone()), |_| {
+        Command::CheckConfig { file } => with_config(Some(file.clone()), |config| {
+            if let Some(error) = config.open_access.filter(|_| config.keys.is_empty()) {
+                return report(&[error]);
+            }
             println!("{}: no mistakes", file.display());
             ExitCode::SUCCESS
         }),

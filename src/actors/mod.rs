@@ -11,16 +11,18 @@
 //!    ├── Publish ─▶ EventHub ── Broadcast ─▶ sessions
 //!    ├── SaveEndpoints ─▶ StoreDesk ─▶ Persistence
 //!    └── SaveObservations ─▶ Persistence
+//! Keyring ── SaveKeys ─▶ StoreDesk ─▶ Persistence
 //! ```
 //!
 //! Persistence reports what came of its work with messages of its own: BatchDone, OldRemoved, ObservationsSaved.
 //!
-//! Actors tell each other and never await an answer, with one exception: Registry awaits Persistence in order to answer its
-//! own caller once an endpoint is saved. That cannot deadlock, since Persistence awaits nobody.
+//! Actors tell each other and never await an answer, with one exception: Registry and Keyring await Persistence in order to
+//! answer their own callers once an endpoint or a key is saved. That cannot deadlock, since Persistence awaits nobody.
 
 pub mod event_hub;
 pub mod facts;
 pub mod history_recorder;
+pub mod keyring;
 pub mod load_manager;
 pub mod persistence;
 pub mod promise;

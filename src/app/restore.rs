@@ -1,19 +1,25 @@
-//! Reads the statistics of earlier runs at the start. Statistics that cannot be read are left out with a warning; Leaseway
+//! Reads what earlier runs have stored: statistics and keys. Statistics that cannot be read are left out with a warning; Leaseway
 //! serves without them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
+use super::StartError;
 use crate::actors::history_recorder::{Past, Totals};
+use crate::actors::keyring::new_secret;
 use crate::actors::tps_tracker::ModelSpeeds;
 use crate::clock;
+use crate::config::Config;
 use crate::domain::history::DailySums;
 use crate::domain::ids::EndpointId;
+use crate::domain::keys::Keyring;
 use crate::domain::stored_endpoint::StoredEndpoint;
 use crate::domain::timeline::minute_of;
 use crate::domain::tps::Speed;
+use crate::http::login::Signer;
 use crate::store::{Store, StoreError};
 
 /// Returns the last hour, the totals, and the speeds of each of the `endpoints` on the server's local day of `wall`.
@@ -49,4 +55,19 @@ fn or_default<T: Default>(what: &str, restored: Result<T, StoreError>, failures:
         failures.push(format!("{what}: {error}"));
         T::default()
     })
+}
+
+/// Restores the keys, those of the config file and the environment included, and what signs the sessions of the dashboard.
+///
+/// # Errors
+/// If the database fails, or other machines could reach the server without a key.
+pub fn keys(store: &mut Store, config: &Config, wall: DateTime<Utc>) -> Result<(Keyring, Signer), StartError> {
+    let mut keys = Keyring::new(store.load_keys()?);
+    let changes = keys.reconcile(config.keys.clone(), wall, Uuid::new_v4);
+    store.save_keys(&changes)?;
+    keys.apply(changes);
+    if let Some(error) = config.open_access.clone().filter(|_| keys.is_empty()) {
+        return Err(StartError::OpenAccess(error));
+    }
+    Ok((keys, Signer::new(store.session_secret(&new_secret().0)?.as_bytes())))
 }

@@ -1,16 +1,20 @@
 //! Reads the settings of each source, checks each value against its key's rule and collects every mistake.
 
+mod given_keys;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
+pub use self::given_keys::ADMIN_KEY;
 use super::ConfigError;
 use super::keys::{ENDPOINT, Key, MODES, SECTIONS, section};
 use crate::domain::endpoint::{
     EndpointDefinition, EndpointKind, check_api_key, check_base_url, is_link_local, root_url,
 };
+use crate::domain::keys::GivenKey;
 
 const PREFIX: &str = "LEASEWAY_";
 
@@ -19,6 +23,7 @@ const PREFIX: &str = "LEASEWAY_";
 pub struct Settings {
     table: Table,
     endpoints: Vec<EndpointDefinition>,
+    keys: Vec<GivenKey>,
     errors: Vec<ConfigError>,
     warnings: Vec<String>,
     /// The place that set `server.bind` last.
@@ -27,6 +32,18 @@ pub struct Settings {
     room_place: String,
     /// Place and address of each endpoint at a link-local address.
     link_local: Vec<(String, String)>,
+}
+
+/// Settings without mistakes.
+pub struct Finished {
+    /// The sections.
+    pub table: Table,
+    /// The blocks `[[endpoints]]`.
+    pub endpoints: Vec<EndpointDefinition>,
+    /// The blocks `[[keys]]` and the key of the environment.
+    pub keys: Vec<GivenKey>,
+    /// Warnings for the log.
+    pub warnings: Vec<String>,
 }
 
 /// A text that is being read. It turns a position into `file:line`.
@@ -49,14 +66,18 @@ impl Settings {
         self.errors.push(ConfigError { place, message });
     }
 
-    /// Returns the settings, the endpoints and the warnings.
+    /// Returns the settings, the endpoints, the keys and the warnings.
     ///
     /// # Errors
     /// Every mistake found: first those of the file in its order, then those of the environment.
-    pub fn finish(mut self) -> Result<(Table, Vec<EndpointDefinition>, Vec<String>), Vec<ConfigError>> {
+    pub fn finish(mut self) -> Result<Finished, Vec<ConfigError>> {
         let line = |place: &str| place.rsplit_once(':').and_then(|(_, line)| line.parse::<usize>().ok());
         self.errors.sort_by_key(|error| line(&error.place).unwrap_or(usize::MAX));
-        if self.errors.is_empty() { Ok((self.table, self.endpoints, self.warnings)) } else { Err(self.errors) }
+        if !self.errors.is_empty() {
+            return Err(self.errors);
+        }
+        let Self { table, endpoints, keys, warnings, .. } = self;
+        Ok(Finished { table, endpoints, keys, warnings })
     }
 
     /// Reads a TOML text. Its values replace the values read before. Mistakes name the text's file as `name`.
@@ -73,15 +94,18 @@ impl Settings {
         for (name, value) in document.get_ref() {
             match (name.get_ref().as_ref(), value.get_ref()) {
                 ("endpoints", DeValue::Array(blocks)) => self.read_endpoints(&source, blocks),
+                ("keys", DeValue::Array(blocks)) => self.read_keys(&source, blocks),
                 (section_name, DeValue::Table(values)) if section(section_name).is_some() => {
                     self.read_section(&source, section_name, values);
                 }
-                ("endpoints", _) => self.fail(source.place(name.span().start), "write [[endpoints]]".to_owned()),
+                (list @ ("endpoints" | "keys"), _) => {
+                    self.fail(source.place(name.span().start), format!("write [[{list}]]"));
+                }
                 (section_name, _) if section(section_name).is_some() => {
                     self.fail(source.place(name.span().start), format!("write [{section_name}]"));
                 }
                 (other, _) => {
-                    let message = format!("{} and [[endpoints]]", unknown_section(other));
+                    let message = format!("{}, [[endpoints]] and [[keys]]", unknown_section(other));
                     self.fail(source.place(name.span().start), message);
                 }
             }
@@ -94,7 +118,7 @@ impl Settings {
             self.read_old_mode(mode);
         }
         for (name, text) in environment {
-            let Some(path) = name.strip_prefix(PREFIX) else { continue };
+            let Some(path) = name.strip_prefix(PREFIX).filter(|_| name != ADMIN_KEY) else { continue };
             let Some((section_name, key_name)) = path.split_once("__") else {
                 self.warn_of_variable(name);
                 continue;
@@ -136,17 +160,21 @@ impl Settings {
         self.accept("LOAD_BALANCER_MODE".to_owned(), "balancer", key, Value::String(mode.to_owned()));
     }
 
-    /// Refuses to listen where other machines can reach the server, unless `server.insecure_open_access` is set.
-    pub fn refuse_open_access(&mut self) {
-        let server = self.table.get("server");
-        let bind = server.and_then(|server| server.get("bind")?.as_str()?.parse::<SocketAddr>().ok());
-        let allowed = server.and_then(|server| server.get("insecure_open_access")?.as_bool());
-        let Some(bind) = bind.filter(|bind| !bind.ip().is_loopback() && allowed != Some(true)) else { return };
+    /// Returns what is wrong with listening where other machines can reach the server, unless there is a key here or in the
+    /// database; `None` if `server.insecure_open_access` is set.
+    pub fn open_access(&self) -> Option<ConfigError> {
+        let server = self.table.get("server")?;
+        let bind = server.get("bind")?.as_str()?.parse::<SocketAddr>().ok()?;
+        let is_allowed = server.get("insecure_open_access")?.as_bool() == Some(true);
+        if bind.ip().is_loopback() || is_allowed {
+            return None;
+        }
         let message = format!(
-            "server.bind = {bind} can be reached from other machines, and Leaseway would let everybody in; \
-             bind to a loopback address, or set server.insecure_open_access = true"
+            "server.bind = {bind} can be reached from other machines, and Leaseway would let everybody in; make a key \
+             ([[keys]], {ADMIN_KEY} or `leaseway keys add`), bind to a loopback address, or set \
+             server.insecure_open_access = true"
         );
-        self.fail(self.bind_place.clone(), message);
+        Some(ConfigError { place: self.bind_place.clone(), message })
     }
 
     /// Refuses a room for bodies into which a body of the allowed length never fits.

@@ -4,11 +4,13 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use actix_web::http::header::HeaderName;
+use chrono::{DateTime, Utc};
 use toml::Value;
 
 use crate::domain::endpoint::{
     CAPABILITY_SCORE, EndpointKind, MAX_CONCURRENCY, check_api_key, check_base_url, check_name,
 };
+use crate::domain::keys::{KeyHash, Scope, check_key_name};
 
 /// The values that a key allows.
 #[derive(Clone, Copy)]
@@ -45,6 +47,14 @@ pub enum Rule {
     HostNames,
     /// A list of origins as browsers write them.
     Origins,
+    /// What [`check_key_name`] allows.
+    KeyName,
+    /// The SHA-256 of a key.
+    KeyHash,
+    /// A list of names of [`Scope`]s.
+    Scopes,
+    /// A point in time with its offset from UTC.
+    Time,
 }
 
 /// One key of a section.
@@ -146,6 +156,18 @@ pub const ENDPOINT: &[Key] = &[
     key("models", Rule::Texts),
 ];
 
+/// The settings of a block `[[keys]]`.
+pub const KEY: &[Key] = &[
+    key("name", Rule::KeyName),
+    key("key_env", Rule::Text),
+    key("key_sha256", Rule::KeyHash),
+    key("scopes", Rule::Scopes),
+    key("models", Rule::Texts),
+    key("expires_at", Rule::Time),
+    key("enabled", Rule::Flag),
+    key("trusts_client_header", Rule::Flag),
+];
+
 /// Returns the keys of a section; `None` if there is no such section.
 pub fn section(name: &str) -> Option<&'static [Key]> {
     SECTIONS.iter().find(|(section, _)| *section == name).map(|(_, keys)| *keys)
@@ -159,9 +181,10 @@ impl Rule {
             (Rule::Whole(min, max), Value::Integer(whole)) => (min..=max).contains(whole),
             (Rule::Number(min, max), Value::Integer(whole)) => (min..=max).contains(&(*whole as f64)),
             (Rule::Number(min, max), Value::Float(number)) => (min..=max).contains(number),
-            (Rule::Texts | Rule::HostNames | Rule::Origins | Rule::HeaderNames, Value::Array(_)) => {
+            (Rule::Texts | Rule::HostNames | Rule::Origins | Rule::HeaderNames | Rule::Scopes, Value::Array(_)) => {
                 self.wrong_element(value).is_none()
             }
+            (Rule::Time, Value::Datetime(time)) => time_of(&time.to_string()).is_some(),
             (_, Value::String(text)) => self.allows_text(text),
             _ => false,
         }
@@ -175,6 +198,7 @@ impl Rule {
             Rule::HostNames => is_host_name,
             Rule::Origins => is_origin,
             Rule::HeaderNames => |name| HeaderName::try_from(name).is_ok(),
+            Rule::Scopes => |name| Scope::from_name(name).is_some(),
             _ => return None,
         };
         value.as_array()?.iter().find(|element| !element.as_str().is_some_and(is_allowed))
@@ -191,8 +215,11 @@ impl Rule {
             Rule::EndpointKind => text == "auto" || EndpointKind::from_name(text).is_some(),
             Rule::ApiKey => check_api_key(text).is_ok(),
             Rule::Text => !text.is_empty(),
+            Rule::KeyName => check_key_name(text).is_ok(),
+            Rule::KeyHash => KeyHash::from_hex(text).is_some(),
+            Rule::Time => time_of(text).is_some(),
             Rule::Flag | Rule::Whole(..) | Rule::Number(..) => false,
-            Rule::Texts | Rule::HostNames | Rule::Origins | Rule::HeaderNames => false,
+            Rule::Texts | Rule::HostNames | Rule::Origins | Rule::HeaderNames | Rule::Scopes => false,
         }
     }
 
@@ -236,8 +263,19 @@ impl fmt::Display for Rule {
             Rule::Texts => f.write_str("a list of texts, none of them empty"),
             Rule::HostNames => f.write_str("a list of host names without port, as [\"llm.example.com\"]"),
             Rule::Origins => f.write_str("a list of origins, as [\"https://chat.example.com\"]"),
+            Rule::KeyName => f.write_str(&check_key_name("").err().unwrap_or_default()),
+            Rule::KeyHash => f.write_str("the SHA-256 of a key as 64 hexadecimal digits"),
+            Rule::Scopes => {
+                write!(f, "a list of scopes, each one of \"{}\"", Scope::ALL.map(Scope::as_str).join("\", \""))
+            }
+            Rule::Time => f.write_str("a point in time with its offset, as 2027-01-31T12:00:00Z"),
         }
     }
+}
+
+/// Reads a point in time as RFC 3339 writes it.
+pub fn time_of(text: &str) -> Option<DateTime<Utc>> {
+    DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc())
 }
 
 fn is_host_name(text: &str) -> bool {

@@ -3,6 +3,8 @@
 //!
 //! Every route names its [`Door`]. The route that has matched decides what a request may do, never the text of the path.
 
+use std::rc::Rc;
+
 use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -11,6 +13,7 @@ use actix_web::middleware::Next;
 use actix_web::{Error, HttpResponse, ResponseError, web};
 
 use super::Services;
+use super::auth::{self, Access};
 use super::error::ApiError;
 use crate::config::ServerConfig;
 
@@ -37,6 +40,14 @@ pub enum Door {
     Inference,
     /// All other routes; closed to pages of other sites.
     Private,
+}
+
+/// The door of a route, and who may use each of its methods.
+pub struct Gate {
+    /// The group of routes that the route belongs to.
+    pub door: Door,
+    /// The methods of the route; for any other method the answer is 405 and needs no key.
+    pub access: Vec<(Method, Access)>,
 }
 
 /// The settings by which doors decide.
@@ -141,21 +152,33 @@ fn is_origin_of(origin: &str, host: &str) -> bool {
     !origin_host.is_empty() && without_port(origin_host) == without_port(&host)
 }
 
-/// Lets a request pass the door of its route, or refuses it; answers preflights.
+/// Lets a request pass the door of its route if its key may use the route, or refuses it; answers preflights.
 ///
 /// # Errors
 /// The errors of the handlers.
-pub async fn pass(door: Door, request: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, Error> {
-    let services = request.app_data::<web::Data<Services>>().expect("set for every worker");
-    let judged = services.doors.judge(door, request.method(), request.uri(), request.headers());
+pub async fn pass(
+    gate: Rc<Gate>,
+    request: ServiceRequest,
+    next: Next<BoxBody>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let services = request.app_data::<web::Data<Services>>().expect("set for every worker").clone();
+    let judged = services.doors.judge(gate.door, request.method(), request.uri(), request.headers());
     let origin = match judged {
-        Ok(Some(origin)) => origin,
-        Ok(None) => return next.call(request).await,
+        Ok(origin) => origin,
         Err(error) => return Ok(request.into_response(error.error_response())),
     };
-    let mut response = match preflight(&request) {
-        Some(answer) => request.into_response(answer),
-        None => next.call(request).await?,
+    let access = gate.access.iter().find(|(method, _)| method == request.method());
+    let admitted = access.map_or(Ok(()), |(_, access)| auth::admit(*access, &request, &services));
+    let Some(origin) = origin else {
+        return match admitted {
+            Ok(()) => next.call(request).await,
+            Err(error) => Ok(request.into_response(error.error_response())),
+        };
+    };
+    let mut response = match (preflight(&request), admitted) {
+        (Some(answer), _) => request.into_response(answer),
+        (None, Ok(())) => next.call(request).await?,
+        (None, Err(error)) => request.into_response(error.error_response()),
     };
     let headers = response.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);

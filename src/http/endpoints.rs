@@ -45,7 +45,7 @@ pub struct EndpointBody {
 }
 
 /// Distinguishes a field that is `null` (`Some(None)`) from a field that is left out (`None`).
-fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+pub fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }
 
@@ -99,7 +99,7 @@ fn within(
     given.map(|given| given.map(read).transpose()).transpose()
 }
 
-fn wrong(field: &str, value: &str, allowed: &str) -> ApiError {
+pub fn wrong(field: &str, value: &str, allowed: &str) -> ApiError {
     let message = format!("`{field}` is \"{value}\"; allowed is {allowed}");
     ApiError::InvalidRequest { message, param: Some(field.to_owned()) }
 }

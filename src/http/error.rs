@@ -10,9 +10,11 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::actors::keyring::KeyError;
 use crate::actors::registry::RegistryError;
 use crate::dialect::{Dialect, ErrorParts};
 use crate::domain::ids::ModelId;
+use crate::domain::keys::{KeyringError, Scope};
 use crate::domain::request::{Failure, Refusal};
 use crate::store::StoreError;
 
@@ -75,6 +77,14 @@ pub enum ApiError {
         /// The methods that the path has, as `Allow` lists them.
         allow: String,
     },
+    /// Keys are required, and the request has no valid one.
+    InvalidKey,
+    /// The key of the request lacks this scope.
+    InsufficientScope(Scope),
+    /// A key was not found or not changed.
+    Key(KeyError),
+    /// No key has this id.
+    UnknownKey(String),
     /// The request uses a host name for this server that a stranger could have made point here.
     HostNotAllowed {
         /// The host name of the request.
@@ -136,6 +146,8 @@ struct Row {
     is_final: bool,
     /// The value of the header `Allow`; `None` for no such header.
     allow: Option<String>,
+    /// True if the answer says how a key is sent.
+    challenge: bool,
     /// True if the connection is closed after the answer.
     closes: bool,
     /// Fields of the body beside those that every error has.
@@ -152,6 +164,7 @@ impl Row {
             retry_after: None,
             is_final: false,
             allow: None,
+            challenge: false,
             closes: false,
             details: Map::new(),
         }
@@ -216,6 +229,22 @@ impl ApiError {
                 let message = format!("{method} is not allowed at {path}; allowed are {allow}");
                 Row { allow: Some(allow.clone()), ..Row::new(S::METHOD_NOT_ALLOWED, "method_not_allowed", message) }
             }
+            ApiError::InvalidKey => Row {
+                challenge: true,
+                ..Row::new(
+                    S::UNAUTHORIZED,
+                    "invalid_api_key",
+                    "a valid key is required, as `Authorization: Bearer KEY`",
+                )
+            },
+            ApiError::InsufficientScope(scope) => {
+                let message = format!("the key lacks the scope `{}`", scope.as_str());
+                Row::new(S::FORBIDDEN, "insufficient_scope", message)
+            }
+            ApiError::Key(error) => key(error),
+            ApiError::UnknownKey(id) => {
+                Row::new(S::NOT_FOUND, "key_not_found", format!("there is no key with id `{id}`"))
+            }
             ApiError::HostNotAllowed { host } => {
                 let message =
                     format!("the host name `{host}` is not known here; server.allowed_hosts lists more names");
@@ -266,6 +295,9 @@ impl ApiError {
         }
         if let Some(methods) = &row.allow {
             response.insert_header((header::ALLOW, methods.as_str()));
+        }
+        if row.challenge {
+            response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
         }
         if row.closes {
             response.force_close();
@@ -361,6 +393,18 @@ fn registry(error: &RegistryError) -> Row {
     }
 }
 
+fn key(error: &KeyError) -> Row {
+    let row = |status, code| Row::new(status, code, error.to_string());
+    match error {
+        KeyError::Rule(KeyringError::NotFound(_)) => row(StatusCode::NOT_FOUND, "key_not_found"),
+        KeyError::Rule(KeyringError::NameTaken(_)) => row(StatusCode::CONFLICT, "key_exists"),
+        KeyError::Rule(KeyringError::ManagedByFile(_)) => row(StatusCode::CONFLICT, "managed_by_file"),
+        KeyError::Rule(KeyringError::ManagedByEnvironment(_)) => row(StatusCode::CONFLICT, "managed_by_environment"),
+        KeyError::Rule(KeyringError::LastAdmin(_)) => row(StatusCode::CONFLICT, "last_admin"),
+        KeyError::Store(_) => unavailable(error.to_string()),
+    }
+}
+
 impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.row().message)
@@ -374,6 +418,12 @@ impl ResponseError for ApiError {
 
     fn error_response(&self) -> HttpResponse {
         self.answer(Dialect::default())
+    }
+}
+
+impl From<KeyError> for ApiError {
+    fn from(error: KeyError) -> Self {
+        ApiError::Key(error)
     }
 }
 

@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, web};
 
 use super::error::ApiError;
 use super::serving::Inference;
-use super::{HttpReply, Services, body, queue_updates};
+use super::{HttpReply, Services, auth, body, queue_updates};
 use crate::dialect::Dialect;
 use crate::domain::request::ApiKind;
 use crate::upstream::client::Upstreams;
@@ -50,6 +50,9 @@ async fn serve(api_kind: ApiKind, request: HttpRequest, payload: web::Payload) -
     let patience = upstreams.config.idle_timeout;
     let bytes = body::read(&request, payload, services.max_body_bytes, patience).await?;
     let body = RequestBody::parse(bytes, api_kind).map_err(ApiError::invalid)?;
+    if !auth::may_use(&request, &body.model) {
+        return Err(ApiError::UnknownModel(body.model.to_string()));
+    }
     let is_stream = body.stream;
     let inference = Inference { services, upstreams, request, api_kind, body };
     if is_stream && queue_updates::are_wanted(&inference.request) {

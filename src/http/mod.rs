@@ -1,6 +1,7 @@
 //! The HTTP layer: the routes, their handlers, and the services that handlers use.
 
 mod assets;
+mod auth;
 mod body;
 mod client;
 mod client_stream;
@@ -11,6 +12,8 @@ mod error;
 mod frames;
 mod health;
 mod inference;
+mod keys;
+pub mod login;
 pub mod middleware;
 mod models;
 mod overview;
@@ -40,10 +43,12 @@ use tokio::time::timeout;
 use self::doors::Doors;
 use self::error::ApiError;
 pub use self::error::RetryAfter;
+use self::login::Signer;
 use self::room::Room;
 pub use self::routes::routes;
 use crate::actors::event_hub::EventHub;
 use crate::actors::history_recorder::HistoryRecorder;
+use crate::actors::keyring::{Keyring, PublishedKeys};
 use crate::actors::load_manager::{LeaseDesk, LoadManager};
 use crate::actors::persistence::StoreDesk;
 use crate::actors::registry::{ModelCatalog, Registry};
@@ -69,6 +74,12 @@ pub struct Services {
     pub history: Addr<HistoryRecorder>,
     /// Answers questions to the database.
     pub store: StoreDesk,
+    /// Answers questions about keys, and changes keys.
+    pub keyring: Addr<Keyring>,
+    /// The valid keys, read without asking an actor.
+    pub keys: Arc<PublishedKeys>,
+    /// Signs the sessions of the dashboard.
+    pub signer: Signer,
     /// Sends events to viewers.
     pub events: Addr<EventHub>,
     /// The models of the online endpoints, read without asking an actor.

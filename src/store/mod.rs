@@ -3,6 +3,7 @@
 mod endpoint_daily_stats;
 mod endpoints;
 mod history;
+mod keys;
 mod refused;
 mod request_daily_stats;
 pub mod retention;

@@ -22,6 +22,32 @@ diesel::table! {
 }
 
 diesel::table! {
+    keys (id) {
+        id -> Text,
+        name -> Text,
+        prefix -> Text,
+        source -> Text,
+        hash -> Text,
+        old_hash -> Nullable<Text>,
+        old_until -> Nullable<BigInt>,
+        scopes -> Text,
+        models -> Text,
+        expires_at -> Nullable<BigInt>,
+        enabled -> Bool,
+        trusts_client_header -> Bool,
+        created_at -> BigInt,
+        last_used_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    secrets (name) {
+        name -> Text,
+        value -> Text,
+    }
+}
+
+diesel::table! {
     request_history (id) {
         id -> BigInt,
         request_id -> Text,

@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::Persistence;
 use crate::domain::history::DailySums;
 use crate::domain::ids::{EndpointId, ModelId};
+use crate::domain::keys::KeyChanges;
 use crate::domain::stored_endpoint::StoredEndpoint;
 use crate::store::{Store, StoreError};
 
@@ -87,6 +88,17 @@ impl Question for SaveEndpoints {
 
     fn put(self, store: &mut Store) -> Result<(), StoreError> {
         store.save_endpoints(&self.saved, &self.removed)
+    }
+}
+
+/// Saves changes of keys, all or nothing.
+pub struct SaveKeys(pub KeyChanges);
+
+impl Question for SaveKeys {
+    type Answer = ();
+
+    fn put(self, store: &mut Store) -> Result<(), StoreError> {
+        store.save_keys(&self.0)
     }
 }
 

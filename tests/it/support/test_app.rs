@@ -22,6 +22,8 @@ const FRAME_MAX: usize = 16 * 1024 * 1024;
 /// A running Leaseway. [`TestApp::finish`] must be called.
 pub struct TestApp {
     pub address: SocketAddr,
+    /// Is sent with every request that does not say otherwise.
+    pub key: Option<String>,
     leaseway: Option<Leaseway>,
     folder: TempDir,
 }
@@ -79,7 +81,7 @@ impl TestApp {
         config.health.timeout = PATIENCE;
         change(&mut config);
         let leaseway = app::start(config).expect("it starts");
-        Self { address: leaseway.address, leaseway: Some(leaseway), folder }
+        Self { address: leaseway.address, key: None, leaseway: Some(leaseway), folder }
     }
 
     /// Returns the path of `test.db`.
@@ -141,6 +143,12 @@ impl TestApp {
     }
 
     pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let key = self.key.as_deref().map(|key| ("x-api-key", key));
+        self.send_as(method, path, &[headers, key.as_slice()].concat(), body).await
+    }
+
+    /// Sends a request with no other key than one in `headers`.
+    pub async fn send_as(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         let client = awc::Client::builder().disable_timeout().disable_redirects().finish();
         let mut request = client.request(method, format!("http://{}{path}", self.address));
         for (name, value) in headers {

@@ -1,0 +1,155 @@
+//! The management of keys: list, make, change, revoke and rotate keys.
+
+use std::time::Duration;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::endpoints::{given, missing, wrong};
+use super::error::ApiError;
+use super::{HttpReply, Services, ask, body};
+use crate::actors::keyring::{ChangeKey, ListKeys, MakeKey, ReadKey, RevokeKey, RotateKey};
+use crate::domain::endpoint::check_models;
+use crate::domain::ids::KeyId;
+use crate::domain::keys::{Key, KeyDefinition, Scope, check_key_name};
+
+/// The longest time for which a secret stays valid after it was exchanged, in seconds: 30 days.
+const GRACE_MAX_SECS: u64 = 30 * 24 * 3600;
+
+/// The body that makes or changes a key. A field that is left out takes its default in a new key, and stays as it is in a
+/// change.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyBody {
+    name: Option<String>,
+    scopes: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "given")]
+    models: Option<Option<Vec<String>>>,
+    #[serde(default, deserialize_with = "given")]
+    expires_at: Option<Option<DateTime<Utc>>>,
+    enabled: Option<bool>,
+    trusts_client_header: Option<bool>,
+}
+
+/// A checked change of a key.
+struct KeyChange {
+    body: KeyBody,
+    scopes: Option<Vec<Scope>>,
+}
+
+impl KeyBody {
+    fn check(self) -> Result<KeyChange, ApiError> {
+        if let Some(name) = &self.name {
+            check_key_name(name).map_err(|allowed| wrong("name", name, &allowed))?;
+        }
+        if let Some(Some(models)) = &self.models {
+            check_models(models).map_err(|allowed| wrong("models", &format!("{} names", models.len()), &allowed))?;
+        }
+        let scope = |name: &String| {
+            let names = Scope::ALL.map(Scope::as_str).join(", ");
+            Scope::from_name(name).ok_or_else(|| wrong("scopes", name, &names))
+        };
+        let scopes = self.scopes.as_ref().map(|names| names.iter().map(scope).collect()).transpose()?;
+        Ok(KeyChange { body: self, scopes })
+    }
+}
+
+impl KeyChange {
+    fn apply(self, to: &mut KeyDefinition) {
+        let Self { body, scopes } = self;
+        if let Some(name) = body.name {
+            to.name = name;
+        }
+        if let Some(scopes) = scopes {
+            to.scopes = scopes.into_iter().collect();
+        }
+        if let Some(models) = body.models {
+            to.models = models.unwrap_or_default();
+        }
+        if let Some(expires_at) = body.expires_at {
+            to.expires_at = expires_at;
+        }
+        to.enabled = body.enabled.unwrap_or(to.enabled);
+        to.trusts_client_header = body.trusts_client_header.unwrap_or(to.trusts_client_header);
+    }
+}
+
+/// A key with its secret, which is shown only once.
+#[derive(Serialize)]
+struct NewKey {
+    key: String,
+    #[serde(flatten)]
+    view: Key,
+}
+
+/// Answers with every key, oldest first.
+pub async fn list(services: web::Data<Services>) -> HttpReply {
+    Ok(HttpResponse::Ok().json(ask(&services.keyring, ListKeys).await?))
+}
+
+/// Answers with one key.
+pub async fn read(services: web::Data<Services>, id: web::Path<String>) -> HttpReply {
+    Ok(HttpResponse::Ok().json(ask(&services.keyring, ReadKey(key_id(&id)?)).await??))
+}
+
+/// Makes a key; answers with its secret once the key is saved.
+pub async fn make(services: web::Data<Services>, request: HttpRequest, payload: web::Payload) -> HttpReply {
+    let change = body::read_json::<KeyBody>(&request, payload).await?.check()?;
+    let name = change.body.name.clone().ok_or_else(|| missing("name"))?;
+    let mut definition = KeyDefinition::new(name);
+    change.apply(&mut definition);
+    let (view, key) = ask(&services.keyring, MakeKey(definition)).await??;
+    Ok(HttpResponse::Created().json(NewKey { key, view }))
+}
+
+/// Changes a key; answers once the change is saved.
+pub async fn change(
+    services: web::Data<Services>,
+    id: web::Path<String>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> HttpReply {
+    let id = key_id(&id)?;
+    let change = body::read_json::<KeyBody>(&request, payload).await?.check()?;
+    let change = ChangeKey { id, change: Box::new(move |definition| change.apply(definition)) };
+    Ok(HttpResponse::Ok().json(ask(&services.keyring, change).await??))
+}
+
+/// Removes a key; answers once it is refused.
+pub async fn revoke(services: web::Data<Services>, id: web::Path<String>) -> HttpReply {
+    ask(&services.keyring, RevokeKey(key_id(&id)?)).await??;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// The body that exchanges the secret of a key.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotationBody {
+    /// How long the secret before stays valid.
+    #[serde(default)]
+    grace_secs: u64,
+}
+
+/// Exchanges the secret of a key; answers with the new secret once it is saved.
+pub async fn rotate(
+    services: web::Data<Services>,
+    id: web::Path<String>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> HttpReply {
+    let id = key_id(&id)?;
+    let RotationBody { grace_secs } = body::read_json(&request, payload).await?;
+    if grace_secs > GRACE_MAX_SECS {
+        let allowed = format!("a whole number from 0 to {GRACE_MAX_SECS}");
+        return Err(wrong("grace_secs", &grace_secs.to_string(), &allowed));
+    }
+    let rotate = RotateKey { id, grace: Duration::from_secs(grace_secs) };
+    let (view, key) = ask(&services.keyring, rotate).await??;
+    Ok(HttpResponse::Ok().json(NewKey { key, view }))
+}
+
+fn key_id(text: &str) -> Result<KeyId, ApiError> {
+    Uuid::parse_str(text).map(KeyId).map_err(|_| ApiError::UnknownKey(text.to_owned()))
+}
