@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_cookie_is_valid_until_its_end_and_only_if_it_was_signed_here() {
-        let at = |second| DateTime::from_timestamp(1_700_000_000 + second, 0).expect("a time");
+        let at = |second: i64| DateTime::from_timestamp(1_700_000_000 + second, 0).expect("a time");
         let id = KeyId(Uuid::from_u128(7));
         let signer = Signer::new(b"secret");
         let value = signer.sign(id, at(10));

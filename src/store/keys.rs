@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn what_is_saved_is_loaded_and_what_is_removed_is_gone() {
         let mut store = Store::open("sqlite://:memory:").expect("a database in memory");
-        let at = |second| DateTime::from_timestamp(1_700_000_000 + second, 0).expect("a time");
+        let at = |second: i64| DateTime::from_timestamp(1_700_000_000 + second, 0).expect("a time");
         let plain = Key {
             id: KeyId(Uuid::new_v4()),
             prefix: "lw_abcde".to_owned(),
