@@ -17,20 +17,19 @@ use actix_web::{App, web};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use self::restore::Restored;
 use crate::actors::event_hub::{CloseViewers, EventHub};
 use crate::actors::history_recorder::{Flush, HistoryRecorder, Upkeep, Writer};
 use crate::actors::keyring::{ApplyGiven, Keyring, SaveUses};
 use crate::actors::load_manager::{Drain, LeaseDesk, LoadManager, Observe, ObserveBlame};
 use crate::actors::persistence::{Checkpoint, Persistence, StoreDesk};
-use crate::actors::registry::{ApplyFile, ModelCatalog, Neighbours, Registry, SaveObserved, warn_of_removed};
+use crate::actors::registry::{ApplyFile, ModelCatalog, Neighbours, Registry, SaveObserved};
 use crate::actors::tps_tracker::TpsTracker;
-use crate::clock;
 use crate::config::{Config, ConfigError};
-use crate::domain::reconcile::reconcile;
 use crate::http::doors::Doors;
 use crate::http::room::Room;
 use crate::http::{RetryAfter, Services, middleware, routes, server};
-use crate::store::{Store, StoreError};
+use crate::store::StoreError;
 use crate::upstream::client::Upstreams;
 use crate::upstream::probe::Prober;
 
@@ -96,14 +95,8 @@ pub struct Leaseway {
 /// # Errors
 /// If the database cannot be used or the address is taken.
 pub fn start(config: Config) -> Result<Leaseway, StartError> {
-    let mut store = Store::open(&config.database.url)?;
-    let wall = clock::wall();
-    let known = reconcile(store.load_endpoints()?, config.endpoints.clone(), wall, Uuid::new_v4);
-    store.save_endpoints(&known.saved, &known.removed)?;
-    warn_of_removed(&known);
-    let endpoints = known.endpoints.len();
-    let (past, speeds) = restore::restore(&mut store, &known.endpoints, wall);
-    let (keys, signer) = restore::keys(&mut store, &config, wall)?;
+    let Restored { store, endpoints: known, past, speeds, keys, signer } = Restored::open(&config)?;
+    let endpoints = known.len();
 
     let persistence = Persistence::start(store);
     let store_desk = StoreDesk::new(persistence.clone());
@@ -127,7 +120,7 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     };
     let prober = Prober::new(config.upstream.clone(), config.health.timeout);
     let reports_fresh = config.balancer.metrics_fresh;
-    let registry = Registry::new(known.endpoints, prober, config.health.clone(), reports_fresh, neighbours).start();
+    let registry = Registry::new(known, prober, config.health.clone(), reports_fresh, neighbours).start();
     load_manager.do_send(Observe(registry.clone().recipient()));
     load_manager.do_send(ObserveBlame(registry.clone().recipient()));
     load_manager.do_send(Observe(tps.clone().recipient()));
@@ -155,16 +148,10 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
         retry_after: retry_after(&config),
         draining: draining.clone(),
     });
-    let (rules, balancing) = (config.queue.rules(), config.balancer.balancing());
-    let (depth_events, unserved) = (events.clone(), history.clone());
-    let beside_worker = move || {
-        let (events, unserved) = (depth_events.clone().recipient(), unserved.clone().recipient());
-        mailbox.start(|| LoadManager::new(rules, balancing, events, unserved));
-    };
-    let (address, server) = serve(&config, services, beside_worker)?;
+    let (address, server) = serve(&config, services, beside_worker(&config, mailbox, &events, &history))?;
     let handle = server.handle();
     actix_web::rt::spawn(server);
-    log::info!("Load balancer mode: {}", balancing.mode.as_str());
+    log::info!("Load balancer mode: {}", config.balancer.mode.as_str());
     log::info!("listening address={address} endpoints={endpoints}");
     Ok(Leaseway {
         address,
@@ -178,6 +165,21 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
         events,
         draining,
     })
+}
+
+/// Returns what starts LoadManager on the thread of the worker that calls it first.
+fn beside_worker(
+    config: &Config,
+    mailbox: Arc<Mailbox<LoadManager>>,
+    events: &Addr<EventHub>,
+    history: &Addr<HistoryRecorder>,
+) -> impl Fn() + Send + Clone + 'static {
+    let (rules, balancing) = (config.queue.rules(), config.balancer.balancing());
+    let (events, unserved) = (events.clone(), history.clone());
+    move || {
+        let (events, unserved) = (events.clone().recipient(), unserved.clone().recipient());
+        mailbox.start(|| LoadManager::new(rules, balancing, events, unserved));
+    }
 }
 
 /// Returns how often statistics are written, and how long history is kept.

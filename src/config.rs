@@ -230,8 +230,7 @@ pub fn load(file: Option<&Path>, environment: &[(String, String)]) -> Result<(Co
     settings.read_admin_key(environment);
     settings.refuse_link_local_endpoints();
     settings.refuse_little_room();
-    let open_access = settings.open_access();
-    let Finished { table, endpoints, keys, warnings } = settings.finish()?;
+    let Finished { table, endpoints, keys, open_access, warnings } = settings.finish()?;
     let mut config: Config = table.try_into().expect("checked values fit the settings they were checked for");
     (config.endpoints, config.keys, config.open_access) = (endpoints, keys, open_access);
     Ok((config, warnings))

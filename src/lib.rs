@@ -10,7 +10,7 @@
 //! never await one another: every actor already holds what it needs for its decisions. ([`actors`] names the one exception.)
 //!
 //! **One owner per fact.** [`Registry`](actors::registry::Registry): which endpoints exist, their health, models and
-//! counters. [`LoadManager`](actors::load_manager::LoadManager): who holds a slot, who waits.
+//! counters. [`Keyring`](actors::keyring::Keyring): who may do what. [`LoadManager`](actors::load_manager::LoadManager): who holds a slot, who waits.
 //! [`TpsTracker`](actors::tps_tracker::TpsTracker): speeds. [`HistoryRecorder`](actors::history_recorder::HistoryRecorder):
 //! the timeline, the totals, and what is not written yet. [`EventHub`](actors::event_hub::EventHub): who listens.
 //! [`Persistence`](actors::persistence::Persistence) owns nothing; it executes.
@@ -53,6 +53,7 @@
 //! - [`actors`]: thin shells around the pure code, and who tells whom.
 //! - [`http`]: every route in one table, every error in another.
 //! - [`app`]: starts, connects and stops all parts, in order. [`demo`]: endpoints and traffic for a machine without a GPU.
+//!   [`command`]: what an operator does at the command line.
 //!
 //! A module imports only from those above it in this list; `tests/it/tidy.rs` checks it.
 
@@ -73,6 +74,7 @@ pub mod actors;
 pub mod http;
 
 pub mod app;
+pub mod command;
 pub mod demo;
 
 /// One thread often frees memory that another thread allocated; the system's allocator is slow at that.

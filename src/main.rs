@@ -6,7 +6,10 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use leaseway::app::{Leaseway, StartError};
+use leaseway::command::KeysCommand;
 use leaseway::config::{self, Config, ConfigError};
+use leaseway::domain::keys::{GRACE_MAX_SECS, Scope};
+use leaseway::upstream::operator::Server;
 use leaseway::{app, demo};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -37,11 +40,54 @@ enum Command {
     Demo,
     /// Lists every mistake in a config file.
     CheckConfig { file: PathBuf },
+    /// Manages the keys of a running Leaseway, or, with --database, of one that is stopped.
+    Keys {
+        #[command(subcommand)]
+        command: Keys,
+        /// The address of the running Leaseway. Its admin key is read from the environment variable LEASEWAY_KEY.
+        #[arg(long, global = true, default_value = "http://127.0.0.1:8420")]
+        url: String,
+        /// The database of a Leaseway that is stopped, as sqlite://leaseway.db.
+        #[arg(long, global = true, conflicts_with = "url")]
+        database: Option<String>,
+    },
+}
+
+#[derive(Subcommand)]
+enum Keys {
+    /// Makes a key and prints it.
+    Add {
+        /// The name of the key.
+        name: String,
+        /// What the key may be used for; can be given several times.
+        #[arg(long = "scope", value_parser = scope, default_value = "inference")]
+        scopes: Vec<Scope>,
+    },
+    /// Lists the keys.
+    List,
+    /// Removes a key.
+    Revoke {
+        /// The name of the key.
+        name: String,
+    },
+    /// Exchanges a key for a new one and prints it.
+    Rotate {
+        /// The name of the key.
+        name: String,
+        /// How long the old one stays valid, in seconds.
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=GRACE_MAX_SECS))]
+        grace_secs: u64,
+    },
+}
+
+fn scope(name: &str) -> Result<Scope, String> {
+    Scope::from_name(name).ok_or_else(|| format!("allowed are {}", Scope::ALL.map(Scope::as_str).join(", ")))
 }
 
 fn main() -> ExitCode {
     let Arguments { command, config: file } = Arguments::parse();
     match command.unwrap_or(Command::Serve) {
+        Command::Keys { command, url, database } => manage_keys(command, url, database),
         Command::Serve => with_config(file.clone(), |config| run(config, file, app::start)),
         Command::Demo => with_config(file, |config| run(config, None, demo::start)),
         Command::CheckConfig { .. } if file.is_some() => {
@@ -55,6 +101,35 @@ fn main() -> ExitCode {
             println!("{}: no mistakes", file.display());
             ExitCode::SUCCESS
         }),
+    }
+}
+
+/// Carries out a command about keys and prints what comes of it.
+fn manage_keys(command: Keys, url: String, database: Option<String>) -> ExitCode {
+    let command = match command {
+        Keys::Add { name, scopes } => KeysCommand::Add { name, scopes },
+        Keys::List => KeysCommand::List,
+        Keys::Revoke { name } => KeysCommand::Revoke(name),
+        Keys::Rotate { name, grace_secs } => KeysCommand::Rotate { name, grace_secs },
+    };
+    let said = match database {
+        Some(database) => command.on_database(&database),
+        None => {
+            let key = config::environment().into_iter().find(|(name, _)| name == "LEASEWAY_KEY").map(|(_, key)| key);
+            let (defaults, _) = config::load(None, &[]).expect("the defaults are valid");
+            let server = Server { url, key };
+            actix::System::new().block_on(command.on_server(&server, &defaults.upstream))
+        }
+    };
+    match said {
+        Ok(said) => {
+            println!("{said}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -10,20 +10,56 @@ use uuid::Uuid;
 use super::StartError;
 use crate::actors::history_recorder::{Past, Totals};
 use crate::actors::keyring::new_secret;
+use crate::actors::registry::warn_of_removed;
 use crate::actors::tps_tracker::ModelSpeeds;
 use crate::clock;
 use crate::config::Config;
 use crate::domain::history::DailySums;
 use crate::domain::ids::EndpointId;
 use crate::domain::keys::Keyring;
+use crate::domain::reconcile::reconcile;
 use crate::domain::stored_endpoint::StoredEndpoint;
 use crate::domain::timeline::minute_of;
 use crate::domain::tps::Speed;
 use crate::http::login::Signer;
 use crate::store::{Store, StoreError};
 
+/// The database and what it had at the start.
+pub struct Restored {
+    /// The open database.
+    pub store: Store,
+    /// The endpoints, those of the config file included.
+    pub endpoints: Vec<StoredEndpoint>,
+    /// The last hour and the totals.
+    pub past: Past,
+    /// The speeds of each endpoint on this day.
+    pub speeds: BTreeMap<EndpointId, ModelSpeeds>,
+    /// The keys, those of the config file and the environment included.
+    pub keys: Keyring,
+    /// What signs the sessions of the dashboard.
+    pub signer: Signer,
+}
+
+impl Restored {
+    /// Opens the database and reads it.
+    ///
+    /// # Errors
+    /// If the database cannot be used, or other machines could reach the server without a key.
+    pub fn open(config: &Config) -> Result<Self, StartError> {
+        let mut store = Store::open(&config.database.url)?;
+        let wall = clock::wall();
+        let known = reconcile(store.load_endpoints()?, config.endpoints.clone(), wall, Uuid::new_v4);
+        store.save_endpoints(&known.saved, &known.removed)?;
+        warn_of_removed(&known);
+        let endpoints = known.endpoints;
+        let (past, speeds) = statistics(&mut store, &endpoints, wall);
+        let (keys, signer) = keys(&mut store, config, wall)?;
+        Ok(Self { store, endpoints, past, speeds, keys, signer })
+    }
+}
+
 /// Returns the last hour, the totals, and the speeds of each of the `endpoints` on the server's local day of `wall`.
-pub fn restore(
+fn statistics(
     store: &mut Store,
     endpoints: &[StoredEndpoint],
     wall: DateTime<Utc>,
@@ -61,7 +97,7 @@ fn or_default<T: Default>(what: &str, restored: Result<T, StoreError>, failures:
 ///
 /// # Errors
 /// If the database fails, or other machines could reach the server without a key.
-pub fn keys(store: &mut Store, config: &Config, wall: DateTime<Utc>) -> Result<(Keyring, Signer), StartError> {
+fn keys(store: &mut Store, config: &Config, wall: DateTime<Utc>) -> Result<(Keyring, Signer), StartError> {
     let mut keys = Keyring::new(store.load_keys()?);
     let changes = keys.reconcile(config.keys.clone(), wall, Uuid::new_v4);
     store.save_keys(&changes)?;

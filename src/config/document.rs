@@ -42,6 +42,8 @@ pub struct Finished {
     pub endpoints: Vec<EndpointDefinition>,
     /// The blocks `[[keys]]` and the key of the environment.
     pub keys: Vec<GivenKey>,
+    /// What is wrong with the address to listen on if there is no key in the database either.
+    pub open_access: Option<ConfigError>,
     /// Warnings for the log.
     pub warnings: Vec<String>,
 }
@@ -71,13 +73,15 @@ impl Settings {
     /// # Errors
     /// Every mistake found: first those of the file in its order, then those of the environment.
     pub fn finish(mut self) -> Result<Finished, Vec<ConfigError>> {
-        let line = |place: &str| place.rsplit_once(':').and_then(|(_, line)| line.parse::<usize>().ok());
-        self.errors.sort_by_key(|error| line(&error.place).unwrap_or(usize::MAX));
+        let open_access = self.open_access();
         if !self.errors.is_empty() {
+            self.errors.extend(open_access.filter(|_| self.keys.is_empty()));
+            let line = |place: &str| place.rsplit_once(':').and_then(|(_, line)| line.parse::<usize>().ok());
+            self.errors.sort_by_key(|error| line(&error.place).unwrap_or(usize::MAX));
             return Err(self.errors);
         }
         let Self { table, endpoints, keys, warnings, .. } = self;
-        Ok(Finished { table, endpoints, keys, warnings })
+        Ok(Finished { table, endpoints, keys, open_access, warnings })
     }
 
     /// Reads a TOML text. Its values replace the values read before. Mistakes name the text's file as `name`.
@@ -162,7 +166,7 @@ impl Settings {
 
     /// Returns what is wrong with listening where other machines can reach the server, unless there is a key here or in the
     /// database; `None` if `server.insecure_open_access` is set.
-    pub fn open_access(&self) -> Option<ConfigError> {
+    fn open_access(&self) -> Option<ConfigError> {
         let server = self.table.get("server")?;
         let bind = server.get("bind")?.as_str()?.parse::<SocketAddr>().ok()?;
         let is_allowed = server.get("insecure_open_access")?.as_bool() == Some(true);

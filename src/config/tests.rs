@@ -1,6 +1,9 @@
 use std::io::Write;
 
+use chrono::DateTime;
+
 use super::*;
+use crate::domain::keys::{KeyDefinition, KeyHash, KeySource, Scope};
 
 fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<(Config, Vec<String>), Vec<String>> {
     let mut file = tempfile::Builder::new().suffix(".toml").tempfile().expect("a temporary file");
@@ -102,12 +105,14 @@ fn endpoint_mistakes_are_named_and_never_show_a_key() {
 #[test]
 fn open_access_beyond_this_machine_must_be_asked_for() {
     let open = "[server]\nbind = \"0.0.0.0:8420\"\n";
-    let errors = load_text(open, &[]).expect_err("refused");
-    assert!(errors[0].starts_with("FILE:2: server.bind = 0.0.0.0:8420 can be reached"), "{errors:?}");
-    assert!(errors[0].contains("server.insecure_open_access = true"), "{errors:?}");
-    let errors = load_text("[server]\nbind = \"0.0.0.0:8420\"\nworkers = -1\n", &[]).expect_err("refused");
-    assert_eq!(errors.len(), 2, "beside other mistakes: {errors:?}");
-    assert!(load_text(open, &[("LEASEWAY_SERVER__INSECURE_OPEN_ACCESS", "true")]).is_ok());
+    let error = load_text(open, &[]).expect("valid").0.open_access.expect("a mistake if there is no key").to_string();
+    assert!(error.contains(":2: server.bind = 0.0.0.0:8420 can be reached"), "{error}");
+    for way_out in ["[[keys]]", "LEASEWAY_ADMIN_KEY", "leaseway keys add", "server.insecure_open_access = true"] {
+        assert!(error.contains(way_out), "{error}");
+    }
+    let allowed = load_text(open, &[("LEASEWAY_SERVER__INSECURE_OPEN_ACCESS", "true")]);
+    assert_eq!(allowed.expect("valid").0.open_access, None);
+    assert_eq!(load_text("[server]\nbind = \"127.0.0.2:8420\"\n", &[]).expect("valid").0.open_access, None);
 }
 
 #[test]
@@ -219,4 +224,59 @@ fn the_password_of_an_address_is_not_shown() {
 fn a_variable_that_is_no_text_is_named() {
     let errors = load_text("", &[("LEASEWAY_DATABASE__URL", "sqlite://a\u{fffd}.db")]).expect_err("not UTF-8");
     assert_eq!(errors, ["LEASEWAY_DATABASE__URL: the value is not UTF-8"]);
+}
+
+#[test]
+fn keys_are_read_from_the_file_and_the_environment() {
+    let hash = KeyHash::of(b"a-secret-of-an-operator").to_hex();
+    let text = format!(
+        "[[keys]]\nname = \"a\"\nkey_env = \"A\"\n\n[[keys]]\nname = \"b\"\nkey_sha256 = \"{hash}\"\n\
+         scopes = [\"read\", \"report\"]\nmodels = [\"m*\"]\nexpires_at = 2027-01-31T12:00:00+01:00\n\
+         enabled = false\ntrusts_client_header = true\n"
+    );
+    let environment = [("A", "the-secret-of-a-client"), ("LEASEWAY_ADMIN_KEY", "the-secret-of-the-admin")];
+    let (config, warnings) = load_text(&text, &environment).expect("valid");
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let [a, b, admin] = &config.keys[..] else { panic!("{:?}", config.keys) };
+    assert_eq!(
+        (a.definition.clone(), a.source, a.prefix.as_str()),
+        (KeyDefinition::new("a"), KeySource::File, "the-secr")
+    );
+    assert_eq!(a.hash, KeyHash::of(b"the-secret-of-a-client"));
+    let expected = KeyDefinition {
+        scopes: [Scope::Read, Scope::Report].into(),
+        models: vec!["m*".to_owned()],
+        expires_at: DateTime::from_timestamp(1_801_393_200, 0),
+        enabled: false,
+        trusts_client_header: true,
+        ..KeyDefinition::new("b")
+    };
+    assert_eq!((b.definition.clone(), b.hash.to_hex(), b.prefix.as_str()), (expected, hash, ""));
+    assert_eq!((admin.source, admin.definition.scopes.clone()), (KeySource::Env, [Scope::Admin].into()));
+    assert!(!format!("{config:?}").contains("secret-of"), "no key in a debug line");
+}
+
+#[test]
+fn mistakes_in_keys_are_named_without_the_key() {
+    let text = "[[keys]]\nname = \" a\"\nkey_env = \"SHORT\"\n\n[[keys]]\nkey_sha256 = \"abc\"\n\n\
+        [[keys]]\nname = \"c\"\n\n[[keys]]\nname = \"c\"\nkey_env = \"NONE\"\nscopes = [\"all\"]\n\
+        expires_at = \"soon\"\nrate = 1\n";
+    let errors = load_text(text, &[("SHORT", "short"), ("LEASEWAY_ADMIN_KEY", "also short")]).expect_err("refused");
+    let all = errors.join("\n");
+    for part in [
+        "FILE:2: keys.name = \" a\" is not allowed; allowed is 1 to 128 bytes",
+        "FILE:1: keys.key_env names `SHORT`, whose value is not allowed; allowed is 16 to 256 visible ASCII characters",
+        "FILE:6: keys.key_sha256 = \"abc\" is not allowed; allowed is the SHA-256",
+        "FILE:5: keys.name is missing",
+        "FILE:8: give one of keys.key_env and keys.key_sha256",
+        "FILE:11: key name \"c\" is used at FILE:8 already",
+        "FILE:11: keys.key_env names `NONE`, which is not set",
+        "FILE:14: keys.scopes contains \"all\", which is not allowed; allowed is a list of scopes",
+        "FILE:15: keys.expires_at = \"soon\" is not allowed; allowed is a point in time",
+        "FILE:16: unknown key `keys.rate`; allowed are name, key_env",
+        "LEASEWAY_ADMIN_KEY: the value is not allowed; allowed is 16 to 256 visible ASCII characters",
+    ] {
+        assert!(all.contains(part), "{part} is not in\n{all}");
+    }
+    assert!(!all.contains("also short"), "{all}");
 }

@@ -1,5 +1,7 @@
 //! Every error that Leaseway itself answers with: one row each, in [`ApiError::row`].
 
+mod rows;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -7,14 +9,14 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 use bytes::Bytes;
-use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use self::rows::{RETRY_AFTER_NO_ROOM, RETRY_AFTER_NOT_READY, Row};
 use crate::actors::keyring::KeyError;
 use crate::actors::registry::RegistryError;
-use crate::dialect::{Dialect, ErrorParts};
+use crate::dialect::Dialect;
 use crate::domain::ids::ModelId;
-use crate::domain::keys::{KeyringError, Scope};
+use crate::domain::keys::Scope;
 use crate::domain::request::{Failure, Refusal};
 use crate::store::StoreError;
 
@@ -124,71 +126,6 @@ pub struct RetryAfter {
     pub no_endpoint: u64,
 }
 
-/// When to come again after a refusal because Leaseway is stopping, in seconds.
-const RETRY_AFTER_DRAINING: u64 = 5;
-
-/// When to come again after a refusal because there is no room for the body, in seconds.
-const RETRY_AFTER_NO_ROOM: u64 = 5;
-
-/// When to come again if a part of Leaseway, or the database, cannot answer, in seconds.
-const RETRY_AFTER_NOT_READY: u64 = 5;
-
-/// Everything that a client sees of one error.
-struct Row {
-    status: StatusCode,
-    code: &'static str,
-    message: String,
-    /// The field of the request that is wrong; `None` if no single field is.
-    param: Option<String>,
-    /// The value of the header `Retry-After`, in seconds, 1 to 60; `None` for no such header.
-    retry_after: Option<u64>,
-    /// True if the SDKs of OpenAI are told not to send the request again, which they would do for this status.
-    is_final: bool,
-    /// The value of the header `Allow`; `None` for no such header.
-    allow: Option<String>,
-    /// True if the answer says how a key is sent.
-    challenge: bool,
-    /// True if the connection is closed after the answer.
-    closes: bool,
-    /// Fields of the body beside those that every error has.
-    details: Map<String, Value>,
-}
-
-impl Row {
-    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            code,
-            message: message.into(),
-            param: None,
-            retry_after: None,
-            is_final: false,
-            allow: None,
-            challenge: false,
-            closes: false,
-            details: Map::new(),
-        }
-    }
-
-    fn param(self, param: Option<&str>) -> Self {
-        Self { param: param.map(str::to_owned), ..self }
-    }
-
-    fn retry_after(self, seconds: u64) -> Self {
-        Self { retry_after: Some(seconds), ..self }
-    }
-
-    fn detail(mut self, field: &str, value: impl Into<Value>) -> Self {
-        self.details.insert(field.to_owned(), value.into());
-        self
-    }
-
-    fn parts(&self) -> ErrorParts<'_> {
-        let (status, param) = (self.status.as_u16(), self.param.as_deref());
-        ErrorParts { status, code: self.code, message: &self.message, param, details: &self.details }
-    }
-}
-
 impl ApiError {
     /// Returns the error of a request that makes no sense, without naming a field.
     pub fn invalid(message: impl Into<String>) -> Self {
@@ -206,45 +143,34 @@ impl ApiError {
                 let message = format!("the request body is larger than {limit} bytes");
                 Row::new(S::PAYLOAD_TOO_LARGE, "request_too_large", message)
             }
-            ApiError::Refused { refusal, model, retry_after } => refused(refusal, model, *retry_after),
+            ApiError::Refused { refusal, model, retry_after } => rows::refused(refusal, model, *retry_after),
             ApiError::AllBusy { estimated_wait, model, retry_after } => {
                 let message = format!("every endpoint that was tried for the model `{model}` is busy");
-                too_many("overloaded", message, *estimated_wait, *retry_after)
+                rows::too_many("overloaded", message, *estimated_wait, *retry_after)
             }
-            ApiError::AttemptFailed(endpoint, failure) => attempt_failed(endpoint, failure),
+            ApiError::AttemptFailed(endpoint, failure) => rows::attempt_failed(endpoint, failure),
             ApiError::NotAStream { endpoint, status } => {
                 let message = format!("endpoint `{endpoint}` answered {} and no stream", status.as_u16());
                 Row::new(S::BAD_GATEWAY, "upstream_error", message)
             }
-            ApiError::Registry(error) => registry(error),
+            ApiError::Registry(error) => rows::registry(error),
             ApiError::UnknownModel(model) => {
                 let message = format!("no online endpoint has the model `{model}`");
                 Row::new(S::NOT_FOUND, "model_not_found", message).param(Some("model"))
             }
-            ApiError::UnknownEndpoint(id) => {
-                Row::new(S::NOT_FOUND, "endpoint_not_found", format!("there is no endpoint with id `{id}`"))
-            }
+            ApiError::UnknownEndpoint(id) => rows::unknown("endpoint", id),
             ApiError::UnknownPath(path) => Row::new(S::NOT_FOUND, "not_found", format!("there is nothing at {path}")),
             ApiError::MethodNotAllowed { method, path, allow } => {
                 let message = format!("{method} is not allowed at {path}; allowed are {allow}");
                 Row { allow: Some(allow.clone()), ..Row::new(S::METHOD_NOT_ALLOWED, "method_not_allowed", message) }
             }
-            ApiError::InvalidKey => Row {
-                challenge: true,
-                ..Row::new(
-                    S::UNAUTHORIZED,
-                    "invalid_api_key",
-                    "a valid key is required, as `Authorization: Bearer KEY`",
-                )
-            },
+            ApiError::InvalidKey => rows::invalid_key(),
             ApiError::InsufficientScope(scope) => {
                 let message = format!("the key lacks the scope `{}`", scope.as_str());
                 Row::new(S::FORBIDDEN, "insufficient_scope", message)
             }
-            ApiError::Key(error) => key(error),
-            ApiError::UnknownKey(id) => {
-                Row::new(S::NOT_FOUND, "key_not_found", format!("there is no key with id `{id}`"))
-            }
+            ApiError::Key(error) => rows::key(error),
+            ApiError::UnknownKey(id) => rows::unknown("key", id),
             ApiError::HostNotAllowed { host } => {
                 let message =
                     format!("the host name `{host}` is not known here; server.allowed_hosts lists more names");
@@ -273,7 +199,7 @@ impl ApiError {
             ApiError::NotReady(reason) => {
                 Row::new(S::SERVICE_UNAVAILABLE, "not_ready", reason).retry_after(RETRY_AFTER_NOT_READY)
             }
-            ApiError::Database(error) => unavailable(error.to_string()),
+            ApiError::Database(error) => rows::unavailable(error.to_string()),
         }
     }
 
@@ -318,90 +244,6 @@ impl ApiError {
             Uuid::new_v4(),
         );
         (head + &body).into_bytes()
-    }
-}
-
-fn refused(refusal: &Refusal, model: &ModelId, retry_after: RetryAfter) -> Row {
-    let row = |status, message: String| Row::new(status, refusal.code(), message);
-    match refusal {
-        Refusal::ModelNotFound => {
-            row(StatusCode::NOT_FOUND, format!("no endpoint has the model `{model}`")).param(Some("model"))
-        }
-        Refusal::NoEndpointOnline => {
-            row(StatusCode::SERVICE_UNAVAILABLE, format!("no endpoint with the model `{model}` is online"))
-                .retry_after(retry_after.no_endpoint)
-        }
-        Refusal::WarmingUp => {
-            row(StatusCode::SERVICE_UNAVAILABLE, format!("every endpoint with the model `{model}` is still loading"))
-                .retry_after(retry_after.no_endpoint)
-        }
-        Refusal::QueueFull { estimated_wait } | Refusal::Overloaded { estimated_wait } => {
-            too_many(refusal.code(), "Request queue is full".to_owned(), *estimated_wait, retry_after)
-        }
-        Refusal::QueueTimeout { waited } => row(StatusCode::GATEWAY_TIMEOUT, "Queue wait timeout".to_owned())
-            .detail("waited_secs", waited.as_secs_f64()),
-        Refusal::NothingUntried { .. } => {
-            row(StatusCode::BAD_GATEWAY, format!("no endpoint with the model `{model}` answered"))
-        }
-        Refusal::ApiNotSupported(api_kind) => {
-            let message = format!("no endpoint with the model `{model}` serves {}", api_kind.path());
-            Row { is_final: true, ..row(StatusCode::NOT_IMPLEMENTED, message) }
-        }
-        Refusal::Draining => Row {
-            closes: true,
-            ..row(StatusCode::SERVICE_UNAVAILABLE, "Leaseway is stopping".to_owned()).retry_after(RETRY_AFTER_DRAINING)
-        },
-    }
-}
-
-/// Returns the error of a client that may come again once there is less to do.
-fn too_many(code: &'static str, message: String, estimated_wait: Option<Duration>, retry_after: RetryAfter) -> Row {
-    let seconds = estimated_wait.map_or(retry_after.queue_full, |wait| wait.as_secs().clamp(1, 60));
-    Row::new(StatusCode::TOO_MANY_REQUESTS, code, message).retry_after(seconds).detail("retry_after", seconds)
-}
-
-fn attempt_failed(endpoint: &str, failure: &Failure) -> Row {
-    let failed = |message: String| Row::new(StatusCode::BAD_GATEWAY, "upstream_error", message);
-    match failure {
-        Failure::FirstByteTimeout => {
-            let message = format!("endpoint `{endpoint}` sent no byte of its answer in time");
-            Row { is_final: true, ..Row::new(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", message) }
-        }
-        Failure::Status(status) => failed(format!("endpoint `{endpoint}` answered {status} and broke off")),
-        Failure::Unreachable(_)
-        | Failure::ConnectionLost(_)
-        | Failure::RequestCutOff
-        | Failure::IdleTimeout
-        | Failure::ShutDown => failed(format!("endpoint `{endpoint}` did not answer")),
-    }
-}
-
-fn unavailable(message: String) -> Row {
-    Row::new(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable", message).retry_after(RETRY_AFTER_NOT_READY)
-}
-
-fn registry(error: &RegistryError) -> Row {
-    let row = |status, code| Row::new(status, code, error.to_string());
-    match error {
-        RegistryError::NotFound(_) => row(StatusCode::NOT_FOUND, "endpoint_not_found"),
-        RegistryError::NameTaken(_) | RegistryError::AddressTaken { .. } => {
-            row(StatusCode::CONFLICT, "endpoint_exists")
-        }
-        RegistryError::ManagedByFile(_) => row(StatusCode::CONFLICT, "managed_by_file"),
-        RegistryError::BeingChanged(_) => row(StatusCode::CONFLICT, "being_changed"),
-        RegistryError::Store(_) => unavailable(error.to_string()),
-    }
-}
-
-fn key(error: &KeyError) -> Row {
-    let row = |status, code| Row::new(status, code, error.to_string());
-    match error {
-        KeyError::Rule(KeyringError::NotFound(_)) => row(StatusCode::NOT_FOUND, "key_not_found"),
-        KeyError::Rule(KeyringError::NameTaken(_)) => row(StatusCode::CONFLICT, "key_exists"),
-        KeyError::Rule(KeyringError::ManagedByFile(_)) => row(StatusCode::CONFLICT, "managed_by_file"),
-        KeyError::Rule(KeyringError::ManagedByEnvironment(_)) => row(StatusCode::CONFLICT, "managed_by_environment"),
-        KeyError::Rule(KeyringError::LastAdmin(_)) => row(StatusCode::CONFLICT, "last_admin"),
-        KeyError::Store(_) => unavailable(error.to_string()),
     }
 }
 

@@ -13,10 +13,7 @@ use super::{HttpReply, Services, ask, body};
 use crate::actors::keyring::{ChangeKey, ListKeys, MakeKey, ReadKey, RevokeKey, RotateKey};
 use crate::domain::endpoint::check_models;
 use crate::domain::ids::KeyId;
-use crate::domain::keys::{Key, KeyDefinition, Scope, check_key_name};
-
-/// The longest time for which a secret stays valid after it was exchanged, in seconds: 30 days.
-const GRACE_MAX_SECS: u64 = 30 * 24 * 3600;
+use crate::domain::keys::{GRACE_MAX_SECS, Key, KeyDefinition, Scope, check_key_name};
 
 /// The body that makes or changes a key. A field that is left out takes its default in a new key, and stays as it is in a
 /// change.

@@ -8,6 +8,7 @@ pub mod forward;
 mod headers;
 mod json_meter;
 pub mod look;
+pub mod operator;
 mod page;
 pub mod probe;
 pub mod request_body;

@@ -14,6 +14,8 @@ mod fairness;
 mod faults;
 mod health;
 mod inference;
+mod keys;
+mod keys_command;
 mod leaving;
 mod limits;
 mod line_view;

@@ -267,7 +267,7 @@ mod tests {
         let last = || KeyringError::LastAdmin("root".to_owned());
         assert_eq!(ring.remove(id(1), at(0)), Err(last()));
         for demote in [
-            (|key: &mut KeyDefinition| drop(key.scopes.remove(&Scope::Admin))) as fn(&mut KeyDefinition),
+            (|key: &mut KeyDefinition| key.scopes.clear()) as fn(&mut KeyDefinition),
             |key| key.enabled = false,
             |key| key.expires_at = Some(at(0)),
         ] {

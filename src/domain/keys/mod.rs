@@ -17,6 +17,9 @@ use super::ids::KeyId;
 /// The longest name of a key, in bytes.
 const NAME_MAX: usize = 128;
 
+/// The longest time for which a secret stays valid after it was exchanged, in seconds: 30 days.
+pub const GRACE_MAX_SECS: u64 = 30 * 24 * 3600;
+
 /// What a key may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use actix_web::ResponseError;
 
+use serde_json::Value;
+
 use super::*;
 use crate::domain::ids::EndpointId;
 use crate::domain::request::ApiKind;
