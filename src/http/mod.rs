@@ -4,6 +4,7 @@ mod assets;
 mod auth;
 mod body;
 mod client;
+mod client_socket;
 mod client_stream;
 mod dashboard;
 pub mod doors;

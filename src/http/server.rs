@@ -20,6 +20,7 @@ use actix_web::rt::net::TcpStream;
 use actix_web::{Error, HttpResponse};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::client_socket::ClientSocket;
 use super::client_stream::ClientStream;
 use super::places::{Places, raise_open_files};
 use crate::config::Config;
@@ -75,7 +76,7 @@ where
         let (upstream, places): (_, Arc<Places>) = (upstream.clone(), places.clone());
         let accept = move |tcp: TcpStream| {
             let peer = tcp.peer_addr().ok();
-            let stream = ClientStream::new(tcp, &upstream, &places);
+            let stream = ClientStream::new(ClientSocket::new(tcp, &upstream, &places), upstream.idle_timeout);
             async move { Ok::<_, DispatchError>((stream, peer)) }
         };
         // actix itself answers a request that it cannot parse, with 400 or 431 and no body, before this error comes here.
