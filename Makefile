@@ -10,10 +10,12 @@ test: tools $(PYTHON_ENV)/ready
 	LEASEWAY_TEST_PYTHON=$(PYTHON_ENV)/bin/python cargo test --locked
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
 
-# A C compiler for SQLite and TLS, Python for its OpenAI SDK, a browser for the dashboard; from Debian where they are missing.
+# A C compiler for SQLite and TLS, Python for its OpenAI SDK, curl as a client, a browser for the dashboard; from Debian where they
+# are missing.
 tools:
-	@cc --version >/dev/null 2>&1 && python3 -c 'import ensurepip, venv' 2>/dev/null && test -x /usr/bin/chromium || \
-		{ apt-get update -qq && apt-get install -y -qq build-essential python3 python3-venv chromium; }
+	@cc --version >/dev/null 2>&1 && python3 -c 'import ensurepip, venv' 2>/dev/null && \
+		curl --version >/dev/null 2>&1 && test -x /usr/bin/chromium || \
+		{ apt-get update -qq && apt-get install -y -qq build-essential python3 python3-venv curl chromium; }
 
 $(PYTHON_ENV)/ready: tests/requirements.txt
 	python3 -m venv $(PYTHON_ENV)

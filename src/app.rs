@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use actix::dev::channel::{AddressReceiver, channel};
 use actix::{Actor, Addr, Context};
-use actix_web::dev::{Server, ServerHandle};
+use actix_web::dev::ServerHandle;
 use actix_web::http::header::HeaderValue;
 use actix_web::middleware::from_fn;
 use actix_web::{App, web};
@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use self::restore::Restored;
+use crate::actors::certificate_keeper::{CertificateKeeper, CurrentTls, ReadCertificate};
 use crate::actors::event_hub::{CloseViewers, EventHub};
 use crate::actors::history_recorder::{Flush, HistoryRecorder, Upkeep, Writer};
 use crate::actors::keyring::{ApplyGiven, Keyring, SaveUses};
@@ -25,7 +26,8 @@ use crate::actors::load_manager::{Drain, LeaseDesk, LoadManager, Observe, Observ
 use crate::actors::persistence::{Checkpoint, Persistence, StoreDesk};
 use crate::actors::registry::{ApplyFile, ModelCatalog, Neighbours, Registry, SaveObserved};
 use crate::actors::tps_tracker::TpsTracker;
-use crate::config::{Config, ConfigError};
+use crate::certificate::CertificateError;
+use crate::config::{Config, ConfigError, TlsConfig};
 use crate::http::doors::Doors;
 use crate::http::room::Room;
 use crate::http::{RetryAfter, Services, middleware, routes, server};
@@ -43,6 +45,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Why Leaseway did not start.
 #[derive(Debug)]
 pub enum StartError {
+    /// The certificate of the server or its key cannot be used.
+    Certificate(CertificateError),
     /// The database cannot be used.
     Store(StoreError),
     /// Other machines could reach the server, and there is no key.
@@ -59,6 +63,7 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            StartError::Certificate(error) => error.fmt(f),
             StartError::Store(error) => error.fmt(f),
             StartError::OpenAccess(error) => error.fmt(f),
             StartError::Bind { address, reason } => write!(f, "cannot listen on {address}: {reason}"),
@@ -81,6 +86,8 @@ pub struct Leaseway {
     /// The settings at the start.
     config: Config,
     server: ServerHandle,
+    /// Runs if the server speaks HTTPS.
+    keeper: Option<Addr<CertificateKeeper>>,
     registry: Addr<Registry>,
     keyring: Addr<Keyring>,
     load_manager: Addr<LoadManager>,
@@ -93,8 +100,9 @@ pub struct Leaseway {
 /// Starts Leaseway on the current actix system.
 ///
 /// # Errors
-/// If the database cannot be used or the address is taken.
+/// If the certificate or the database cannot be used, or the address is taken.
 pub fn start(config: Config) -> Result<Leaseway, StartError> {
+    let keeper = config.tls.clone().map(CertificateKeeper::new).transpose().map_err(StartError::Certificate)?;
     let Restored { store, endpoints: known, past, speeds, keys, signer } = Restored::open(&config)?;
     let endpoints = known.len();
 
@@ -137,6 +145,7 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
         keyring: keyring.clone(),
         keys: published_keys,
         signer,
+        has_tls: config.tls.is_some(),
         events: events.clone(),
         catalog,
         client_header: config.queue.client_header.as_deref().and_then(|name| name.parse().ok()),
@@ -148,15 +157,16 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
         retry_after: retry_after(&config),
         draining: draining.clone(),
     });
-    let (address, server) = serve(&config, services, beside_worker(&config, mailbox, &events, &history))?;
-    let handle = server.handle();
-    actix_web::rt::spawn(server);
+    let tls = keeper.as_ref().map(CertificateKeeper::current);
+    let (address, server) = serve(&config, tls, services, beside_worker(&config, mailbox, &events, &history))?;
+    let keeper = keeper.map(CertificateKeeper::start);
     log::info!("Load balancer mode: {}", config.balancer.mode.as_str());
-    log::info!("listening address={address} endpoints={endpoints}");
+    log::info!("listening address={address} tls={} endpoints={endpoints}", keeper.is_some());
     Ok(Leaseway {
         address,
         config,
-        server: handle,
+        server,
+        keeper,
         registry,
         keyring,
         load_manager,
@@ -223,9 +233,10 @@ impl<A: Actor<Context = Context<A>>> Mailbox<A> {
 /// all work of LoadManager for a request.
 fn serve(
     config: &Config,
+    tls: Option<CurrentTls>,
     services: web::Data<Services>,
     beside_worker: impl Fn() + Send + Clone + 'static,
-) -> Result<(SocketAddr, Server), StartError> {
+) -> Result<(SocketAddr, ServerHandle), StartError> {
     let upstream = config.upstream.clone();
     let app = move || {
         beside_worker();
@@ -235,12 +246,20 @@ fn serve(
             .app_data(Upstreams::start(upstream.clone(), services.instance.clone()))
             .configure(routes)
     };
-    server::serve(config, app).map_err(|reason| StartError::Bind { address: config.server.bind, reason })
+    let bound = server::serve(config, tls, app);
+    let (address, server) = bound.map_err(|reason| StartError::Bind { address: config.server.bind, reason })?;
+    let handle = server.handle();
+    actix_web::rt::spawn(server);
+    Ok((address, handle))
 }
 
 impl Leaseway {
-    /// Applies the endpoints and keys of settings that were read again. Other changes of the settings take effect at the next start.
+    /// Applies the endpoints, keys and certificate of settings that were read again. Other changes of the settings take effect at
+    /// the next start, as does HTTPS instead of HTTP and the other way round.
     pub fn reload(&self, config: Config) -> impl Future<Output = ()> + 'static {
+        if let Some(files) = config.tls.clone() {
+            self.read_certificate(Some(files));
+        }
         let waiting = self.config.sections_changed(&config);
         if !waiting.is_empty() {
             log::warn!("changes take effect at the next start sections={}", waiting.join(","));
@@ -262,6 +281,14 @@ impl Leaseway {
                 Err(_) => log::error!("config file not applied: a part of Leaseway gives no answer"),
             }
         }
+    }
+
+    /// Reads the certificate again, from `files` if they are given. Returns false if the server speaks plain HTTP.
+    pub fn read_certificate(&self, files: Option<TlsConfig>) -> bool {
+        if let Some(keeper) = &self.keeper {
+            keeper.do_send(ReadCertificate { files });
+        }
+        self.keeper.is_some()
     }
 
     /// Stops in order: refuses waiting and new requests, lets running requests finish within `grace`, closes the sessions of

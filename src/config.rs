@@ -9,7 +9,7 @@ mod keys;
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use self::document::{Finished, Settings};
@@ -31,6 +31,8 @@ pub const DEFAULTS: &str = include_str!("../config/default.toml");
 pub struct Config {
     /// The HTTP server and who may call it.
     pub server: ServerConfig,
+    /// The certificate of the server; `None`: the server speaks plain HTTP.
+    pub tls: Option<TlsConfig>,
     /// Where statistics are stored and for how long.
     pub database: DatabaseConfig,
     /// How an endpoint is chosen.
@@ -74,6 +76,15 @@ pub struct ServerConfig {
     pub max_buffered_bytes: usize,
     /// Endpoints may have link-local addresses, at which clouds offer the secrets of a machine.
     pub allow_link_local_endpoints: bool,
+}
+
+/// The section `tls`, which has both keys or none.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct TlsConfig {
+    /// The PEM file with the certificate and those of its issuers.
+    pub cert_file: PathBuf,
+    /// The PEM file with the private key of the certificate.
+    pub key_file: PathBuf,
 }
 
 /// The section `database`.
@@ -180,10 +191,12 @@ pub struct TpsConfig {
 }
 
 impl Config {
-    /// Returns the names of the sections that differ from those of `other`; `endpoints` and `keys` are not compared.
+    /// Returns the names of the sections that differ from those of `other`. `endpoints` and `keys` are not compared, and of
+    /// `tls` only whether there is a certificate.
     pub fn sections_changed(&self, other: &Config) -> Vec<&'static str> {
         let sections = [
             ("server", self.server == other.server),
+            ("tls", self.tls.is_some() == other.tls.is_some()),
             ("database", self.database == other.database),
             ("balancer", self.balancer == other.balancer),
             ("queue", self.queue == other.queue),
@@ -230,6 +243,7 @@ pub fn load(file: Option<&Path>, environment: &[(String, String)]) -> Result<(Co
     settings.read_admin_key(environment);
     settings.refuse_link_local_endpoints();
     settings.refuse_little_room();
+    settings.refuse_half_a_pair();
     let Finished { table, endpoints, keys, open_access, warnings } = settings.finish()?;
     let mut config: Config = table.try_into().expect("checked values fit the settings they were checked for");
     (config.endpoints, config.keys, config.open_access) = (endpoints, keys, open_access);

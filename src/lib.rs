@@ -13,6 +13,7 @@
 //! counters. [`Keyring`](actors::keyring::Keyring): who may do what. [`LoadManager`](actors::load_manager::LoadManager): who holds a slot, who waits.
 //! [`TpsTracker`](actors::tps_tracker::TpsTracker): speeds. [`HistoryRecorder`](actors::history_recorder::HistoryRecorder):
 //! the timeline, the totals, and what is not written yet. [`EventHub`](actors::event_hub::EventHub): who listens.
+//! [`CertificateKeeper`](actors::certificate_keeper::CertificateKeeper): the certificate of the server.
 //! [`Persistence`](actors::persistence::Persistence) owns nothing; it executes.
 //!
 //! And one technique: **pure core, thin actors.** Decisions live in [`domain`] as plain code whose methods take `now` and
@@ -48,6 +49,7 @@
 //! - [`domain`]: the pure code. Start with [`domain::dispatch`], whose first lines list its invariants.
 //! - [`dialect`]: the forms of the APIs that are spoken: requests, streams, usage, errors. Pure, too.
 //! - [`clock`], [`config`], [`store`]: the only places that know time, environment and database.
+//! - [`certificate`]: the files of the server's certificate and key.
 //! - [`lease`]: the value that reports its own end.
 //! - [`upstream`]: talking to endpoints; the only place that knows awc.
 //! - [`actors`]: thin shells around the pure code, and who tells whom.
@@ -64,6 +66,8 @@ pub mod dialect;
 pub mod clock;
 pub mod config;
 pub mod store;
+
+pub mod certificate;
 
 pub mod lease;
 

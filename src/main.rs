@@ -10,7 +10,7 @@ use leaseway::command::KeysCommand;
 use leaseway::config::{self, Config, ConfigError};
 use leaseway::domain::keys::{GRACE_MAX_SECS, Scope};
 use leaseway::upstream::operator::Server;
-use leaseway::{app, demo};
+use leaseway::{app, certificate, demo};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -94,13 +94,7 @@ fn main() -> ExitCode {
             let message = "check-config takes the file as its argument, not as --config";
             Arguments::command().error(ErrorKind::ArgumentConflict, message).exit()
         }
-        Command::CheckConfig { file } => with_config(Some(file.clone()), |config| {
-            if let Some(error) = config.open_access.filter(|_| config.keys.is_empty()) {
-                return report(&[error]);
-            }
-            println!("{}: no mistakes", file.display());
-            ExitCode::SUCCESS
-        }),
+        Command::CheckConfig { file } => with_config(Some(file.clone()), |config| check(&file, &config)),
     }
 }
 
@@ -148,6 +142,19 @@ fn with_config(file: Option<PathBuf>, act: impl FnOnce(Config) -> ExitCode) -> E
     }
 }
 
+/// Checks what a config file without mistakes names. `file` is the config file.
+fn check(file: &Path, config: &Config) -> ExitCode {
+    if let Some(error) = config.open_access.clone().filter(|_| config.keys.is_empty()) {
+        return report(&[error]);
+    }
+    if let Some(Err(error)) = config.tls.as_ref().map(certificate::read) {
+        eprintln!("{}: {error}", file.display());
+        return ExitCode::FAILURE;
+    }
+    println!("{}: no mistakes", file.display());
+    ExitCode::SUCCESS
+}
+
 fn report(errors: &[ConfigError]) -> ExitCode {
     for error in errors {
         eprintln!("{error}");
@@ -189,17 +196,23 @@ fn run(config: Config, file: Option<PathBuf>, start: fn(Config) -> Result<Leasew
     })
 }
 
-/// Reads the config file again. A file with a mistake changes nothing.
+/// Reads the config file and the certificate again. A file with a mistake changes nothing.
 fn reload(leaseway: &Leaseway, file: Option<&Path>) {
     let Some(file) = file else {
-        return log::warn!("SIGHUP has no effect: there is no config file");
+        if !leaseway.read_certificate(None) {
+            log::warn!("SIGHUP has no effect: there is no config file and no certificate");
+        }
+        return;
     };
     match config::load(Some(file), &config::environment()) {
         Ok((config, warnings)) => {
             warnings.iter().for_each(|warning| log::warn!("{warning}"));
             actix::spawn(leaseway.reload(config));
         }
-        Err(errors) => errors.iter().for_each(|error| log::error!("config file not applied: {error}")),
+        Err(errors) => {
+            errors.iter().for_each(|error| log::error!("config file not applied: {error}"));
+            leaseway.read_certificate(None);
+        }
     }
 }
 

@@ -14,11 +14,14 @@
 //! Keyring ── SaveKeys ─▶ StoreDesk ─▶ Persistence
 //! ```
 //!
+//! CertificateKeeper, which runs only under TLS, tells nobody; new connections read what it publishes.
+//!
 //! Persistence reports what came of its work with messages of its own: BatchDone, OldRemoved, ObservationsSaved.
 //!
 //! Actors tell each other and never await an answer, with one exception: Registry and Keyring await Persistence in order to
 //! answer their own callers once an endpoint or a key is saved. That cannot deadlock, since Persistence awaits nobody.
 
+pub mod certificate_keeper;
 pub mod event_hub;
 pub mod facts;
 pub mod history_recorder;

@@ -30,6 +30,8 @@ pub struct Settings {
     bind_place: String,
     /// The place that set the length of a body or the room for bodies last.
     room_place: String,
+    /// The place that set a key of `tls` last.
+    tls_place: String,
     /// Place and address of each endpoint at a link-local address.
     link_local: Vec<(String, String)>,
 }
@@ -196,6 +198,20 @@ impl Settings {
         self.fail(self.room_place.clone(), message);
     }
 
+    /// Refuses a certificate without a key, and a key without a certificate.
+    pub fn refuse_half_a_pair(&mut self) {
+        let is_set = |key| self.table.get("tls").is_some_and(|tls| tls.get(key).is_some());
+        let (given, missing) = match (is_set("cert_file"), is_set("key_file")) {
+            (true, false) => ("cert_file", "key_file"),
+            (false, true) => ("key_file", "cert_file"),
+            (true, true) | (false, false) => return,
+        };
+        self.fail(
+            self.tls_place.clone(),
+            format!("tls.{given} is set, but tls.{missing} is missing; HTTPS needs both"),
+        );
+    }
+
     /// Refuses endpoints at link-local addresses, unless `server.allow_link_local_endpoints` is set.
     pub fn refuse_link_local_endpoints(&mut self) {
         let server = self.table.get("server");
@@ -232,6 +248,7 @@ impl Settings {
         match path.as_str() {
             "server.bind" => self.bind_place.clone_from(&place),
             "server.max_body_bytes" | "server.max_buffered_bytes" => self.room_place.clone_from(&place),
+            "tls.cert_file" | "tls.key_file" => self.tls_place.clone_from(&place),
             _ => {}
         }
         let section = self.table.entry(section_name).or_insert_with(|| Value::Table(Table::new()));

@@ -88,6 +88,7 @@ pub const SECTIONS: &[(&str, &[Key])] = &[
             key("allow_link_local_endpoints", Rule::Flag),
         ],
     ),
+    ("tls", &[key("cert_file", Rule::Text), key("key_file", Rule::Text)]),
     (
         "database",
         &[

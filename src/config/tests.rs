@@ -175,6 +175,21 @@ fn a_body_of_the_allowed_length_fits_into_the_room_for_bodies() {
 }
 
 #[test]
+fn a_certificate_and_its_key_are_given_together() {
+    let (config, _) = load_text("[tls]\n", &[]).expect("valid");
+    assert_eq!(config.tls, None);
+    let both = "[tls]\ncert_file = \"a.pem\"\nkey_file = \"a.key\"\n";
+    let (config, _) = load_text(both, &[("LEASEWAY_TLS__KEY_FILE", "b.key")]).expect("valid");
+    assert_eq!(config.tls, Some(TlsConfig { cert_file: "a.pem".into(), key_file: "b.key".into() }));
+    let errors = load_text("[tls]\ncert_file = \"a.pem\"\n", &[]).expect_err("no key");
+    assert_eq!(errors, ["FILE:2: tls.cert_file is set, but tls.key_file is missing; HTTPS needs both"]);
+    let errors = load_text("", &[("LEASEWAY_TLS__KEY_FILE", "a.key")]).expect_err("no certificate");
+    assert!(errors[0].starts_with("LEASEWAY_TLS__KEY_FILE: tls.key_file is set, but tls.cert_file"), "{errors:?}");
+    let errors = load_text("[tls]\ncert_file = \"\"\n", &[("LEASEWAY_TLS__KEY_FILE", "a.key")]).expect_err("empty");
+    assert!(errors[0].starts_with("FILE:2: tls.cert_file = \"\" is not allowed"), "{errors:?}");
+}
+
+#[test]
 fn mistakes_come_in_the_order_of_the_file_and_blocks_with_mistakes_are_compared_too() {
     let text = "[tps]\nema_alpha = 7\n[[endpoints]]\nname = \"a\"\nmax_concurrency = 0\nbase_url = \"http://x\"\n\
                 [[endpoints]]\nname = \"a\"\nmodels = [\"m\", \"\"]\nbase_url = \"http://x/v1\"\n\
@@ -190,7 +205,7 @@ fn mistakes_come_in_the_order_of_the_file_and_blocks_with_mistakes_are_compared_
         "FILE:12: queue.timeout_secs",
         "FILE:13: queue.max_waiting",
         "FILE:15: server.bind",
-        "LEASEWAY_QUEUES__MAX_WAITING: unknown section `queues`; allowed are server, database, balancer,",
+        "LEASEWAY_QUEUES__MAX_WAITING: unknown section `queues`; allowed are server, tls, database, balancer,",
         "LEASEWAY_TPS__EMA_ALPHA: ",
     ];
     assert_eq!(errors.len(), expected.len(), "{errors:#?}");

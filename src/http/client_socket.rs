@@ -2,9 +2,10 @@
 //!
 //! A timer inside the body could not do this, since a body is polled only while its client reads. The kernel's
 //! `TCP_USER_TIMEOUT` does not help either: it goes on counting while a slow client reads, as long as the window that the
-//! client opens is smaller than the next segment.
+//! client opens is smaller than the next segment. A timer above TLS could not either: it would take the bytes that wait in
+//! the buffer of TLS for bytes that the client has taken.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -45,6 +46,11 @@ impl ClientSocket {
         }
         let patience = config.idle_timeout + (config.idle_timeout / 2).min(UNSEEN_MAX);
         Self { tcp, patience, blocked: None, _place: places.take() }
+    }
+
+    /// Returns the connection itself.
+    pub fn tcp(&self) -> &TcpStream {
+        &self.tcp
     }
 
     /// Tells whether there are bytes that the client has not taken yet.
@@ -91,6 +97,20 @@ impl AsyncWrite for ClientSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.tcp).poll_write(cx, buf);
         self.watch(written, cx)
+    }
+
+    /// TLS writes all records that it holds at once.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs);
+        self.watch(written, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,5 +1,5 @@
 //! The connection of a client below actix's HTTP. It cuts off a client that sends the head of a request too slowly, or goes
-//! on with a request that has been answered.
+//! on with a request that has been answered. What it counts are bytes of HTTP, under TLS, too.
 
 use std::io;
 use std::mem::discriminant;
@@ -11,10 +11,10 @@ use std::time::Duration;
 use actix_codec::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::client_socket::ClientSocket;
 use super::error::ApiError;
 use super::pace::may_wait;
 use super::progress::{Phase, Progress};
+use super::transport::Transport;
 use crate::clock;
 use crate::domain::time::Moment;
 
@@ -23,7 +23,7 @@ const UNREAD_MAX: Duration = Duration::from_secs(2);
 
 /// A client's connection, cut off when the client keeps Leaseway waiting for too long.
 pub struct ClientStream {
-    socket: ClientSocket,
+    transport: Transport,
     progress: Rc<Progress>,
     /// The time until which the client must go on; `None` if Leaseway does not wait for the client.
     limit: Option<Limit>,
@@ -41,8 +41,8 @@ struct Limit {
 
 impl ClientStream {
     /// Begins to serve a connection.
-    pub fn new(socket: ClientSocket, pause_max: Duration) -> Self {
-        Self { socket, progress: Progress::new(), limit: None, pause_max }
+    pub fn new(transport: Transport, pause_max: Duration) -> Self {
+        Self { transport, progress: Progress::new(), limit: None, pause_max }
     }
 
     /// Returns the progress of the connection, by which handlers and this stream tell each other what they see.
@@ -84,9 +84,9 @@ impl ClientStream {
     /// Tells a client that sends a head too slowly why it is cut off, unless the client has not taken the last answer yet.
     fn cut_off(&mut self, cx: &mut Context<'_>) -> io::Error {
         if let Phase::Head { received } = self.progress.phase()
-            && !self.socket.is_blocked()
+            && !self.transport.is_blocked()
             && let Poll::Ready(Err(error)) =
-                Pin::new(&mut self.socket).poll_write(cx, &ApiError::TooSlow { received }.to_bytes())
+                Pin::new(&mut self.transport).poll_write(cx, &ApiError::TooSlow { received }.to_bytes())
         {
             log::debug!("client not told that it is too slow error=\"{error}\"");
         }
@@ -104,7 +104,7 @@ impl AsyncRead for ClientStream {
             return Poll::Ready(Err(self.cut_off(cx)));
         }
         let before = buf.filled().len();
-        let read = Pin::new(&mut self.socket).poll_read(cx, buf);
+        let read = Pin::new(&mut self.transport).poll_read(cx, buf);
         self.progress.receive(buf.filled().len() - before);
         read
     }
@@ -112,15 +112,15 @@ impl AsyncRead for ClientStream {
 
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, buf)
+        Pin::new(&mut self.transport).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.limit(cx);
-        Pin::new(&mut self.socket).poll_flush(cx)
+        Pin::new(&mut self.transport).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+        Pin::new(&mut self.transport).poll_shutdown(cx)
     }
 }

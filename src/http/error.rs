@@ -87,6 +87,8 @@ pub enum ApiError {
     Key(KeyError),
     /// No key has this id.
     UnknownKey(String),
+    /// The request came without TLS to a server that speaks HTTPS.
+    HttpsRequired,
     /// The request uses a host name for this server that a stranger could have made point here.
     HostNotAllowed {
         /// The host name of the request.
@@ -171,6 +173,7 @@ impl ApiError {
             }
             ApiError::Key(error) => rows::key(error),
             ApiError::UnknownKey(id) => rows::unknown("key", id),
+            ApiError::HttpsRequired => Row::new(S::BAD_REQUEST, "https_required", "this server speaks HTTPS, not HTTP"),
             ApiError::HostNotAllowed { host } => {
                 let message =
                     format!("the host name `{host}` is not known here; server.allowed_hosts lists more names");

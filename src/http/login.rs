@@ -96,20 +96,22 @@ pub async fn begin(services: web::Data<Services>, request: HttpRequest, payload:
     };
     principal.note_use(wall);
     let end = wall + LASTS;
-    let cookie = cookie(services.signer.sign(principal.id, end), LASTS);
+    let cookie = cookie(services.signer.sign(principal.id, end), services.has_tls, LASTS);
     Ok(HttpResponse::Ok().cookie(cookie).json(json!({ "expires_at": end, "scopes": principal.scopes() })))
 }
 
 /// Ends the session in the browser.
-pub async fn end() -> HttpReply {
-    Ok(HttpResponse::NoContent().cookie(cookie(String::new(), Duration::ZERO)).finish())
+pub async fn end(services: web::Data<Services>) -> HttpReply {
+    let cookie = cookie(String::new(), services.has_tls, Duration::ZERO);
+    Ok(HttpResponse::NoContent().cookie(cookie).finish())
 }
 
-fn cookie(value: String, lasts: Duration) -> Cookie<'static> {
+fn cookie(value: String, has_tls: bool, lasts: Duration) -> Cookie<'static> {
     let seconds = i64::try_from(lasts.as_secs()).unwrap_or_default();
     Cookie::build(COOKIE, value)
         .http_only(true)
         .same_site(SameSite::Strict)
+        .secure(has_tls)
         .path("/")
         .max_age(actix_web::cookie::time::Duration::seconds(seconds))
         .finish()

@@ -30,6 +30,7 @@ pub mod server;
 mod serving;
 mod session;
 mod statistics;
+mod transport;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -81,6 +82,8 @@ pub struct Services {
     pub keys: Arc<PublishedKeys>,
     /// Signs the sessions of the dashboard.
     pub signer: Signer,
+    /// True if the server speaks HTTPS.
+    pub has_tls: bool,
     /// Sends events to viewers.
     pub events: Addr<EventHub>,
     /// The models of the online endpoints, read without asking an actor.

@@ -1,4 +1,4 @@
-//! Listens on the configured address and serves HTTP/1.1 on every connection.
+//! Listens on the configured address and serves HTTP/1.1 on every connection, over TLS if there is a certificate.
 //!
 //! actix-web's own `HttpServer` is not used because it does not allow the connection to be wrapped; see
 //! `client_stream`.
@@ -18,11 +18,14 @@ use actix_web::dev::AppConfig;
 use actix_web::http::KeepAlive;
 use actix_web::rt::net::TcpStream;
 use actix_web::{Error, HttpResponse};
+use futures_util::future::{Either, ready};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::client_socket::ClientSocket;
 use super::client_stream::ClientStream;
 use super::places::{Places, raise_open_files};
+use super::transport::Transport;
+use crate::actors::certificate_keeper::CurrentTls;
 use crate::config::Config;
 
 /// How long an idle client connection is kept.
@@ -34,11 +37,11 @@ const CLOSE_SECS: u64 = 2;
 /// The most connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 2048;
 
-/// Serves the application that `app` makes for each worker. Returns the address that it listens on, and the server.
+/// Serves the application that `app` makes for each worker, over TLS if `tls` has settings for it. Returns the address that it listens on, and the server.
 ///
 /// # Errors
 /// If the address cannot be listened on.
-pub fn serve<F, I, S, B>(config: &Config, app: F) -> io::Result<(SocketAddr, Server)>
+pub fn serve<F, I, S, B>(config: &Config, tls: Option<CurrentTls>, app: F) -> io::Result<(SocketAddr, Server)>
 where
     F: Fn() -> I + Send + Clone + 'static,
     I: IntoServiceFactory<S, actix_http::Request>,
@@ -73,11 +76,16 @@ where
             .h1_allow_half_closed(false)
             .local_addr(address)
             .h1(map_config(app, |()| AppConfig::default()));
-        let (upstream, places): (_, Arc<Places>) = (upstream.clone(), places.clone());
+        let (tls, upstream, places): (_, _, Arc<Places>) = (tls.clone(), upstream.clone(), places.clone());
         let accept = move |tcp: TcpStream| {
-            let peer = tcp.peer_addr().ok();
-            let stream = ClientStream::new(ClientSocket::new(tcp, &upstream, &places), upstream.idle_timeout);
-            async move { Ok::<_, DispatchError>((stream, peer)) }
+            let (peer, pause_max) = (tcp.peer_addr().ok(), upstream.idle_timeout);
+            let socket = ClientSocket::new(tcp, &upstream, &places);
+            let transport = match &tls {
+                None => Either::Left(ready(Ok(Transport::Plain(socket)))),
+                // Boxed, so that plain connections need no memory for it.
+                Some(tls) => Either::Right(Box::pin(Transport::tls(socket, tls.load_full(), pause_max))),
+            };
+            async move { Ok::<_, DispatchError>((ClientStream::new(transport.await?, pause_max), peer)) }
         };
         // actix itself answers a request that it cannot parse, with 400 or 431 and no body, before this error comes here.
         fn_service(accept).and_then(http).map_err(|error| {

@@ -30,6 +30,8 @@ mod statistics;
 mod storm;
 mod surplus;
 mod tidy;
+mod tls;
+mod tls_exchange;
 mod usage;
 mod viewers;
 mod warm_up;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
+use crate::support::certificates::Authority;
 use crate::support::fake_endpoint::{json_answer, polite};
 use crate::support::{FakeEndpoint, TestApp, soon};
 
@@ -81,15 +82,17 @@ except openai.BadRequestError as error:
 print("the SDK is content")
 "#;
 
-/// Runs a Python script and checks that it succeeds.
-async fn run(script: &str, app: &TestApp) {
+/// Runs a Python script, which trusts `authority`, and checks that it succeeds.
+async fn run(script: &str, app: &TestApp, authority: Option<&Authority>) {
     let python = match env::var("LEASEWAY_TEST_PYTHON") {
         Ok(python) => python,
         Err(_) => panic!("LEASEWAY_TEST_PYTHON is not set; run the tests with `make test`"),
     };
-    let base_url = format!("http://{}/v1", app.address);
     let mut command = Command::new(python);
-    command.args(["-c", script, &base_url]).env_clear().stdin(Stdio::null()).kill_on_drop(true);
+    command.args(["-c", script, &app.url("http", "/v1")]).env_clear().stdin(Stdio::null()).kill_on_drop(true);
+    if let Some(authority) = authority {
+        command.env("SSL_CERT_FILE", authority.file());
+    }
     let output = soon("the end of the script", command.output()).await.expect("Python");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
@@ -110,23 +113,30 @@ async fn the_openai_sdk_reads_a_stream_that_began_with_its_place_in_the_line() {
         endpoint.release(1);
         viewer.until_depth(0, 0).await;
     };
-    futures_util::future::join(run(WAITING_SCRIPT, &app), gate).await;
+    futures_util::future::join(run(WAITING_SCRIPT, &app, None), gate).await;
+    app.finish().await;
+}
+
+/// Lets the SDK do everything that it expects to work.
+async fn satisfy(app: TestApp, authority: Option<&Authority>) {
+    let endpoint = FakeEndpoint::start(&["m"]).await;
+    let id = app.register("gpu-1", &endpoint, 2).await;
+    endpoint.script(|received| match received.json()["messages"].is_string() {
+        true => json_answer(400, r#"{"error":{"message":"of the endpoint","type":"x","param":null,"code":null}}"#),
+        false => polite(received),
+    });
+    run(SCRIPT, &app, authority).await;
+    app.until_endpoint(&id, "free", |endpoint| endpoint["in_flight"] == 0).await;
     app.finish().await;
 }
 
 #[actix_web::test]
 async fn the_openai_sdk_finds_what_it_expects() {
-    let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
-    app.register("gpu-1", &endpoint, 2).await;
-    endpoint.script(|received| match received.json()["messages"].is_string() {
-        true => json_answer(400, r#"{"error":{"message":"of the endpoint","type":"x","param":null,"code":null}}"#),
-        false => polite(received),
-    });
-    run(SCRIPT, &app).await;
-    for id in
-        app.get("/api/endpoints").await.json().as_array().into_iter().flatten().filter_map(|view| view["id"].as_str())
-    {
-        app.until_endpoint(id, "free", |endpoint| endpoint["in_flight"] == 0).await;
-    }
-    app.finish().await;
+    satisfy(TestApp::start().await, None).await;
+}
+
+#[actix_web::test]
+async fn the_openai_sdk_finds_what_it_expects_over_tls() {
+    let authority = Authority::new();
+    satisfy(TestApp::with_tls(&authority, |_| {}).await, Some(&authority)).await;
 }

@@ -1,6 +1,7 @@
 //! The building blocks of the tests.
 
 pub mod browser;
+pub mod certificates;
 pub mod database;
 pub mod fake_endpoint;
 pub mod process;

@@ -4,13 +4,19 @@ use std::net::SocketAddr;
 
 use memchr::memmem;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::certificates::Trust;
 use super::soon;
 
+/// What carries a connection: TCP or TLS.
+trait Transport: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Transport for T {}
+
 /// One connection. Dropping it closes it, as a client that leaves does.
-pub struct RawClient(TcpStream);
+pub struct RawClient(Box<dyn Transport>);
 
 impl RawClient {
     /// Connects and sends a text unchanged.
@@ -28,7 +34,19 @@ impl RawClient {
         stream.set_nodelay(true).expect("an option");
         // The server may answer and close before it has read everything.
         let _ = stream.write_all(bytes).await;
-        Some(Self(stream))
+        Some(Self(Box::new(stream)))
+    }
+
+    /// Connects over TLS and sends a text unchanged.
+    pub async fn send_over_tls(address: SocketAddr, trust: &Trust, text: &str) -> Self {
+        let mut stream = trust.connect(address).await.expect("a TLS connection");
+        stream.write_all(text.as_bytes()).await.expect("sent");
+        Self(Box::new(stream))
+    }
+
+    /// Posts a JSON body over TLS.
+    pub async fn post_over_tls(address: SocketAddr, trust: &Trust, path: &str, body: &Value) -> Self {
+        Self::send_over_tls(address, trust, &post_of(path, "", body)).await
     }
 
     /// Connects and posts a JSON body.
@@ -43,10 +61,7 @@ impl RawClient {
 
     /// Connects and posts as [`RawClient::post_with`] does; `None` if nobody listens.
     pub async fn try_post(address: SocketAddr, path: &str, headers: &str, body: &Value) -> Option<Self> {
-        let body = body.to_string();
-        let length = body.len();
-        let head = format!("POST {path} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n{headers}");
-        Self::connect(address, format!("{head}content-length: {length}\r\n\r\n{body}").as_bytes()).await
+        Self::connect(address, post_of(path, headers, body).as_bytes()).await
     }
 
     /// Reads until the bytes received contain `part`, and returns all of them.
@@ -61,6 +76,11 @@ impl RawClient {
         };
         soon(part, reading).await;
         String::from_utf8_lossy(&read).into_owned()
+    }
+
+    /// Says that nothing more will be sent, as far as the transport can say so.
+    pub async fn end(&mut self) {
+        soon("the end to be sent", self.0.shutdown()).await.expect("a connection");
     }
 
     /// Sends more.
@@ -86,4 +106,11 @@ impl RawClient {
         soon("the end of the connection", reading).await;
         read
     }
+}
+
+fn post_of(path: &str, headers: &str, body: &Value) -> String {
+    let body = body.to_string();
+    let length = body.len();
+    let head = format!("POST {path} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n{headers}");
+    format!("{head}content-length: {length}\r\n\r\n{body}")
 }

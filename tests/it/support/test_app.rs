@@ -14,6 +14,7 @@ use leaseway::config::{self, Config};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::certificates::{Authority, Trust};
 use super::{FakeEndpoint, PATIENCE, soon};
 
 /// The longest frame that a viewer accepts, in bytes.
@@ -26,6 +27,8 @@ pub struct TestApp {
     pub key: Option<String>,
     leaseway: Option<Leaseway>,
     folder: TempDir,
+    /// What a client needs; `None` if Leaseway speaks plain HTTP.
+    trust: Option<Trust>,
 }
 
 /// An answer, read whole.
@@ -72,6 +75,17 @@ impl TestApp {
         Self::start_in(tempfile::tempdir().expect("a temporary folder"), change).await
     }
 
+    /// Starts Leaseway over TLS, with changed settings.
+    pub async fn with_tls(authority: &Authority, change: impl FnOnce(&mut Config)) -> Self {
+        let mut app = Self::with(|config| {
+            config.tls = Some(authority.issue("server").files);
+            change(config);
+        })
+        .await;
+        app.trust = Some(authority.trust());
+        app
+    }
+
     /// Starts Leaseway with the database in this folder.
     pub async fn start_in(folder: TempDir, change: impl FnOnce(&mut Config)) -> Self {
         let (mut config, _) = config::load(None, &[]).expect("the defaults");
@@ -81,7 +95,7 @@ impl TestApp {
         config.health.timeout = PATIENCE;
         change(&mut config);
         let leaseway = app::start(config).expect("it starts");
-        Self { address: leaseway.address, key: None, leaseway: Some(leaseway), folder }
+        Self { address: leaseway.address, key: None, leaseway: Some(leaseway), folder, trust: None }
     }
 
     /// Returns the path of `test.db`.
@@ -149,8 +163,7 @@ impl TestApp {
 
     /// Sends a request with no other key than one in `headers`.
     pub async fn send_as(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-        let client = awc::Client::builder().disable_timeout().disable_redirects().finish();
-        let mut request = client.request(method, format!("http://{}{path}", self.address));
+        let mut request = self.client().request(method, self.url("http", path));
         for (name, value) in headers {
             request = request.insert_header((*name, *value));
         }
@@ -165,6 +178,20 @@ impl TestApp {
         }
     }
 
+    /// Returns the address of a path; `scheme` is the scheme without TLS.
+    pub fn url(&self, scheme: &str, path: &str) -> String {
+        let secure = if self.trust.is_some() { "s" } else { "" };
+        format!("{scheme}{secure}://{}{path}", self.address)
+    }
+
+    fn client(&self) -> awc::Client {
+        let builder = awc::Client::builder().disable_timeout().disable_redirects();
+        match &self.trust {
+            Some(trust) => builder.connector(awc::Connector::new().rustls_0_23(trust.0.clone())).finish(),
+            None => builder.finish(),
+        }
+    }
+
     /// Opens a viewer's session and returns after its snapshot.
     pub async fn viewer(&self) -> Viewer {
         let mut viewer = self.viewer_from_the_start().await;
@@ -174,8 +201,8 @@ impl TestApp {
 
     /// Opens a viewer's session.
     pub async fn viewer_from_the_start(&self) -> Viewer {
-        let url = format!("ws://{}/ws/dashboard", self.address);
-        let (_, socket) = awc::Client::new().ws(url).max_frame_size(FRAME_MAX).connect().await.expect("a session");
+        let opened = self.client().ws(self.url("ws", "/ws/dashboard"));
+        let (_, socket) = opened.max_frame_size(FRAME_MAX).connect().await.expect("a session");
         let mut viewer = Viewer(socket);
         assert_eq!(viewer.next().await, Some(json!({ "type": "connected" })));
         viewer
