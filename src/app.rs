@@ -112,29 +112,33 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     let tps = TpsTracker::new(config.tps.ema_alpha, speeds, events.clone().recipient()).start();
     let writer = Writer { batches: persistence.clone().recipient(), removals: persistence.clone().recipient() };
     let history = HistoryRecorder::new(past, upkeep(&config), writer, events.clone().recipient()).start();
-    let (keyring, published_keys) = Keyring::new(keys, config.open_access.is_some(), store_desk.clone());
-    let keyring = keyring.start();
+    let (keyring, published_keys) = Keyring::start_with(keys, config.open_access.is_some(), store_desk.clone());
     let (load_manager, mailbox) = Mailbox::<LoadManager>::new();
     let catalog = Arc::new(ModelCatalog::default());
-    let neighbours = Neighbours {
-        persistence: persistence.clone(),
-        store: store_desk.clone(),
-        dispatcher: load_manager.clone().recipient(),
-        speeds: tps.clone().recipient(),
-        loads: load_manager.clone().recipient(),
-        answers: load_manager.clone().recipient(),
-        events: events.clone().recipient(),
-        catalog: catalog.clone(),
-    };
     let prober = Prober::new(config.upstream.clone(), config.health.timeout);
-    let reports_fresh = config.balancer.metrics_fresh;
-    let registry = Registry::new(known, prober, config.health.clone(), reports_fresh, neighbours).start();
-    load_manager.do_send(Observe(registry.clone().recipient()));
+    let registry = Registry::new(
+        known,
+        prober,
+        config.health.clone(),
+        config.balancer.metrics_fresh,
+        Neighbours {
+            persistence: persistence.clone(),
+            store: store_desk.clone(),
+            dispatcher: load_manager.clone().recipient(),
+            speeds: tps.clone().recipient(),
+            loads: load_manager.clone().recipient(),
+            answers: load_manager.clone().recipient(),
+            events: events.clone().recipient(),
+            catalog: catalog.clone(),
+        },
+    );
+    let registry = registry.start();
+    for observer in [registry.clone().recipient(), tps.clone().recipient(), history.clone().recipient()] {
+        load_manager.do_send(Observe(observer));
+    }
     load_manager.do_send(ObserveBlame(registry.clone().recipient()));
-    load_manager.do_send(Observe(tps.clone().recipient()));
-    load_manager.do_send(Observe(history.clone().recipient()));
 
-    let draining = Arc::new(AtomicBool::new(false));
+    let draining = Arc::<AtomicBool>::default();
     let services = web::Data::new(Services {
         desk: LeaseDesk::new(load_manager.clone(), config.queue.timeout),
         load_manager: load_manager.clone(),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{
-    Actor, ActorFutureExt, AsyncContext, AtomicResponse, Context, Handler, Message, MessageResult, WrapFuture,
+    Actor, ActorFutureExt, Addr, AsyncContext, AtomicResponse, Context, Handler, Message, MessageResult, WrapFuture,
 };
 use arc_swap::ArcSwap;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -81,9 +81,9 @@ impl From<KeyringError> for KeyError {
 type Saved<T> = AtomicResponse<Keyring, Result<T, KeyError>>;
 
 impl Keyring {
-    /// Creates a keyring of saved keys, and the table that it publishes. Requests need a key if there is one, or if
+    /// Starts with saved keys. Returns also the table that is published. Requests need a key if there is one, or if
     /// `is_required`.
-    pub fn new(keys: Keys, is_required: bool, store: StoreDesk) -> (Self, Arc<PublishedKeys>) {
+    pub fn start_with(keys: Keys, is_required: bool, store: StoreDesk) -> (Addr<Self>, Arc<PublishedKeys>) {
         let published = Arc::new(ArcSwap::from_pointee(keys.table(is_required)));
         let ring = Self {
             keys,
@@ -94,7 +94,7 @@ impl Keyring {
             refused: HashMap::new(),
             unlogged: 0,
         };
-        (ring, published)
+        (ring.start(), published)
     }
 
     /// Saves checked changes, then takes them up and publishes them.

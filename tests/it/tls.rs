@@ -38,6 +38,17 @@ async fn requests_streams_and_viewers_come_over_tls() {
 }
 
 #[actix_web::test]
+async fn sessions_are_for_https_only() {
+    let mut app = TestApp::with_tls(&Authority::new(), |_| {}).await;
+    let made = app.post("/api/keys", &json!({ "name": "root", "scopes": ["admin"] })).await.json();
+    app.key = made["key"].as_str().map(str::to_owned);
+    let session = app.post("/api/session", &json!({ "key": made["key"] })).await;
+    let cookie = session.header("set-cookie").expect("a cookie");
+    assert!(session.status == 200 && cookie.contains("; Secure"), "{cookie}");
+    app.finish().await;
+}
+
+#[actix_web::test]
 async fn curl_reads_a_stream() {
     let authority = Authority::new();
     let (app, endpoint) = (TestApp::with_tls(&authority, |_| {}).await, FakeEndpoint::start(&["m"]).await);
