@@ -28,6 +28,7 @@ use crate::actors::registry::{ApplyFile, ModelCatalog, Neighbours, Registry, Sav
 use crate::actors::tps_tracker::TpsTracker;
 use crate::certificate::CertificateError;
 use crate::config::{Config, ConfigError, TlsConfig};
+use crate::domain::stored_endpoint::StoredEndpoint;
 use crate::http::doors::Doors;
 use crate::http::room::Room;
 use crate::http::{RetryAfter, Services, middleware, routes, server};
@@ -115,24 +116,17 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     let (keyring, published_keys) = Keyring::start_with(keys, config.open_access.is_some(), store_desk.clone());
     let (load_manager, mailbox) = Mailbox::<LoadManager>::new();
     let catalog = Arc::new(ModelCatalog::default());
-    let prober = Prober::new(config.upstream.clone(), config.health.timeout);
-    let registry = Registry::new(
-        known,
-        prober,
-        config.health.clone(),
-        config.balancer.metrics_fresh,
-        Neighbours {
-            persistence: persistence.clone(),
-            store: store_desk.clone(),
-            dispatcher: load_manager.clone().recipient(),
-            speeds: tps.clone().recipient(),
-            loads: load_manager.clone().recipient(),
-            answers: load_manager.clone().recipient(),
-            events: events.clone().recipient(),
-            catalog: catalog.clone(),
-        },
-    );
-    let registry = registry.start();
+    let neighbours = Neighbours {
+        persistence: persistence.clone(),
+        store: store_desk.clone(),
+        dispatcher: load_manager.clone().recipient(),
+        speeds: tps.clone().recipient(),
+        loads: load_manager.clone().recipient(),
+        answers: load_manager.clone().recipient(),
+        events: events.clone().recipient(),
+        catalog: catalog.clone(),
+    };
+    let registry = start_registry(&config, known, neighbours);
     for observer in [registry.clone().recipient(), tps.clone().recipient(), history.clone().recipient()] {
         load_manager.do_send(Observe(observer));
     }
@@ -179,6 +173,11 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
         events,
         draining,
     })
+}
+
+fn start_registry(config: &Config, known: Vec<StoredEndpoint>, neighbours: Neighbours) -> Addr<Registry> {
+    let prober = Prober::new(config.upstream.clone(), config.health.timeout);
+    Registry::new(known, prober, config.health.clone(), config.balancer.metrics_fresh, neighbours).start()
 }
 
 /// Returns what starts LoadManager on the thread of the worker that calls it first.
