@@ -98,6 +98,22 @@ pub struct GivenKey {
     pub prefix: String,
 }
 
+/// How much a key may be used; `None`: without a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KeyLimits {
+    /// Requests in a minute.
+    pub requests_per_minute: Option<u64>,
+    /// Tokens of prompts and answers in a minute.
+    pub tokens_per_minute: Option<u64>,
+    /// Tokens of prompts and answers in a local day of the server.
+    pub tokens_per_day: Option<u64>,
+    /// Leases held at the same time. Further requests wait.
+    pub max_concurrency: Option<u64>,
+    /// Requests that wait at the same time. Further ones are refused.
+    pub max_waiting: Option<u64>,
+}
+
 /// What an operator says about a key.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct KeyDefinition {
