@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix::{Message, Recipient};
 
-use crate::domain::dispatch::{Grant, Queued};
+use crate::domain::dispatch::{Grant, Queued, RateStatus};
 use crate::domain::ids::{LeaseId, ModelId};
 use crate::domain::request::{Failure, LeaseEnd, Outcome};
 use crate::domain::target::Target;
@@ -61,6 +61,11 @@ impl Lease {
     /// Returns what was expected when the request joined the queue, and how long it waited; `None` if it did not wait.
     pub fn queued(&self) -> Option<(Queued, Duration)> {
         Some((self.grant.queued?, self.grant.waited))
+    }
+
+    /// Takes out how much is left of the limits of the request's key; `None` if no limit can be exceeded.
+    pub fn take_rate(&mut self) -> Option<Box<RateStatus>> {
+        self.grant.rate.take()
     }
 
     /// Notes the time of the first token of the answer; later calls change nothing.

@@ -57,6 +57,10 @@ pub enum ClientId {
     Address(IpAddr),
     /// The client is known by the value of the header `queue.client_header`.
     Named(Arc<[u8]>),
+    /// The client is known by its key.
+    Key(KeyId),
+    /// The client is one of a key that names its clients, by the value of the header `queue.client_header`.
+    NamedByKey(KeyId, Arc<[u8]>),
 }
 
 /// The `x-request-id` of a request, for logs, answers and the history. Clients may use a value twice. Cheap to clone.
@@ -81,6 +85,8 @@ impl fmt::Display for ClientId {
         match self {
             ClientId::Address(address) => address.fmt(f),
             ClientId::Named(name) => f.write_str(&String::from_utf8_lossy(name)),
+            ClientId::Key(key) => key.fmt(f),
+            ClientId::NamedByKey(key, name) => write!(f, "{key}/{}", String::from_utf8_lossy(name)),
         }
     }
 }

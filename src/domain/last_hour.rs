@@ -83,12 +83,15 @@ impl LastHour {
     pub fn refused(&mut self, now: Moment, refusal: &Refusal) {
         match refusal {
             Refusal::QueueTimeout { .. } => self.current(now).timeouts += 1,
-            Refusal::QueueFull { .. } | Refusal::Overloaded { .. } => self.current(now).rejected += 1,
+            Refusal::QueueFull { .. } | Refusal::KeyQueueFull { .. } | Refusal::Overloaded { .. } => {
+                self.current(now).rejected += 1;
+            }
             Refusal::ModelNotFound
             | Refusal::NoEndpointOnline
             | Refusal::WarmingUp
             | Refusal::NothingUntried { .. }
             | Refusal::ApiNotSupported(_)
+            | Refusal::RateLimitExceeded { .. }
             | Refusal::Draining => {}
         }
     }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::blame::Comparison;
-use super::ids::{ClientId, EndpointId, LeaseId, ModelId, RequestId};
+use super::dispatch::{RateLimit, RateStatus};
+use super::ids::{ClientId, EndpointId, KeyId, LeaseId, ModelId, RequestId};
 use super::target::Target;
 use super::time::Moment;
 
@@ -63,8 +64,12 @@ pub struct LeaseRequest {
     pub model: ModelId,
     /// The API of the request.
     pub api_kind: ApiKind,
-    /// The client for whom fairness is counted.
+    /// The client for whom fairness is counted. A client of a key belongs to no other key.
     pub client: ClientId,
+    /// The key whose limits hold; `None` while access is open.
+    pub key: Option<KeyId>,
+    /// The length of the request's body, from which its tokens are estimated; zero without a key.
+    pub body_bytes: u64,
     /// Endpoints that have failed this request. The request is not granted on them again.
     pub tried: Vec<EndpointId>,
     /// What the answers of 500 or above that the request got so far show.
@@ -72,9 +77,15 @@ pub struct LeaseRequest {
 }
 
 impl LeaseRequest {
-    /// Returns a request before its first attempt.
+    /// Returns a request without a key, before its first attempt.
     pub fn new(id: RequestId, model: ModelId, api_kind: ApiKind, client: ClientId) -> Self {
-        Self { id, model, api_kind, client, tried: Vec::new(), comparison: Comparison::Nothing }
+        let (key, body_bytes, tried) = (None, 0, Vec::new());
+        Self { id, model, api_kind, client, key, body_bytes, tried, comparison: Comparison::Nothing }
+    }
+
+    /// Returns the request as a request of a key, with a body of `body_bytes` bytes.
+    pub fn with_key(self, key: KeyId, body_bytes: u64) -> Self {
+        Self { key: Some(key), body_bytes, ..self }
     }
 
     /// Tells whether an endpoint has already failed the request.
@@ -101,6 +112,24 @@ pub enum Refusal {
     QueueFull {
         /// How long a new request would wait, in whole seconds; `None` while no request for the model was served.
         estimated_wait: Option<Duration>,
+    },
+    /// As many requests of the client's key wait as may wait.
+    KeyQueueFull {
+        /// How many requests of the key may wait.
+        max_waiting: u64,
+        /// How long a new request would wait, in whole seconds; `None` while no request for the model was served.
+        estimated_wait: Option<Duration>,
+    },
+    /// A limit of the client's key is exceeded.
+    RateLimitExceeded {
+        /// The limit.
+        limit: RateLimit,
+        /// The value of the limit.
+        value: u64,
+        /// When a request of the key is admitted again, if nothing more is used until then.
+        retry_after: Duration,
+        /// How much is left of the limits of the key.
+        status: Box<RateStatus>,
     },
     /// So many requests wait that new ones are refused before the line is full.
     Overloaded {
@@ -130,7 +159,8 @@ impl Refusal {
             Refusal::ModelNotFound => "model_not_found",
             Refusal::NoEndpointOnline => "no_endpoint_online",
             Refusal::WarmingUp => "warming_up",
-            Refusal::QueueFull { .. } => "queue_full",
+            Refusal::QueueFull { .. } | Refusal::KeyQueueFull { .. } => "queue_full",
+            Refusal::RateLimitExceeded { .. } => "rate_limit_exceeded",
             Refusal::Overloaded { .. } => "overloaded",
             Refusal::NothingUntried { .. } => "upstream_error",
             Refusal::ApiNotSupported(_) => "api_not_supported",

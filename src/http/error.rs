@@ -12,9 +12,11 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use self::rows::{RETRY_AFTER_NO_ROOM, RETRY_AFTER_NOT_READY, Row};
+use super::rate_headers;
 use crate::actors::keyring::KeyError;
 use crate::actors::registry::RegistryError;
 use crate::dialect::Dialect;
+use crate::domain::dispatch::RateStatus;
 use crate::domain::ids::ModelId;
 use crate::domain::keys::Scope;
 use crate::domain::request::{Failure, Refusal};
@@ -52,6 +54,13 @@ pub enum ApiError {
         model: ModelId,
         /// When the client may come again.
         retry_after: RetryAfter,
+    },
+    /// The request of a key with limits got no answer.
+    OfKey {
+        /// Why there is no answer.
+        error: Box<ApiError>,
+        /// How much is left of the limits of the key.
+        rate: Box<RateStatus>,
     },
     /// The endpoint of this name failed, and no other endpoint was tried after it.
     AttemptFailed(String, Failure),
@@ -150,6 +159,7 @@ impl ApiError {
                 let message = format!("every endpoint that was tried for the model `{model}` is busy");
                 rows::too_many("overloaded", message, *estimated_wait, *retry_after)
             }
+            ApiError::OfKey { error, rate } => error.row().rate(rate),
             ApiError::AttemptFailed(endpoint, failure) => rows::attempt_failed(endpoint, failure),
             ApiError::NotAStream { endpoint, status } => {
                 let message = format!("endpoint `{endpoint}` answered {} and no stream", status.as_u16());
@@ -231,7 +241,11 @@ impl ApiError {
         if row.closes {
             response.force_close();
         }
-        response.json(dialect.error_body(&row.parts()))
+        let mut response = response.json(dialect.error_body(&row.parts()));
+        if let Some(rate) = &row.rate {
+            rate_headers::add(response.headers_mut(), rate);
+        }
+        response
     }
 
     /// Returns the error as the bytes of an answer after which the connection is closed, for a request whose head has not come

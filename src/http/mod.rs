@@ -23,6 +23,7 @@ mod places;
 mod progress;
 mod queue;
 mod queue_updates;
+mod rate_headers;
 mod reports;
 pub mod room;
 mod routes;

@@ -10,10 +10,10 @@ use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 
 use super::error::ApiError;
-use super::{Services, client};
+use super::{Services, client, rate_headers};
 use crate::actors::load_manager::{Ask, QueueUpdates};
 use crate::domain::attempts::{Attempts, Conclusion, FailedAttempt, Next};
-use crate::domain::dispatch::Queued;
+use crate::domain::dispatch::{Queued, RateStatus};
 use crate::domain::ids::RequestId;
 use crate::domain::request::{ApiKind, LeaseRequest};
 use crate::domain::target::Target;
@@ -47,6 +47,8 @@ pub struct Served {
     pub endpoint: Arc<Target>,
     /// What was expected when the request joined the queue, and how long it waited in all; `None` if it did not wait.
     queued: Option<(Queued, Duration)>,
+    /// How much is left of the limits of the client's key; `None` if no limit can be exceeded.
+    rate: Option<Box<RateStatus>>,
 }
 
 impl Inference {
@@ -62,12 +64,14 @@ impl Inference {
         let mut ask = Ask::First(Arc::new(LeaseRequest::new(id, body.model.clone(), api_kind, client)));
         let mut attempts = Attempts::new(upstreams.config.max_attempts);
         let deadline = services.desk.deadline();
+        let mut rate = None;
         let (queued, conclusion) = loop {
-            let lease = match services.desk.acquire(ask, deadline, updates.clone()).await {
+            let mut lease = match services.desk.acquire(ask, deadline, updates.clone()).await {
                 Ok(lease) => lease,
                 Err(refusal) => break (attempts.queued(), attempts.refuse(refusal)),
             };
             attempts.begin(lease.queued());
+            rate = lease.take_rate().or(rate);
             let queued = attempts.queued();
             let endpoint = lease.target().clone();
             let forwarded =
@@ -75,7 +79,7 @@ impl Inference {
             let NotRelayed { mut lease, failure, answer, executions } =
                 match forward(&upstreams, lease, forwarded, attempts.executions_left()).await {
                     Ok(Relayed { status, headers, body }) => {
-                        return Ok(Served { status, headers, body: BoxBody::new(body), endpoint, queued });
+                        return Ok(Served { status, headers, body: BoxBody::new(body), endpoint, queued, rate });
                     }
                     Err(not_relayed) => not_relayed,
                 };
@@ -87,18 +91,22 @@ impl Inference {
                 Next::Conclude(conclusion) => break (queued, conclusion),
             }
         };
-        match conclusion {
+        let error = match conclusion {
             Conclusion::Relay { endpoint, answer: HeldAnswer { status, headers, body } } => {
-                Ok(Served { status, headers, body: BoxBody::new(body), endpoint, queued })
+                return Ok(Served { status, headers, body: BoxBody::new(body), endpoint, queued, rate });
             }
-            Conclusion::Fail { endpoint, failure } => Err(ApiError::AttemptFailed(endpoint.name.clone(), failure)),
+            Conclusion::Fail { endpoint, failure } => ApiError::AttemptFailed(endpoint.name.clone(), failure),
             Conclusion::AllBusy { estimated_wait } => {
-                Err(ApiError::AllBusy { estimated_wait, model: body.model, retry_after: services.retry_after })
+                ApiError::AllBusy { estimated_wait, model: body.model, retry_after: services.retry_after }
             }
             Conclusion::Refuse(refusal) => {
-                Err(ApiError::Refused { refusal, model: body.model, retry_after: services.retry_after })
+                ApiError::Refused { refusal, model: body.model, retry_after: services.retry_after }
             }
-        }
+        };
+        Err(match rate {
+            Some(rate) => ApiError::OfKey { error: Box::new(error), rate },
+            None => error,
+        })
     }
 }
 
@@ -112,6 +120,9 @@ impl Served {
         }
         if let Some((queued, waited)) = self.queued {
             add_queue_headers(response.headers_mut(), queued, waited);
+        }
+        if let Some(rate) = &self.rate {
+            rate_headers::add(response.headers_mut(), rate);
         }
         if is_stream {
             let (name, value) = no_buffering();

@@ -4,6 +4,7 @@
 mod choices;
 mod fleet;
 mod journeys;
+mod keys;
 mod line;
 mod requests;
 
@@ -24,6 +25,7 @@ use rand::{RngExt, SeedableRng};
 
 use self::choices::{Breaker, Choices};
 use self::journeys::Journeys;
+use self::keys::Keys;
 use self::line::{Line, Waiter};
 
 /// Endpoints of most histories.
@@ -55,6 +57,7 @@ struct World {
     /// The APIs that endpoints have served for a model since their last sync.
     served: BTreeSet<(EndpointId, ModelId, ApiKind)>,
     journeys: Journeys,
+    keys: Keys,
     /// Endpoints that are to blame, and of which the dispatcher has not told yet.
     blamed: Vec<(EndpointId, Failure)>,
     answered: BTreeSet<Ticket>,
@@ -104,6 +107,7 @@ impl World {
             unserved: BTreeSet::new(),
             served: BTreeSet::new(),
             journeys: Journeys::default(),
+            keys: Keys::default(),
             blamed: Vec::new(),
             answered: BTreeSet::new(),
             next_ticket: 0,
@@ -120,6 +124,7 @@ impl World {
             && self.serves_api(facts, request)
             && self.in_flight(facts.id()) < facts.max_concurrency as usize
             && self.may_get(facts, &request.model)
+            && !self.is_at_limit(request)
     }
 
     fn serves_api(&self, facts: &EndpointFacts, request: &LeaseRequest) -> bool {
@@ -262,6 +267,8 @@ fn run(seed: u64, steps: usize) {
             92..94 => world.report(&mut random),
             94..95 => world.answer_probe(&mut random),
             95..96 => world.begin_answer(&mut random),
+            96..97 => world.change_key(&mut random),
+            97 if random.random_range(0..3) == 0 => world.begin_day(&mut random),
             _ => world.change_endpoint(&mut random),
         }
         world.check();

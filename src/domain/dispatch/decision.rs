@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::limits::RateStatus;
 use crate::domain::ids::{LeaseId, Ticket};
 use crate::domain::request::{EndedLease, LeaseRequest, Refusal};
 use crate::domain::target::Target;
@@ -26,6 +27,8 @@ pub struct Grant {
     /// The holder must report the first byte of a good answer. This is so if the lease is the trial of a skipped
     /// endpoint, or if the answer decides whether an endpoint of an earlier attempt is to blame.
     pub reports_first_byte: bool,
+    /// How much is left of the limits of the request's key; `None` if no limit can be exceeded.
+    pub rate: Option<Box<RateStatus>>,
 }
 
 /// Why a lease was granted on its endpoint and not on the next best one.

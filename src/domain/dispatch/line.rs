@@ -4,14 +4,22 @@
 //! slot can serve, and to the oldest such request of this client. Only this client then moves to the end of the ring.
 //! The ring and the requests of each client are a [`ModelQueue`], so that a freed slot finds its request without
 //! walking the line. A client without waiting requests takes no memory, and neither does an empty line.
+//!
+//! The clients of a key that holds as many leases as it may stand aside: they keep their places in the ring, but without
+//! models, so that no slot finds them.
+
+mod accounts;
+mod positions;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use slab::Slab;
 
+use self::accounts::Accounts;
 use super::decision::Queued;
 use super::fleet::Slot;
+use super::limits::{AccountNumber, Charge};
 use super::model_queue::ModelQueue;
 use super::model_set::ModelSet;
 use super::models::ModelNumber;
@@ -34,6 +42,27 @@ pub struct WaitingRequest {
     pub deadline: Moment,
     /// What the request was told when it joined.
     pub queued: Queued,
+    /// What the request's key was charged; `None` without a key.
+    pub charge: Option<Charge>,
+}
+
+impl WaitingRequest {
+    /// Returns a request that has just come, before it waits.
+    pub fn new(
+        now: Moment,
+        ticket: Ticket,
+        (request, model): (Arc<LeaseRequest>, ModelNumber),
+        deadline: Moment,
+        charge: Option<Charge>,
+    ) -> Self {
+        let queued = Queued { position: 1, estimated_wait: None };
+        Self { ticket, request, model, arrived: now, deadline, queued, charge }
+    }
+
+    /// Returns the account of the request's key; `None` without a key.
+    pub fn account(&self) -> Option<AccountNumber> {
+        self.charge.map(|charge| charge.account)
+    }
 }
 
 /// A request in this line.
@@ -55,6 +84,17 @@ struct Client {
     /// The place in the ring.
     place: usize,
     queue: ModelQueue<Ticket>,
+    /// The account of the client's key; `None` without a key.
+    account: Option<AccountNumber>,
+    /// The client's key holds as many leases as it may.
+    is_aside: bool,
+}
+
+impl Client {
+    /// Returns the models for which slots find the client.
+    fn models(&self) -> ModelSet {
+        if self.is_aside { ModelSet::default() } else { self.queue.models() }
+    }
 }
 
 /// The requests for one model.
@@ -76,6 +116,7 @@ pub struct Line {
     by_end: BTreeSet<(Moment, Ticket)>,
     /// The requests for each model.
     demand: HashMap<ModelNumber, Demand>,
+    accounts: Accounts,
     /// How many of the requests are retries.
     retries: usize,
 }
@@ -91,62 +132,16 @@ impl Line {
         self.retries
     }
 
-    /// Returns the place, from 1, in the order of service that this request would have if it joined now. Only requests
-    /// for `models` are counted.
-    pub fn position_of_next(&self, request: &LeaseRequest, models: &ModelSet) -> usize {
-        let counts = self.counts(models);
-        match self.keys.get(&request.client) {
-            Some(key) if request.is_retry() => self.position(*key, 1, &counts),
-            Some(key) => self.position(*key, counts[*key] + 1, &counts),
-            None => 1 + counts.iter().filter(|count| **count > 0).count(),
-        }
-    }
-
-    /// Returns the place, from 1, in the order of service of the n-th request of the client with this key. Only the
-    /// requests in `counts` are counted.
-    ///
-    /// The request is served in the n-th round. Until then n − 1 requests of the same client are served, up to n of each
-    /// client that stands before this client in the ring, and up to n − 1 of each client behind it.
-    fn position(&self, key: usize, n: usize, counts: &[usize]) -> usize {
-        let place = self.clients[key].place;
-        let others = self.clients.iter().filter(|(other, _)| *other != key);
-        let before =
-            |(other, client): (usize, &Client)| counts[other].min(if client.place < place { n } else { n - 1 });
-        n + others.map(before).sum::<usize>()
-    }
-
-    /// Returns how many requests for these models each client has, by the client's key.
-    fn counts(&self, models: &ModelSet) -> Vec<usize> {
-        let mut counts = vec![0; self.clients.capacity()];
-        if self.demand.keys().all(|model| models.contains(model.0)) {
-            self.clients.iter().for_each(|(key, client)| counts[key] = client.queue.len());
-            return counts;
-        }
-        for (_, demand) in self.demand.iter().filter(|(model, _)| models.contains(model.0)) {
-            demand.by_client.iter().for_each(|(key, count)| counts[*key] += count);
-        }
-        counts
-    }
-
-    /// Returns the place, from 1, that a waiting request has in the order of service; `None` if it does not wait. Only
-    /// requests for `models` are counted.
-    pub fn position_of(&self, ticket: Ticket, models: &ModelSet) -> Option<usize> {
-        let key = self.entries.get(&ticket)?.client;
-        let is_counted = |other: &&Ticket| models.contains(self.entries[*other].waiting.model.0);
-        let own = self.clients[key].queue.iter();
-        let before = own.take_while(|other| **other != ticket).filter(is_counted).count();
-        Some(self.position(key, before + 1, &self.counts(models)))
-    }
-
     /// Adds a request behind the other requests of its client, or before them if it is a retry. A client that is not in
-    /// the ring joins its end.
-    pub fn join(&mut self, waiting: WaitingRequest, until: Moment) {
+    /// the ring joins its end, and stands aside there if `is_aside`.
+    pub fn join(&mut self, waiting: WaitingRequest, until: Moment, is_aside: bool) {
+        let account = waiting.account();
         let WaitingRequest { ticket, ref request, model, .. } = waiting;
         let (entries, clients) = (&mut self.entries, &mut self.clients);
         let known = self.keys.get(&request.client).copied();
         let key = known.unwrap_or_else(|| {
             let id = request.client.clone();
-            clients.insert(Client { id, place: 0, queue: ModelQueue::default() })
+            clients.insert(Client { id, place: 0, queue: ModelQueue::default(), account, is_aside })
         });
         let moved = |moved: &Ticket, place| {
             if let Some(entry) = entries.get_mut(moved) {
@@ -164,7 +159,10 @@ impl Line {
             self.keys.insert(request.client.clone(), key);
             self.enter_ring(key);
         } else {
-            self.ring.set(self.clients[key].place, self.clients[key].queue.models());
+            self.ring.set(self.clients[key].place, self.clients[key].models());
+        }
+        if let Some(account) = account {
+            self.accounts.add(account, key, model);
         }
         let demand = self.demand.entry(model).or_default();
         demand.total += 1;
@@ -182,12 +180,16 @@ impl Line {
         self.subtract(waiting.model, key);
         let client = &mut self.clients[key];
         client.queue.remove(place);
-        if client.queue.is_empty() {
+        let is_last = client.queue.is_empty();
+        if let Some(account) = waiting.account() {
+            self.accounts.subtract(account, key, waiting.model, is_last);
+        }
+        if is_last {
             self.ring.remove(client.place);
             self.keys.remove(&client.id);
             self.clients.remove(key);
         } else {
-            self.ring.set(client.place, client.queue.models());
+            self.ring.set(client.place, client.models());
         }
         if self.entries.is_empty() {
             // An empty line gives its memory back.
@@ -226,6 +228,48 @@ impl Line {
         Some((place, *self.clients[*key].queue.get(first(key)?)?))
     }
 
+    /// Puts the clients of an account aside, or back into their turns. This takes time with the waiting clients of the
+    /// account, not with the line.
+    pub fn set_aside(&mut self, account: AccountNumber, is_aside: bool) {
+        let Some(waiting) = self.accounts.get(account) else { return };
+        for key in &waiting.clients {
+            let client = &mut self.clients[*key];
+            if client.is_aside != is_aside {
+                client.is_aside = is_aside;
+                self.ring.set(client.place, client.models());
+            }
+        }
+    }
+
+    /// Returns how many requests of an account wait.
+    pub fn waiting_of(&self, account: AccountNumber) -> usize {
+        self.accounts.get(account).map_or(0, |waiting| waiting.len())
+    }
+
+    /// Returns the first request of an account that can be served, with what `serve` returns for it: the first client in
+    /// the ring that has such a request, and the oldest such request of this client. `None` if there is none. `is_free`
+    /// tells whether a slot is free for a model.
+    pub fn first_of<R>(
+        &self,
+        account: AccountNumber,
+        is_free: impl Fn(ModelNumber) -> bool,
+        serve: impl Fn(&WaitingRequest) -> Option<R>,
+    ) -> Option<(Ticket, R)> {
+        let waiting = self.accounts.get(account)?;
+        let free = waiting.demand.keys().filter(|model| is_free(**model)).collect::<ModelSet>();
+        let clients = waiting.clients.iter().map(|key| &self.clients[*key]);
+        let mut clients: Vec<&Client> = clients.filter(|client| client.queue.models().meets(&free)).collect();
+        clients.sort_unstable_by_key(|client| client.place);
+        clients.into_iter().find_map(|client| {
+            let mut first = None;
+            let _ = client.queue.first_wanted(&free, |ticket| {
+                first = serve(&self.entries[ticket].waiting).map(|served| (*ticket, served));
+                first.is_some()
+            });
+            first
+        })
+    }
+
     /// Returns the request with this ticket; `None` if it does not wait.
     pub fn get(&self, ticket: Ticket) -> Option<&WaitingRequest> {
         Some(&self.entries.get(&ticket)?.waiting)
@@ -252,11 +296,11 @@ impl Line {
         self.entries.values().map(|entry| &entry.waiting)
     }
 
-    /// Checks that the indexes agree with the entries.
+    /// Checks that the indexes agree with the entries, and that the clients of accounts at their limit stand aside.
     ///
     /// # Panics
     /// If they do not.
-    pub fn assert_consistent(&self) {
+    pub fn assert_consistent(&self, is_at_limit: impl Fn(AccountNumber) -> bool) {
         assert_eq!(self.retries, self.iter().filter(|waiting| waiting.request.is_retry()).count());
         assert_eq!(self.entries.len(), self.by_end.len());
         assert_eq!(self.entries.len(), self.demand.values().map(|demand| demand.total).sum::<usize>());
@@ -270,13 +314,19 @@ impl Line {
             assert!(self.by_end.contains(&(entry.until, *ticket)));
             assert_eq!(client.queue.get(entry.place), Some(ticket));
             assert_eq!(self.ring.get(client.place), Some(&entry.client));
-            assert_eq!(client.id, entry.waiting.request.client);
+            assert_eq!((&client.id, client.account), (&entry.waiting.request.client, entry.waiting.account()));
+            assert_eq!(client.is_aside, client.account.is_some_and(&is_at_limit));
+            let of_account = client.account.map(|account| self.accounts.get(account).expect("it waits"));
+            assert!(of_account.is_none_or(|waiting| waiting.clients.contains(&entry.client)));
+        }
+        for (account, waiting) in self.accounts.iter() {
+            assert_eq!(waiting.len(), self.iter().filter(|waiting| waiting.account() == Some(account)).count());
         }
     }
 
     fn enter_ring(&mut self, key: usize) {
         let clients = &mut self.clients;
-        let models = clients[key].queue.models();
+        let models = clients[key].models();
         let place = self.ring.push(key, models, |moved, place| clients[*moved].place = place);
         clients[key].place = place;
     }

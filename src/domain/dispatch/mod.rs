@@ -8,7 +8,9 @@
 //! - every lease ends exactly once, and unknown ends are ignored;
 //! - apart from retries, the number of waiting requests is bounded, and no expired request waits;
 //! - no request waits while an online endpoint has a free slot, serves the model and the API, is not skipped and has
-//!   not failed the request;
+//!   not failed the request, unless the request's key holds as many leases as it may;
+//! - a key never has more leases than its `max_concurrency`, unless that was lowered under what it held;
+//! - what a key was charged for a request is given back if the request was never sent to an endpoint;
 //! - no request waits if no endpoint can serve it later;
 //! - clients are served round robin; the requests of one client for a model are served in the order of their arrival,
 //!   but retries before others;
@@ -22,6 +24,9 @@ mod decision;
 mod estimate;
 mod fleet;
 mod index;
+mod invariants;
+mod keys;
+mod limits;
 mod line;
 mod model_queue;
 mod model_set;
@@ -46,6 +51,8 @@ pub use self::breaker::{Breaker, BreakerState, BreakerView, Skip};
 use self::choose::Balancing;
 pub use self::decision::{Decision, Grant, GrantReason, Queued, Retried, Submitted};
 use self::fleet::Fleet;
+use self::limits::{AccountNumber, Charge, Limits};
+pub use self::limits::{Rate, RateLimit, RateStatus};
 use self::line::WaitingRequest;
 use self::models::ModelNumber;
 use self::queue::Queue;
@@ -88,6 +95,8 @@ struct Held {
     waited: Duration,
     /// An earlier attempt of the request, which this one decides about.
     undecided: Option<Arc<Suspect>>,
+    /// What the request's key was charged; `None` without a key.
+    charge: Option<Charge>,
 }
 
 /// Grants leases on endpoints and keeps the queue of requests that wait for one.
@@ -97,6 +106,7 @@ struct Held {
 pub struct Dispatcher {
     fleet: Fleet,
     queue: Queue,
+    limits: Limits,
     leases: HashMap<LeaseId, Held>,
     recent_grants: RecentGrants,
     selections: Selections,
@@ -107,6 +117,8 @@ pub struct Dispatcher {
     verdicts: Vec<(Arc<Suspect>, Sign)>,
     /// Endpoints found to be to blame since [`Dispatcher::take_blamed`] was last asked.
     blamed: Vec<Blamed>,
+    /// Keys that may hold more leases than before, whose clients do not take part yet; empty after every call.
+    below_limit: Vec<AccountNumber>,
 }
 
 impl Dispatcher {
@@ -115,6 +127,7 @@ impl Dispatcher {
         Self {
             fleet: Fleet::new(balancing),
             queue: Queue::default(),
+            limits: Limits::default(),
             leases: HashMap::new(),
             recent_grants: RecentGrants::default(),
             selections: Selections::default(),
@@ -123,6 +136,7 @@ impl Dispatcher {
             draining: false,
             verdicts: Vec::new(),
             blamed: Vec::new(),
+            below_limit: Vec::new(),
         }
     }
 
@@ -136,30 +150,44 @@ impl Dispatcher {
         decisions: &mut Vec<Decision>,
     ) -> Submitted {
         self.expire(now, decisions);
-        self.fleet.look(now);
-        let model = self.fleet.models_mut().take(&request.model);
-        let submitted = if self.draining && !request.is_retry() {
-            Submitted::Refused(Refusal::Draining)
-        } else if let Some((endpoint, reason)) = self.fleet.choose(model, &request) {
-            Submitted::Granted(self.grant(now, endpoint, reason, (request, model), None))
-        } else if self.draining && self.fleet.has_untried(model, &request) {
+        let submitted = if self.draining {
             Submitted::Refused(Refusal::Draining)
         } else {
-            let queued = Queued { position: 1, estimated_wait: None };
-            let waiting = WaitingRequest { ticket, request, model, arrived: now, deadline, queued };
-            self.wait(now, waiting).map_or(Submitted::Waiting, Submitted::Refused)
+            let model = self.fleet.models_mut().take(&request.model);
+            match self.charge(now, model, &request) {
+                Ok(charge) => self.place(now, WaitingRequest::new(now, ticket, (request, model), deadline, charge)),
+                Err(refusal) => {
+                    self.fleet.models_mut().give_back(model);
+                    Submitted::Refused(refusal)
+                }
+            }
         };
-        if let Submitted::Refused(_) = submitted {
-            self.fleet.models_mut().give_back(model);
-        }
         self.debug_assert_invariants();
         submitted
+    }
+
+    /// Decides on a request that was charged: a lease at once, a place in the line, or a refusal.
+    fn place(&mut self, now: Moment, waiting: WaitingRequest) -> Submitted {
+        self.fleet.look(now);
+        let (model, charge) = (waiting.model, waiting.charge);
+        let must_wait = waiting.account().is_some_and(|account| self.limits.is_at_limit(account));
+        let chosen = if must_wait { None } else { self.fleet.choose(model, &waiting.request) };
+        let refusal = if let Some((endpoint, reason)) = chosen {
+            return Submitted::Granted(self.grant(now, endpoint, reason, waiting, false));
+        } else if self.draining && self.fleet.has_untried(model, &waiting.request) {
+            Some(Refusal::Draining)
+        } else {
+            self.wait(now, waiting)
+        };
+        let Some(refusal) = refusal else { return Submitted::Waiting };
+        self.give_up(now, model, charge);
+        Submitted::Refused(refusal)
     }
 
     /// Removes a waiting request; without effect if the request does not wait.
     pub fn cancel(&mut self, now: Moment, ticket: Ticket, decisions: &mut Vec<Decision>) {
         if let Some(waiting) = self.queue.leave(ticket) {
-            self.fleet.models_mut().give_back(waiting.model);
+            self.give_up(now, waiting.model, waiting.charge);
             self.reach_verdict(&waiting.request, Sign::Nothing);
         }
         self.expire(now, decisions);
@@ -242,7 +270,7 @@ impl Dispatcher {
         for ticket in self.in_order_of_arrival(|_| true) {
             if let Some(waiting) = self.queue.leave(ticket) {
                 self.reach_verdict(&waiting.request, Sign::Nothing);
-                self.refuse(ticket, waiting.model, Refusal::Draining, decisions);
+                self.refuse(now, (ticket, waiting.model, waiting.charge), Refusal::Draining, decisions);
             }
         }
         self.settle(now, None, false, decisions);
@@ -255,6 +283,8 @@ impl Dispatcher {
         for (lease, held) in &held {
             self.fleet.release(now, &held.target, held.attempt(*lease, now), Sign::Nothing);
             self.fleet.models_mut().give_back(held.model);
+            self.end_charged_lease(held);
+            self.settle_charge(now, held, &Outcome::Failed(Failure::ShutDown));
             if let Some(suspect) = &held.undecided {
                 self.fleet.judge(now, suspect, Sign::Nothing);
             }
@@ -268,73 +298,40 @@ impl Dispatcher {
         [self.queue.next_due(), self.fleet.next_trial()].into_iter().flatten().min()
     }
 
-    /// Checks the invariants listed at the top of this file.
-    ///
-    /// # Panics
-    /// If one does not hold.
-    pub fn assert_invariants(&self) {
-        self.fleet.assert_consistent();
-        self.queue.assert_consistent();
-        let bounded = self.waiting() - self.queue.retries();
-        assert!(bounded <= self.rules.max_waiting, "the line is bounded but for retries");
-        assert!(!self.draining || self.waiting() == 0, "nobody waits while draining");
-        assert!(self.verdicts.is_empty(), "verdicts are carried out");
-        assert!(self.fleet.trial_leases().all(|lease| self.leases.contains_key(&lease)), "a trial ends with its lease");
-        assert!(self.queue.misplaced(|model| self.fleet.prospect(model)).is_empty(), "nobody waits in vain");
-        for waiting in self.queue.iter() {
-            let request = &waiting.request;
-            let model = waiting.model;
-            assert!(self.fleet.choose(model, request).is_none(), "nobody waits while a capable slot is free");
-            assert!(!request.is_retry() || self.fleet.has_untried(model, request), "no retry waits in vain");
-            assert!(self.fleet.unserved(model, request).is_none(), "nobody waits for an API that no endpoint serves");
-        }
-        let users = self.fleet.model_users() + self.waiting() + self.active();
-        assert_eq!(
-            self.fleet.models().users(),
-            users,
-            "models are numbered for endpoints, requests that wait, and leases"
-        );
-        let mut held: HashMap<EndpointId, u32> = HashMap::new();
-        for lease in self.leases.values() {
-            *held.entry(lease.target.id).or_default() += 1;
-        }
-        for (id, in_flight) in self.fleet.in_flight() {
-            assert_eq!(in_flight, held.get(&id).copied().unwrap_or(0), "slots in flight are the leases held");
-        }
-    }
-
-    /// Grants a lease. `waited` is how long the request waited and what it was told; `None` if it did not wait.
+    /// Grants a lease. `has_waited` tells whether the request stood in the queue.
     fn grant(
         &mut self,
         now: Moment,
         endpoint: EndpointId,
         reason: GrantReason,
-        (request, number): (Arc<LeaseRequest>, ModelNumber),
-        waited: Option<(Duration, Queued)>,
+        waiting: WaitingRequest,
+        has_waited: bool,
     ) -> Grant {
+        let WaitingRequest { request, model: number, arrived, queued, charge, .. } = waiting;
         let lease = LeaseId(self.next_lease);
         self.next_lease += 1;
         let (target, is_trial) = self.fleet.take(endpoint, lease);
-        let (waited, queued) = waited.map_or((Duration::ZERO, None), |(waited, queued)| (waited, Some(queued)));
+        let (waited, queued) = if has_waited { (now.since(arrived), Some(queued)) } else { (Duration::ZERO, None) };
+        let rate = charge.and_then(|charge| self.begin_charged_lease(now, charge));
+        let charge = charge.map(|charge| Charge { is_sent: true, ..charge });
         let (model, granted) = (request.model.clone(), now);
         self.selections.total += 1;
         *self.selections.by_reason.entry(reason).or_default() += 1;
         self.recent_grants.add(RecentGrant { target: target.clone(), model, reason, granted, waited });
         let undecided = request.comparison.undecided().cloned();
         let reports_first_byte = is_trial || undecided.is_some();
-        let held = Held { target: target.clone(), request, model: number, granted, waited, undecided };
+        let held = Held { target: target.clone(), request, model: number, granted, waited, undecided, charge };
         self.leases.insert(lease, held);
-        Grant { lease, target, granted, waited, queued, reports_first_byte }
+        Grant { lease, target, granted, waited, queued, reports_first_byte, rate }
     }
 
     /// Grants the free slots of one endpoint to waiting requests. Only this endpoint can be chosen, because no request
     /// waits while another endpoint has a free slot for it.
     fn serve_line(&mut self, now: Moment, endpoint: EndpointId, decisions: &mut Vec<Decision>) {
         while let Some(waiting) = self.next_for(endpoint) {
-            let waited = (now.since(waiting.arrived), waiting.queued);
-            let grant =
-                self.grant(now, endpoint, GrantReason::OnlyCandidate, (waiting.request, waiting.model), Some(waited));
-            decisions.push(Decision::Grant(waiting.ticket, grant));
+            let ticket = waiting.ticket;
+            let grant = self.grant(now, endpoint, GrantReason::OnlyCandidate, waiting, true);
+            decisions.push(Decision::Grant(ticket, grant));
         }
     }
 
@@ -351,12 +348,6 @@ impl Dispatcher {
             return None;
         }
         self.queue.take_next(&self.fleet.free_slot(endpoint)?)
-    }
-
-    fn debug_assert_invariants(&self) {
-        if cfg!(debug_assertions) {
-            self.assert_invariants();
-        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use slab::Slab;
 
-use super::estimate::ServiceTime;
+use super::estimate::{ServiceTime, TokensPerByte};
 use crate::domain::ids::ModelId;
 
 /// The number of a model. The number does not change as long as the model has a user; later it may go to another model.
@@ -21,6 +21,7 @@ struct Model {
     /// How many endpoints that have the model, waiting requests and leases use the number.
     users: usize,
     service_time: ServiceTime,
+    tokens_per_byte: TokensPerByte,
 }
 
 /// The models that an endpoint has, a request waits for or a lease was granted for. The number of requests is bounded
@@ -39,7 +40,8 @@ impl Models {
             self.models[*number].users += 1;
             return ModelNumber(*number);
         }
-        let model = Model { name: name.clone(), users: 1, service_time: ServiceTime::default() };
+        let (service_time, tokens_per_byte) = (ServiceTime::default(), TokensPerByte::default());
+        let model = Model { name: name.clone(), users: 1, service_time, tokens_per_byte };
         let number = self.models.insert(model);
         self.numbers.insert(name.clone(), number);
         ModelNumber(number)
@@ -68,6 +70,16 @@ impl Models {
     /// Returns the mean service time of recent requests for a model, to record one more request.
     pub fn service_time_mut(&mut self, number: ModelNumber) -> &mut ServiceTime {
         &mut self.models[number.0].service_time
+    }
+
+    /// Returns how many tokens a byte of a request for a model has.
+    pub fn tokens_per_byte(&self, number: ModelNumber) -> TokensPerByte {
+        self.models[number.0].tokens_per_byte
+    }
+
+    /// Returns how many tokens a byte of a request for a model has, to learn from one more request.
+    pub fn tokens_per_byte_mut(&mut self, number: ModelNumber) -> &mut TokensPerByte {
+        &mut self.models[number.0].tokens_per_byte
     }
 
     /// Returns the number of users of all models together.

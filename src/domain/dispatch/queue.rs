@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use super::fleet::{Prospect, Slot};
+use super::limits::AccountNumber;
 use super::line::{Line, WaitingRequest};
 use super::models::ModelNumber;
 use crate::domain::ids::Ticket;
@@ -64,14 +65,14 @@ impl Queue {
         }
     }
 
-    /// Adds a request to a stage until `until`.
-    pub fn join(&mut self, stage: Stage, waiting: WaitingRequest, until: Moment) {
+    /// Adds a request to a stage until `until`. Its client stands aside if `is_aside`.
+    pub fn join(&mut self, stage: Stage, waiting: WaitingRequest, until: Moment, is_aside: bool) {
         let line = match stage {
             Stage::Line => &mut self.line,
             Stage::Delay => &mut self.delay,
             Stage::WarmUp => &mut self.warm_up,
         };
-        line.join(waiting, until);
+        line.join(waiting, until, is_aside);
     }
 
     /// Takes out the request with this ticket; `None` if it does not wait.
@@ -88,6 +89,29 @@ impl Queue {
     /// Takes out the request that is next for a slot; `None` if no request can use the slot.
     pub fn take_next(&mut self, slot: &Slot<'_>) -> Option<WaitingRequest> {
         self.line.take_next(slot).or_else(|| self.delay.take_next(slot))
+    }
+
+    /// Puts the clients of an account aside, or back into their turns.
+    pub fn set_aside(&mut self, account: AccountNumber, is_aside: bool) {
+        let Self { line, delay, warm_up } = self;
+        [line, delay, warm_up].into_iter().for_each(|line| line.set_aside(account, is_aside));
+    }
+
+    /// Returns how many requests of an account wait.
+    pub fn waiting_of(&self, account: AccountNumber) -> usize {
+        self.all().iter().map(|(_, line)| line.waiting_of(account)).sum()
+    }
+
+    /// Returns the request of an account that is served next, with what `serve` returns for it; `None` if no request of the
+    /// account can be served. `is_free` tells whether a slot is free for a model.
+    pub fn first_of<R>(
+        &self,
+        account: AccountNumber,
+        is_free: impl Fn(ModelNumber) -> bool,
+        serve: impl Fn(&WaitingRequest) -> Option<R>,
+    ) -> Option<(Ticket, R)> {
+        let lines = [&self.line, &self.delay];
+        lines.into_iter().find_map(|line| line.first_of(account, &is_free, &serve))
     }
 
     /// Returns a request whose time in its stage is over; `None` if there is none.
@@ -123,12 +147,12 @@ impl Queue {
         self.all().into_iter().flat_map(|(_, line)| line.iter())
     }
 
-    /// Checks that the indexes agree with the entries.
+    /// Checks that the indexes agree with the entries, and that the clients of accounts at their limit stand aside.
     ///
     /// # Panics
     /// If they do not.
-    pub fn assert_consistent(&self) {
-        self.all().into_iter().for_each(|(_, line)| line.assert_consistent());
+    pub fn assert_consistent(&self, is_at_limit: impl Fn(AccountNumber) -> bool) {
+        self.all().into_iter().for_each(|(_, line)| line.assert_consistent(&is_at_limit));
     }
 
     fn all(&self) -> [(Stage, &Line); 3] {

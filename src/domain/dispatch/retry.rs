@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::decision::{Decision, Retried, Submitted};
+use super::line::WaitingRequest;
 use super::{Dispatcher, Held};
 use crate::domain::blame::{Blamed, Sign, Suspect};
 use crate::domain::ids::{EndpointId, Ticket};
@@ -25,9 +26,11 @@ impl Dispatcher {
         self.expire(now, decisions);
         let held = self.leases.remove(&failed.lease)?;
         let has_turned = self.release(now, &held, &failed, true);
+        let below_limit = self.end_charged_lease(&held);
         let request = Arc::new(held.next_request(&failed, now));
         let goes_on = self.fleet.has_untried(held.model, &request);
-        let refusal = if goes_on { None } else { Some(self.nothing_untried(held.model, &request)) };
+        let account = held.charge.map(|charge| charge.account);
+        let refusal = if goes_on { None } else { Some(self.nothing_untried(held.model, &request, account)) };
         self.fleet.models_mut().give_back(held.model);
         self.judge_undecided(&held, &failed, goes_on);
         if !goes_on && held.undecided.is_none() {
@@ -36,15 +39,24 @@ impl Dispatcher {
         }
         self.settle(now, Some(held.target.id), has_turned, decisions);
         let submitted = match refusal {
-            Some(refusal) => Submitted::Refused(refusal),
-            None => self.submit(now, ticket, request.clone(), deadline, decisions),
+            Some(refusal) => {
+                held.charge.into_iter().for_each(|charge| self.limits.withdraw(now, charge));
+                Submitted::Refused(refusal)
+            }
+            None => {
+                let model = self.fleet.models_mut().take(&request.model);
+                let waiting = WaitingRequest::new(now, ticket, (request.clone(), model), deadline, held.charge);
+                self.place(now, waiting)
+            }
         };
         if goes_on && let Submitted::Refused(refusal) = &submitted {
             // The verdict on the attempt before this one may have taken the last untried endpoint away.
             let is_vain = matches!(refusal, Refusal::NothingUntried { .. });
             self.reach_verdict(&request, if is_vain { Sign::Bad } else { Sign::Nothing });
-            self.settle(now, None, false, decisions);
         }
+        // The request that goes on comes before the waiting requests of its key.
+        self.below_limit.extend(below_limit);
+        self.settle(now, None, false, decisions);
         self.debug_assert_invariants();
         Some(Retried { ended: EndedLease { is_final: !goes_on, ..held.ended(now, failed) }, request, submitted })
     }
@@ -54,7 +66,10 @@ impl Dispatcher {
         self.expire(now, decisions);
         let held = self.leases.remove(&end.lease)?;
         let has_turned = self.release(now, &held, end, false);
+        let below_limit = self.end_charged_lease(&held);
+        self.settle_charge(now, &held, &end.outcome);
         self.fleet.models_mut().give_back(held.model);
+        self.below_limit.extend(below_limit);
         self.judge_undecided(&held, end, false);
         self.settle(now, Some(held.target.id), has_turned, decisions);
         Some(held)
@@ -101,7 +116,7 @@ impl Dispatcher {
         let (mut turns, mut any_turned) = (has_turned, has_turned);
         loop {
             if std::mem::take(&mut turns) {
-                self.refuse_vain(decisions);
+                self.refuse_vain(now, decisions);
             }
             let Some((suspect, sign)) = self.verdicts.pop() else { break };
             if self.fleet.has_served_since(&suspect) {
@@ -115,6 +130,7 @@ impl Dispatcher {
                 self.blamed.push(Blamed { target: target.clone(), since: attempt.ended, failure: failure.clone() });
             }
         }
+        self.serve_below_limit(now, decisions);
         // An endpoint on trial whose trial has shown nothing may be tried again.
         for endpoint in freed.into_iter().chain(judged) {
             self.serve_line(now, endpoint, decisions);

@@ -1,6 +1,7 @@
 mod apis;
 mod attempts;
 mod choosing;
+mod keys;
 mod waiting;
 
 use std::collections::BTreeSet;

@@ -9,6 +9,7 @@ use super::RetryAfter;
 use crate::actors::keyring::KeyError;
 use crate::actors::registry::RegistryError;
 use crate::dialect::ErrorParts;
+use crate::domain::dispatch::RateStatus;
 use crate::domain::ids::ModelId;
 use crate::domain::keys::KeyringError;
 use crate::domain::request::{Failure, Refusal};
@@ -32,7 +33,8 @@ pub struct Row {
     pub message: String,
     /// The field of the request that is wrong; `None` if no single field is.
     pub param: Option<String>,
-    /// The value of the header `Retry-After`, in seconds, 1 to 60; `None` for no such header.
+    /// The value of the header `Retry-After`, in seconds, at least 1; `None` for no such header. Only the limits of a key set
+    /// more than 60.
     pub retry_after: Option<u64>,
     /// True if the SDKs of OpenAI are told not to send the request again, which they would do for this status.
     pub is_final: bool,
@@ -44,6 +46,8 @@ pub struct Row {
     pub closes: bool,
     /// Fields of the body beside those that every error has.
     pub details: Map<String, Value>,
+    /// How much is left of the limits of the client's key; `None` if that is not known or no limit can be exceeded.
+    pub rate: Option<RateStatus>,
 }
 
 impl Row {
@@ -60,6 +64,7 @@ impl Row {
             challenge: false,
             closes: false,
             details: Map::new(),
+            rate: None,
         }
     }
 
@@ -77,6 +82,11 @@ impl Row {
     pub fn detail(mut self, field: &str, value: impl Into<Value>) -> Self {
         self.details.insert(field.to_owned(), value.into());
         self
+    }
+
+    /// Tells how much is left of the limits of the client's key.
+    pub fn rate(self, rate: &RateStatus) -> Self {
+        Self { rate: Some(*rate), ..self }
     }
 
     /// Returns what a dialect renders.
@@ -103,6 +113,16 @@ pub fn refused(refusal: &Refusal, model: &ModelId, retry_after: RetryAfter) -> R
         }
         Refusal::QueueFull { estimated_wait } | Refusal::Overloaded { estimated_wait } => {
             too_many(refusal.code(), "Request queue is full".to_owned(), *estimated_wait, retry_after)
+        }
+        Refusal::KeyQueueFull { max_waiting, estimated_wait } => {
+            let message = format!("as many requests of this key wait as its max_waiting allows: {max_waiting}");
+            too_many(refusal.code(), message, *estimated_wait, retry_after)
+        }
+        Refusal::RateLimitExceeded { limit, value, retry_after, status } => {
+            let message = format!("the limit `{}` of this key is reached: {value}", limit.as_str());
+            let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
+            let row = row(StatusCode::TOO_MANY_REQUESTS, message).retry_after(seconds.max(1));
+            row.detail("retry_after", seconds.max(1)).rate(status)
         }
         Refusal::QueueTimeout { waited } => row(StatusCode::GATEWAY_TIMEOUT, "Queue wait timeout".to_owned())
             .detail("waited_secs", waited.as_secs_f64()),

@@ -5,6 +5,7 @@ use actix_web::ResponseError;
 use serde_json::Value;
 
 use super::*;
+use crate::domain::dispatch::{Rate, RateLimit};
 use crate::domain::ids::EndpointId;
 use crate::domain::request::ApiKind;
 use crate::store::StoreError;
@@ -41,6 +42,22 @@ fn every_error_has_its_status_code_type_wait_and_words() {
     let busy = "every endpoint that was tried for the model `m` is busy";
     let all_busy = ApiError::AllBusy { estimated_wait: wait, model: ModelId::from("m"), retry_after: RETRY_AFTER };
     check(all_busy, 429, "overloaded", limit, Some(60), busy);
+    let of_key = refused(Refusal::KeyQueueFull { max_waiting: 4, estimated_wait: wait });
+    check(of_key, 429, "queue_full", limit, Some(60), "as many requests of this key wait as its max_waiting allows: 4");
+    let status = RateStatus { requests: None, tokens: None };
+    let exceeded = |limit, value, millis| {
+        let retry_after = Duration::from_millis(millis);
+        refused(Refusal::RateLimitExceeded { limit, value, retry_after, status: Box::new(status) })
+    };
+    let words = "the limit `requests_per_minute` of this key is reached: 60";
+    let (first, second) =
+        (exceeded(RateLimit::RequestsPerMinute, 60, 0), exceeded(RateLimit::RequestsPerMinute, 60, 1001));
+    check(first, 429, "rate_limit_exceeded", limit, Some(1), words);
+    assert_eq!(body(&second)["error"]["retry_after"].as_u64().or(body(&second)["retry_after"].as_u64()), Some(2));
+    check(second, 429, "rate_limit_exceeded", limit, Some(2), words);
+    let words = "the limit `tokens_per_day` of this key is reached: 9";
+    let of_day = exceeded(RateLimit::TokensPerDay, 9, 80_000_000);
+    check(of_day, 429, "rate_limit_exceeded", limit, Some(80_000), words);
     let late = refused(Refusal::QueueTimeout { waited: Duration::from_millis(1500) });
     assert_eq!(body(&late)["waited_secs"], 1.5);
     check(late, 504, "queue_timeout", "timeout", None, "Queue wait timeout");
@@ -79,4 +96,23 @@ fn every_error_has_its_status_code_type_wait_and_words() {
     let away = ApiError::Registry(RegistryError::Store(StoreError::Away("leaseway.db".to_owned())));
     let words = away.to_string();
     check(away, 503, "database_unavailable", server, Some(5), &words);
+}
+
+#[test]
+fn an_error_of_a_key_tells_what_is_left_of_its_limits() {
+    let rate = Rate { limit: 60, remaining: 0, reset: Duration::from_secs(60) };
+    let status = Box::new(RateStatus { requests: Some(rate), tokens: None });
+    let retry_after = Duration::from_secs(1);
+    let limit = RateLimit::RequestsPerMinute;
+    let exceeded = refused(Refusal::RateLimitExceeded { limit, value: 60, retry_after, status: status.clone() });
+    let failed = ApiError::AttemptFailed("a".to_owned(), Failure::IdleTimeout);
+    let failed = ApiError::OfKey { error: Box::new(failed), rate: status };
+    assert_eq!((failed.status_code().as_u16(), failed.to_string().as_str()), (502, "endpoint `a` did not answer"));
+    for error in [exceeded, failed] {
+        let response = error.error_response();
+        let told = |name| response.headers().get(name).map(|value| value.to_str().expect("text").to_owned());
+        assert_eq!(told("x-ratelimit-remaining-requests").as_deref(), Some("0"), "{error}");
+        assert_eq!(told("x-ratelimit-reset-requests").as_deref(), Some("1m0s"), "{error}");
+        assert_eq!(told("x-ratelimit-limit-tokens"), None);
+    }
 }

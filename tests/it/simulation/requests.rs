@@ -7,13 +7,14 @@ use leaseway::domain::blame::Sign;
 use leaseway::domain::dispatch::admission::AdmissionDecision;
 use leaseway::domain::dispatch::{Decision, Grant, Retried, Submitted};
 use leaseway::domain::ids::{ClientId, LeaseId, ModelId, Ticket};
-use leaseway::domain::request::{ApiKind, Failure, LeaseEnd, LeaseRequest, Outcome, Refusal};
+use leaseway::domain::request::{ApiKind, Failure, LeaseEnd, LeaseRequest, Outcome, Refusal, TokenCount};
 use leaseway::domain::target::Target;
 use leaseway::domain::time::Moment;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
 use super::journeys::Attempt;
+use super::keys::{random_tokens, with_random_key};
 use super::line::Waiter;
 use super::{CLIENTS, Held, MAX_ATTEMPTS, MAX_WAITING, MODELS, WARM_UP, World};
 
@@ -23,26 +24,41 @@ impl World {
         let client = ClientId::Named([random.random_range(0..CLIENTS)].into());
         let id = self.journeys.begin(random.random_range(1..=MAX_ATTEMPTS));
         let api_kind = [ApiKind::ChatCompletions, ApiKind::Embeddings][random.random_range(0..2)];
-        let request = LeaseRequest::new(id, model, api_kind, client);
+        let request = with_random_key(LeaseRequest::new(id, model, api_kind, client), random);
         let deadline = self.now.after(Duration::from_millis(random.random_range(0..3000)));
         let ticket = self.ticket();
         let mut decisions = Vec::new();
         let waiting = self.waiters().count();
+        let exceeded = self.keys.exceeded(self.now, &request).filter(|_| !self.draining);
+        let is_key_full = self.max_waiting_reached(&request);
         let (chosen, unserved) = (self.chosen(&request), self.unserved(&request).filter(|_| !self.draining));
         let submitted = self.dispatcher.submit(self.now, ticket, request.clone().into(), deadline, &mut decisions);
         self.follow(decisions);
+        if !matches!(submitted, Submitted::Refused(_)) {
+            assert_eq!(exceeded, None, "admitted although a limit is exceeded");
+            self.keys.begin(self.now, &request);
+        }
         match submitted {
             Submitted::Granted(grant) => {
                 assert_eq!(Some(grant.target.id), chosen, "{:?}", self.choices.reports);
                 self.granted(ticket, request, deadline, &grant);
             }
+            Submitted::Refused(Refusal::RateLimitExceeded { limit, retry_after, status, .. }) => {
+                assert_eq!(Some((limit, retry_after)), exceeded);
+                assert_eq!(Some(*status), self.keys.status(self.now, &request));
+                assert!(self.answered.insert(ticket));
+                self.journeys.unserved(&request);
+            }
             Submitted::Refused(refusal) => {
+                assert_eq!(exceeded, None, "{refusal:?}");
                 assert!(chosen.is_none() || self.draining, "{refusal:?} although an endpoint is free");
                 assert!(self.answered.insert(ticket));
                 let is_unsupported = matches!(refusal, Refusal::ApiNotSupported(_));
                 assert!(unserved.map_or(!is_unsupported, |unserved| unserved == refusal), "{refusal:?}");
                 let full = matches!(refusal, Refusal::QueueFull { .. });
-                assert_eq!(full, waiting >= MAX_WAITING && may_wait(&refusal));
+                assert_eq!(full, waiting >= MAX_WAITING && !is_key_full && may_wait(&refusal));
+                let key_full = matches!(refusal, Refusal::KeyQueueFull { .. });
+                assert_eq!(key_full, is_key_full && may_wait(&refusal));
                 let overloaded = matches!(refusal, Refusal::Overloaded { .. });
                 let admission = self.admission.decide(waiting, MAX_WAITING);
                 assert!(!overloaded || admission == AdmissionDecision::Reject);
@@ -51,6 +67,7 @@ impl World {
             }
             Submitted::Waiting => {
                 assert!(chosen.is_none(), "waits although an endpoint is free");
+                assert!(!is_key_full, "waits although too many requests of its key do");
                 let is_loading = self.is_loading(&request.model);
                 let waiter = |until| Waiter { ticket, request, deadline, arrived: self.now, until };
                 match self.admission.decide(waiting, MAX_WAITING) {
@@ -73,6 +90,8 @@ impl World {
         self.judge(&attempt, own);
         self.learn_apis(&attempt, &request);
         let mut decisions = Vec::new();
+        // If its key was at its limit, the request goes on before others of the key do.
+        self.keys.held_back = request.key.filter(|_| self.is_at_limit_with(&request, 1));
         let retried = self.dispatcher.retry(self.now, ticket, failed, deadline, &mut decisions);
         let Retried { ended, request, submitted } = retried.expect("the lease was held");
         let request = (*request).clone();
@@ -91,11 +110,20 @@ impl World {
                 self.follow(vec![decisions.remove(0)]);
             }
         }
+        let is_of_key = |decision: &Decision| match decision {
+            Decision::Grant(ticket, _) => self.keys.held_back.is_some_and(|key| {
+                self.waiters().any(|waiter| waiter.ticket == *ticket && waiter.request.key == Some(key))
+            }),
+            Decision::Refuse(..) => false,
+        };
+        let place = decisions.iter().position(is_of_key).unwrap_or(decisions.len());
+        let of_key = decisions.split_off(place);
         let is_vain = goes_on && !self.has_untried(&request);
         if goes_on && let Submitted::Refused(_) = submitted {
             self.judge_open(&request, if is_vain { Sign::Bad } else { Sign::Nothing });
         }
         self.follow(decisions);
+        self.keys.held_back = None;
         let chosen = self.chosen(&request).filter(|_| goes_on);
         match submitted {
             Submitted::Granted(grant) => {
@@ -114,6 +142,7 @@ impl World {
                 if goes_on {
                     self.journeys.unserved(&request);
                 }
+                self.keys.leave(self.now, &request);
                 self.journeys.refused(&request, refusal);
             }
             Submitted::Waiting => {
@@ -121,6 +150,7 @@ impl World {
                 self.line.join(Waiter { ticket, request, deadline, arrived: self.now, until: self.now });
             }
         }
+        self.follow(of_key);
     }
 
     /// Begins to drain: nobody waits any more, and what runs goes on.
@@ -144,6 +174,7 @@ impl World {
         assert!(self.can_serve(facts, &request), "granted on {facts:?}, which cannot serve {request:?}");
         assert!(!self.draining || request.is_retry(), "granted to a new request while draining");
         self.journeys.granted(&request, grant);
+        assert_eq!(grant.rate.as_deref().copied(), self.keys.status(self.now, &request));
         let (target, granted) = (grant.target.clone(), grant.granted);
         let held = Held { endpoint: target.id, target, request, deadline, granted, has_begun: false };
         assert!(self.leases.insert(grant.lease, held).is_none(), "a lease id is used twice");
@@ -174,6 +205,7 @@ impl World {
                     let is_unsupported = matches!(refusal, Refusal::ApiNotSupported(_));
                     assert!(!is_unsupported || self.unserved(&waiter.request).as_ref() == Some(&refusal));
                     self.journeys.unserved(&waiter.request);
+                    self.keys.leave(self.now, &waiter.request);
                     let is_vain = matches!(refusal, Refusal::NothingUntried { .. });
                     self.judge_open(&waiter.request, if is_vain { Sign::Bad } else { Sign::Nothing });
                     self.journeys.refused(&waiter.request, refusal);
@@ -188,6 +220,7 @@ impl World {
         if let Some(waiter) = self.leave(ticket) {
             self.answered.insert(ticket);
             self.journeys.unserved(&waiter.request);
+            self.keys.leave(self.now, &waiter.request);
             self.judge_open(&waiter.request, Sign::Nothing);
         }
         self.dispatcher.cancel(self.now, ticket, &mut decisions);
@@ -201,7 +234,8 @@ impl World {
             Some(lease) => *lease,
             None => LeaseId(random.random_range(0..1_000_000)),
         };
-        let outcome = random_outcome(random);
+        let tokens = self.leases.get(&lease).and_then(|held| random_tokens(&held.request, random));
+        let outcome = random_outcome(tokens, random);
         let end = LeaseEnd::new(lease, outcome.clone());
         let mut decisions = Vec::new();
         let Some(held) = self.leases.remove(&lease) else {
@@ -218,6 +252,7 @@ impl World {
                 return self.retry(end, held);
             }
         }
+        self.keys.end(self.now, &held.request, &outcome);
         let attempt = self.attempt(&held, lease, outcome);
         let (own, verdict) = self.journeys.judge(&held.request, &attempt, false);
         self.judge(&attempt, own);
@@ -302,20 +337,24 @@ impl World {
 /// Tells whether a request refused so could have waited if there had been room.
 fn may_wait(refusal: &Refusal) -> bool {
     match refusal {
-        Refusal::QueueFull { .. } | Refusal::Overloaded { .. } | Refusal::QueueTimeout { .. } => true,
+        Refusal::QueueFull { .. }
+        | Refusal::KeyQueueFull { .. }
+        | Refusal::Overloaded { .. }
+        | Refusal::QueueTimeout { .. } => true,
         Refusal::ModelNotFound
         | Refusal::NoEndpointOnline
         | Refusal::ApiNotSupported(_)
         | Refusal::WarmingUp
         | Refusal::NothingUntried { .. }
+        | Refusal::RateLimitExceeded { .. }
         | Refusal::Draining => false,
     }
 }
 
-fn random_outcome(random: &mut StdRng) -> Outcome {
+fn random_outcome(tokens: Option<TokenCount>, random: &mut StdRng) -> Outcome {
     let failure = match random.random_range(0..20) {
         0..7 => return Outcome::Abandoned,
-        7..13 => return Outcome::Succeeded { tokens: None },
+        7..13 => return Outcome::Succeeded { tokens },
         13..15 => Failure::Status(500),
         15 => Failure::Status(501),
         16 => Failure::Status(429),

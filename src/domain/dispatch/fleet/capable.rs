@@ -54,6 +54,11 @@ impl Fleet {
         self.policy.pick(&self.index.shortlist(model, &excluded))
     }
 
+    /// Tells whether an endpoint that serves a model has a free slot that may be used.
+    pub fn is_free(&self, model: ModelNumber) -> bool {
+        self.index.shortlist(model, &|_| false).best().is_some()
+    }
+
     /// Learns that an endpoint has served the API of a request that went to `target`.
     pub fn learn_served(&mut self, now: Moment, target: &Arc<Target>, model: ModelNumber, request: &LeaseRequest) {
         let Some(endpoint) = self.endpoints.get_mut(&target.id).filter(|endpoint| endpoint.is_at(target)) else {

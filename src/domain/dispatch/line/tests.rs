@@ -53,10 +53,9 @@ impl Scene {
         let request = Self::request(client, model);
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
-        let queued = Queued { position: 0, estimated_wait: None };
         let (arrived, deadline) = (Moment::from_micros(0), Moment::from_micros(1));
-        let (request, model) = (Arc::new(request), ModelNumber(model));
-        self.line.join(WaitingRequest { ticket, request, model, arrived, deadline, queued }, deadline);
+        let request = (Arc::new(request), ModelNumber(model));
+        self.line.join(WaitingRequest::new(arrived, ticket, request, deadline, None), deadline, false);
         ticket
     }
 }
@@ -71,7 +70,8 @@ proptest! {
         let mut scene = Scene::after(&actions);
         let mut models = ModelSet::of(model);
         competing.into_iter().for_each(|model| models.insert(model));
-        let position = scene.line.position_of_next(&Scene::request(ClientId::Named([client].into()), model), &models);
+        let request = Scene::request(ClientId::Named([client].into()), model);
+        let position = scene.line.position_of_next(&request, &models, None);
         let ticket = scene.join(client, model);
         prop_assert_eq!(scene.line.position_of(ticket, &models), Some(position));
         let mut served = std::iter::from_fn(|| scene.take_next(&models));
