@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use chrono::{DateTime, Local, NaiveDate, SubsecRound, Utc};
+use chrono::{DateTime, Local, NaiveDate, NaiveTime, SubsecRound, TimeZone, Utc};
 use tokio::time::Instant;
 
 use crate::domain::time::Moment;
@@ -36,6 +36,22 @@ pub fn local_day(wall: DateTime<Utc>) -> NaiveDate {
     wall.with_timezone(&Local).date_naive()
 }
 
+/// Returns the date of today in the server's time zone, and the time until the day ends.
+pub fn today() -> (NaiveDate, Duration) {
+    let now = Local::now();
+    (now.date_naive(), until_next_day(now))
+}
+
+/// Returns the time until the next day of a time zone begins. Where clocks are set forward at midnight, a day begins after
+/// midnight.
+fn until_next_day<Z: TimeZone>(now: DateTime<Z>) -> Duration {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let Some(next) = now.date_naive().succ_opt() else { return DAY };
+    let times = (0..=3).filter_map(|hour| NaiveTime::from_hms_opt(hour, 0, 0));
+    let begins = times.filter_map(|time| now.timezone().from_local_datetime(&next.and_time(time)).earliest());
+    begins.filter_map(|begin| begin.signed_duration_since(now.clone()).to_std().ok()).next().unwrap_or(DAY)
+}
+
 /// Returns the date and time in UTC of a moment in the past.
 pub fn wall_at(moment: Moment) -> DateTime<Utc> {
     (Utc::now() - now().since(moment)).trunc_subsecs(3)
@@ -53,5 +69,22 @@ impl Stopwatch {
     /// Returns the time since the start.
     pub fn elapsed(&self) -> Duration {
         self.0.elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_day_ends_at_the_midnight_of_its_time_zone() {
+        let check = |now: &str, seconds| {
+            let now = DateTime::parse_from_rfc3339(now).expect("a time");
+            assert_eq!(until_next_day(now), Duration::from_secs(seconds), "{now}");
+        };
+        check("2026-11-24T00:00:00+09:00", 86_400);
+        check("2026-11-24T23:59:59+09:00", 1);
+        check("2026-11-30T12:00:00-03:00", 43_200);
+        check("2026-12-31T23:00:00Z", 3600);
     }
 }

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use actix::Message;
+use chrono::NaiveDate;
 
 use crate::domain::blame::Blamed;
 use crate::domain::endpoint::EndpointFacts;
-use crate::domain::ids::EndpointId;
+use crate::domain::ids::{EndpointId, KeyId};
+use crate::domain::keys::KeyLimits;
 use crate::domain::load::LoadReport;
 use crate::domain::request::{EndedLease, UnservedRequest};
 use crate::domain::time::Moment;
@@ -58,4 +60,25 @@ pub struct EndpointsChanged {
     pub updated: Vec<EndpointFacts>,
     /// Endpoints that have been removed.
     pub removed: Vec<EndpointId>,
+}
+
+/// Keys have been added, changed or removed. LoadManager must learn of a key before the first request of the key, because
+/// a key that it does not know has no limits.
+#[derive(Clone, Message)]
+#[rtype(result = "()")]
+pub struct KeysChanged {
+    /// The limits of each key that is new or has changed.
+    pub updated: Vec<(KeyId, KeyLimits)>,
+    /// Keys that have been removed.
+    pub removed: Vec<KeyId>,
+}
+
+/// What keys have used today before Leaseway was started. It is told once, after the keys.
+#[derive(Clone, Message)]
+#[rtype(result = "()")]
+pub struct TokensUsed {
+    /// The local day on which the tokens were used. If the day is over, the message has no effect.
+    pub date: NaiveDate,
+    /// The tokens of prompts and answers that each key has used.
+    pub used: Vec<(KeyId, u64)>,
 }

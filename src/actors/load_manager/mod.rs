@@ -7,6 +7,7 @@ mod acquire;
 mod depth;
 mod desk;
 mod draining;
+mod limits;
 mod reads;
 mod troubles;
 mod watchers;
@@ -193,6 +194,7 @@ impl Actor for LoadManager {
         self.report = Some(Arc::new(LeaseReports { ends, first_bytes }));
         self.tell_troubles_regularly(ctx);
         self.tell_depth_regularly(ctx);
+        self.follow_days(ctx);
     }
 }
 

@@ -6,10 +6,12 @@ use tokio::time::{advance, pause};
 use uuid::Uuid;
 
 use super::*;
-use crate::domain::dispatch::Queued;
+use crate::actors::facts::{KeysChanged, TokensUsed};
 use crate::domain::dispatch::admission::Admission;
+use crate::domain::dispatch::{Queued, RateLimit};
 use crate::domain::endpoint::{EndpointDefinition, EndpointFacts, EndpointStatus};
-use crate::domain::ids::{ClientId, EndpointId, ModelId, RequestId};
+use crate::domain::ids::{ClientId, EndpointId, KeyId, ModelId, RequestId};
+use crate::domain::keys::KeyLimits;
 use crate::domain::request::{ApiKind, Failure, LeaseRequest, Outcome, Refusal, UnservedRequest};
 use crate::domain::target::Target;
 
@@ -270,4 +272,36 @@ async fn updates_end_with_the_wait() {
     }
     drop(served.await.expect("granted"));
     scene.in_flight().await;
+}
+
+#[actix::test]
+async fn a_key_that_has_used_its_day_is_refused_and_a_raised_cap_serves_who_waits() {
+    let scene = scene().await;
+    let key = KeyId(Uuid::from_u128(7));
+    let ask = || {
+        let request = LeaseRequest { client: ClientId::Key(key), ..request() }.with_key(key, 4);
+        scene.desk.acquire(Ask::First(Arc::new(request)), scene.desk.deadline(), None)
+    };
+    let change = |limits| scene.manager.send(KeysChanged { updated: vec![(key, limits)], removed: Vec::new() });
+    let limits = KeyLimits { tokens_per_day: Some(100), ..KeyLimits::default() };
+    change(limits).await.expect("alive");
+    let (today, yesterday) = (clock::today().0, clock::today().0.pred_opt().expect("a date"));
+    let used = |date, tokens| TokensUsed { date, used: vec![(key, tokens)] };
+    scene.manager.send(used(yesterday, 100)).await.expect("alive");
+    ask().await.expect("nothing was used today").end(Outcome::Succeeded { tokens: None });
+    scene.manager.send(used(today, 99)).await.expect("alive");
+    let refusal = ask().await.expect_err("all is used");
+    let Refusal::RateLimitExceeded { limit: RateLimit::TokensPerDay, value: 100, retry_after, .. } = refusal else {
+        panic!("{refusal:?}")
+    };
+    assert!(retry_after <= Duration::from_secs(25 * 60 * 60));
+    change(KeyLimits { max_concurrency: Some(1), ..KeyLimits::default() }).await.expect("alive");
+    scene.manager.send(EndpointsChanged { updated: vec![facts(2)], removed: Vec::new() }).await.expect("alive");
+    let first = ask().await.expect("free");
+    let mut second = Box::pin(ask());
+    assert!(second.as_mut().now_or_never().is_none());
+    assert_eq!(scene.in_flight().await, 1, "the second waits although an endpoint is free");
+    change(KeyLimits { max_concurrency: Some(2), ..KeyLimits::default() }).await.expect("alive");
+    drop((first, second.await.expect("the cap was raised")));
+    assert_eq!(scene.in_flight().await, 0);
 }
