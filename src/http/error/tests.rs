@@ -20,16 +20,18 @@ fn refused(refusal: Refusal) -> ApiError {
     ApiError::Refused { refusal, model: ModelId::from("m"), retry_after: RETRY_AFTER }
 }
 
+/// Checks what a client sees of an error.
+fn check(error: ApiError, status: u16, code: &str, kind: &str, retry_after: Option<u64>, words: &str) {
+    let (response, told) = (error.error_response(), body(&error));
+    assert_eq!((response.status().as_u16(), error.status_code().as_u16()), (status, status), "{error}");
+    let error_fields = ["code", "type", "message"].map(|field| told["error"][field].as_str().unwrap_or_default());
+    assert_eq!(error_fields, [code, kind, words]);
+    let header = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    assert_eq!(header, retry_after, "{error}");
+}
+
 #[test]
 fn every_error_has_its_status_code_type_wait_and_words() {
-    let check = |error: ApiError, status: u16, code: &str, kind: &str, retry_after: Option<u64>, words: &str| {
-        let (response, told) = (error.error_response(), body(&error));
-        assert_eq!((response.status().as_u16(), error.status_code().as_u16()), (status, status), "{error}");
-        let error_fields = ["code", "type", "message"].map(|field| told["error"][field].as_str().unwrap_or_default());
-        assert_eq!(error_fields, [code, kind, words]);
-        let header = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-        assert_eq!(header, retry_after, "{error}");
-    };
     let (invalid, server) = ("invalid_request_error", "server_error");
     check(ApiError::invalid("is wrong"), 400, "invalid_request", invalid, None, "is wrong");
     let too_large = ApiError::RequestTooLarge { limit: 5 };
@@ -42,22 +44,6 @@ fn every_error_has_its_status_code_type_wait_and_words() {
     let busy = "every endpoint that was tried for the model `m` is busy";
     let all_busy = ApiError::AllBusy { estimated_wait: wait, model: ModelId::from("m"), retry_after: RETRY_AFTER };
     check(all_busy, 429, "overloaded", limit, Some(60), busy);
-    let of_key = refused(Refusal::KeyQueueFull { max_waiting: 4, estimated_wait: wait });
-    check(of_key, 429, "queue_full", limit, Some(60), "as many requests of this key wait as its max_waiting allows: 4");
-    let status = RateStatus { requests: None, tokens: None };
-    let exceeded = |limit, value, millis| {
-        let retry_after = Duration::from_millis(millis);
-        refused(Refusal::RateLimitExceeded { limit, value, retry_after, status: Box::new(status) })
-    };
-    let words = "the limit `requests_per_minute` of this key is reached: 60";
-    let (first, second) =
-        (exceeded(RateLimit::RequestsPerMinute, 60, 0), exceeded(RateLimit::RequestsPerMinute, 60, 1001));
-    check(first, 429, "rate_limit_exceeded", limit, Some(1), words);
-    assert_eq!(body(&second)["error"]["retry_after"].as_u64().or(body(&second)["retry_after"].as_u64()), Some(2));
-    check(second, 429, "rate_limit_exceeded", limit, Some(2), words);
-    let words = "the limit `tokens_per_day` of this key is reached: 9";
-    let of_day = exceeded(RateLimit::TokensPerDay, 9, 80_000_000);
-    check(of_day, 429, "rate_limit_exceeded", limit, Some(80_000), words);
     let late = refused(Refusal::QueueTimeout { waited: Duration::from_millis(1500) });
     assert_eq!(body(&late)["waited_secs"], 1.5);
     check(late, 504, "queue_timeout", "timeout", None, "Queue wait timeout");
@@ -96,6 +82,28 @@ fn every_error_has_its_status_code_type_wait_and_words() {
     let away = ApiError::Registry(RegistryError::Store(StoreError::Away("leaseway.db".to_owned())));
     let words = away.to_string();
     check(away, 503, "database_unavailable", server, Some(5), &words);
+}
+
+#[test]
+fn a_limit_of_a_key_is_named_with_its_value_and_its_exact_wait() {
+    let limit = "rate_limit_exceeded";
+    let wait = Some(Duration::from_secs(90));
+    let of_key = refused(Refusal::KeyQueueFull { max_waiting: 4, estimated_wait: wait });
+    check(of_key, 429, "queue_full", limit, Some(60), "as many requests of this key wait as its max_waiting allows: 4");
+    let status = RateStatus { requests: None, tokens: None };
+    let exceeded = |limit, value, millis| {
+        let retry_after = Duration::from_millis(millis);
+        refused(Refusal::RateLimitExceeded { limit, value, retry_after, status: Box::new(status) })
+    };
+    let words = "the limit `requests_per_minute` of this key is reached: 60";
+    let (first, second) =
+        (exceeded(RateLimit::RequestsPerMinute, 60, 0), exceeded(RateLimit::RequestsPerMinute, 60, 1001));
+    check(first, 429, "rate_limit_exceeded", limit, Some(1), words);
+    assert_eq!(body(&second)["retry_after"], 2);
+    check(second, 429, "rate_limit_exceeded", limit, Some(2), words);
+    let words = "the limit `tokens_per_day` of this key is reached: 9";
+    let of_day = exceeded(RateLimit::TokensPerDay, 9, 80_000_000);
+    check(of_day, 429, "rate_limit_exceeded", limit, Some(80_000), words);
 }
 
 #[test]

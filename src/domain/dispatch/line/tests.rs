@@ -4,7 +4,9 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::domain::ids::{EndpointId, ModelId, RequestId};
+use crate::domain::dispatch::limits::Limits;
+use crate::domain::ids::{EndpointId, KeyId, ModelId, RequestId};
+use crate::domain::keys::KeyLimits;
 use crate::domain::request::ApiKind;
 
 const MODELS: [&str; 3] = ["a", "b", "c"];
@@ -19,12 +21,15 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
 struct Scene {
     line: Line,
     next_ticket: u64,
+    /// The account of the key that client 3 belongs to.
+    account: AccountNumber,
 }
 
 impl Scene {
     /// Returns a line after these actions. The models have the numbers of their places.
     fn after(actions: &[Action]) -> Self {
-        let mut scene = Self { line: Line::default(), next_ticket: 0 };
+        let account = Limits::default().change(Moment::from_micros(0), KeyId(Uuid::nil()), KeyLimits::default());
+        let mut scene = Self { line: Line::default(), next_ticket: 0, account };
         for (joins, client, model) in actions {
             if *joins {
                 scene.join(*client, *model);
@@ -54,8 +59,10 @@ impl Scene {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         let (arrived, deadline) = (Moment::from_micros(0), Moment::from_micros(1));
+        let charge = Charge { account: self.account, tokens: 0, is_sent: false };
+        let charge = (request.client == ClientId::Named([3].into())).then_some(charge);
         let request = (Arc::new(request), ModelNumber(model));
-        self.line.join(WaitingRequest::new(arrived, ticket, request, deadline, None), deadline, false);
+        self.line.join(WaitingRequest::new(arrived, ticket, request, deadline, charge), deadline, false);
         ticket
     }
 }
@@ -76,6 +83,31 @@ proptest! {
         prop_assert_eq!(scene.line.position_of(ticket, &models), Some(position));
         let mut served = std::iter::from_fn(|| scene.take_next(&models));
         prop_assert_eq!(served.position(|waiting| waiting.ticket == ticket), Some(position - 1));
+    }
+
+    #[test]
+    fn clients_that_stand_aside_are_passed_over_and_not_counted(
+        actions in actions(),
+        (client, model) in (0_u8..3, 0_usize..3),
+    ) {
+        let mut scene = Scene::after(&actions);
+        scene.line.set_aside(scene.account, true);
+        let mut models = ModelSet::default();
+        (0..MODELS.len()).for_each(|model| models.insert(model));
+        let request = Scene::request(ClientId::Named([client].into()), model);
+        let position = scene.line.position_of_next(&request, &models, None);
+        let ticket = scene.join(client, model);
+        scene.line.assert_consistent(|_| true);
+        prop_assert_eq!(scene.line.position_of(ticket, &models), Some(position));
+        let aside = scene.line.waiting_of(scene.account);
+        let of_key = Scene::request(ClientId::Named([3].into()), model);
+        prop_assert_eq!(scene.line.position_of_next(&of_key, &models, Some(scene.account)), aside + 1);
+        let served: Vec<WaitingRequest> = std::iter::from_fn(|| scene.take_next(&models)).collect();
+        prop_assert_eq!(served.iter().position(|waiting| waiting.ticket == ticket), Some(position - 1));
+        prop_assert!(served.iter().all(|waiting| waiting.charge.is_none()));
+        prop_assert_eq!(scene.line.len(), aside);
+        scene.line.set_aside(scene.account, false);
+        prop_assert_eq!(std::iter::from_fn(|| scene.take_next(&models)).count(), aside);
     }
 
     #[test]
