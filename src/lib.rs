@@ -10,7 +10,8 @@
 //! never await one another: every actor already holds what it needs for its decisions. ([`actors`] names the one exception.)
 //!
 //! **One owner per fact.** [`Registry`](actors::registry::Registry): which endpoints exist, their health, models and
-//! counters. [`Keyring`](actors::keyring::Keyring): who may do what. [`LoadManager`](actors::load_manager::LoadManager): who holds a slot, who waits.
+//! counters. [`Keyring`](actors::keyring::Keyring): who may do what.
+//! [`LoadManager`](actors::load_manager::LoadManager): who holds a slot, who waits, what each key has used.
 //! [`TpsTracker`](actors::tps_tracker::TpsTracker): speeds. [`HistoryRecorder`](actors::history_recorder::HistoryRecorder):
 //! the timeline, the totals, and what is not written yet. [`EventHub`](actors::event_hub::EventHub): who listens.
 //! [`CertificateKeeper`](actors::certificate_keeper::CertificateKeeper): the certificate of the server.
