@@ -44,8 +44,7 @@ pub fn admit(access: Access, request: &ServiceRequest, services: &Services) -> R
         return Ok(());
     }
     let (wall, headers) = (clock::wall(), request.headers());
-    let session = || table.with_id(services.signer.key_of(headers, wall)?, wall).cloned();
-    let Some(principal) = find(&table, headers, wall).or_else(session) else {
+    let Some(principal) = identify(&table, headers, services, wall) else {
         let has_tried = secrets(headers).next().is_some();
         return Err(if has_tried { refuse(request.peer_addr(), services) } else { ApiError::InvalidKey });
     };
@@ -55,6 +54,13 @@ pub fn admit(access: Access, request: &ServiceRequest, services: &Services) -> R
     principal.note_use(wall);
     request.extensions_mut().insert(principal);
     Ok(())
+}
+
+/// Tells whether a request with these headers may still use what needs `scope`, for an answer that lasts.
+pub fn may_still(scope: Scope, headers: &HeaderMap, services: &Services) -> bool {
+    let table = services.keys.load();
+    let may = || identify(&table, headers, services, clock::wall()).is_some_and(|principal| principal.may(scope));
+    !table.is_required() || may()
 }
 
 /// Counts a key that is not valid, and returns the error.
@@ -71,6 +77,12 @@ pub fn principal(request: &HttpRequest) -> Option<Arc<Principal>> {
 /// Tells whether the key of a request may use a model.
 pub fn may_use(request: &HttpRequest, model: &ModelId) -> bool {
     request.extensions().get::<Arc<Principal>>().is_none_or(|principal| principal.may_use(model))
+}
+
+/// Returns the first valid key that the headers have, or else the key of their session.
+fn identify(table: &KeyTable, headers: &HeaderMap, services: &Services, wall: DateTime<Utc>) -> Option<Arc<Principal>> {
+    let session = || table.with_id(services.signer.key_of(headers, wall)?, wall).cloned();
+    find(table, headers, wall).or_else(session)
 }
 
 /// Returns the first valid key that the headers have.

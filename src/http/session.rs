@@ -4,20 +4,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Handler, StreamHandler, WrapFuture};
+use actix_web::http::header::HeaderMap;
 use actix_web::{HttpRequest, web};
 use actix_web_actors::ws;
 use serde::Serialize;
 
+use super::auth;
 use super::error::ApiError;
 use super::frames::ShortFrames;
 use super::overview::Overview;
 use super::{HttpReply, Services};
 use crate::actors::event_hub::{Broadcast, Subscribe};
 use crate::clock;
+use crate::domain::keys::Scope;
 use crate::domain::time::Moment;
 
 /// How often a viewer is pinged.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
+
+/// How often the viewer's key is checked: a revoked key may look on for so long.
+const KEY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A viewer that has sent nothing for this long, not even a pong, is taken to be gone.
 const SILENCE_MAX: Duration = Duration::from_secs(40);
@@ -33,6 +39,8 @@ enum First {
 /// The actor of one viewer's session.
 pub struct Session {
     services: web::Data<Services>,
+    /// The headers of the handshake, which have the viewer's key or cookie.
+    headers: HeaderMap,
     /// Events that come while the overview is being read, sent after it; `None` while no overview is being read. Their number
     /// is bounded by the time that reading takes, at most [`super::ANSWER_TIMEOUT`] for each question, and by the ten events of
     /// one key that the hub sends in a second.
@@ -49,7 +57,8 @@ impl Session {
     /// # Errors
     /// If the request is not a WebSocket handshake.
     pub fn open(services: web::Data<Services>, request: &HttpRequest, payload: web::Payload) -> HttpReply {
-        let session = Self { services, held: None, is_stale: false, heard: clock::now() };
+        let headers = request.headers().clone();
+        let session = Self { services, headers, held: None, is_stale: false, heard: clock::now() };
         ws::start(session, request, ShortFrames::new(payload)).map_err(|error| ApiError::invalid(error.to_string()))
     }
 
@@ -100,6 +109,11 @@ impl Actor for Session {
                 ctx.stop();
             } else {
                 ctx.ping(b"");
+            }
+        });
+        ctx.run_interval(KEY_INTERVAL, |session, ctx| {
+            if !auth::may_still(Scope::Read, &session.headers, &session.services) {
+                leave(ctx, ws::CloseCode::Policy);
             }
         });
     }
