@@ -71,3 +71,18 @@ export function row(...cells) {
 export function number(value) {
   return element("td", { class: "number" }, value);
 }
+
+// Makes the rows of a table those of `items`, by their ids: `newRow` makes a row, and `writeRow` writes its texts. A known row
+// stays the same element, so that its focus stays.
+export function keyedRows(body, items, newRow, writeRow) {
+  const rows = new Map([...body.children].map((drawn) => [drawn.dataset.id, drawn]));
+  // Removes old rows first, so that no other row must be moved: a moved row loses its focus.
+  const known = new Set(items.map((item) => item.id));
+  rows.forEach((drawn, id) => known.has(id) || drawn.remove());
+  items.forEach((item, index) => {
+    const drawn = rows.get(item.id) ?? newRow(item);
+    drawn.dataset.id = item.id;
+    if (body.children[index] !== drawn) body.insertBefore(drawn, body.children[index] ?? null);
+    writeRow(drawn, item);
+  });
+}

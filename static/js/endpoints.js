@@ -1,7 +1,8 @@
 // The table of endpoints.
 
-import { element, number, row, table, write, writeCut } from "./dom.js";
+import { element, keyedRows, number, row, table, write, writeCut } from "./dom.js";
 import { openPanel } from "./panel.js";
+import { may } from "./session.js";
 import { speedOf } from "./store.js";
 import { clock, currentLanguage, milliseconds, NONE, percent, speed, text, whole } from "./text.js";
 
@@ -9,22 +10,13 @@ let drawnIn = null;
 
 export function drawEndpoints(place, overview) {
   const isEmpty = overview.endpoints.length === 0;
-  const state = `${isEmpty} ${currentLanguage()}`;
+  const state = `${isEmpty} ${may("admin")} ${currentLanguage()}`;
   if (drawnIn !== state) {
     drawnIn = state;
     place.replaceChildren(isEmpty ? emptyState() : table(columns(), []));
   }
   if (isEmpty) return;
-  const body = place.querySelector("tbody");
-  const rows = new Map([...body.children].map((drawn) => [drawn.dataset.id, drawn]));
-  // Removes old rows first, so that no other row must be moved: a moved row loses its focus.
-  const known = new Set(overview.endpoints.map((endpoint) => endpoint.id));
-  rows.forEach((drawn, id) => known.has(id) || drawn.remove());
-  overview.endpoints.forEach((endpoint, index) => {
-    const drawn = rows.get(endpoint.id) ?? newRow(endpoint);
-    if (body.children[index] !== drawn) body.insertBefore(drawn, body.children[index] ?? null);
-    writeRow(drawn, endpoint);
-  });
+  keyedRows(place.querySelector("tbody"), overview.endpoints, newRow, writeRow);
 }
 
 function columns() {
@@ -39,9 +31,7 @@ function newRow({ id }) {
   const cells = [element("span", { class: "status" }), open, "", ""].map((content) => element("td", {}, content));
   cells[0].append(element("span", { class: "breaker" }));
   cells[3].className = "models";
-  const drawn = row(...cells, ...Array.from({ length: 5 }, () => number("")));
-  drawn.dataset.id = id;
-  return drawn;
+  return row(...cells, ...Array.from({ length: 5 }, () => number("")));
 }
 
 function writeRow(drawn, endpoint) {
@@ -76,6 +66,7 @@ export function statusOf({ status, breaker }) {
 }
 
 function emptyState() {
+  if (!may("admin")) return element("p", { class: "none" }, text("noEndpointsYet"));
   const command = `curl ${location.origin}/api/endpoints -H 'content-type: application/json' \\\n  -d '{"name":"gpu-1","base_url":"http://10.0.0.11:8000","max_concurrency":4}'`;
   return element("div", { class: "empty" }, element("p", {}, text("noEndpoints")), element("code", {}, command));
 }

@@ -3,12 +3,14 @@
 import { drawCards } from "./cards.js";
 import { drawChart } from "./chart.js";
 import { write } from "./dom.js";
+import { openEndpointForm } from "./endpoint_form.js";
 import { drawEndpoints } from "./endpoints.js";
-import { openForm } from "./form.js";
+import "./login.js";
 import { connect } from "./socket.js";
 import { listen, redraw, state } from "./store.js";
 import { clock, currentLanguage, switchLanguage, text, whole } from "./text.js";
 import { nextTheme, showTheme, theme } from "./theme.js";
+import { view } from "./views.js";
 import { drawWaiting, lineMoved } from "./waiting.js";
 
 const place = (id) => document.getElementById(id);
@@ -38,6 +40,7 @@ listen((kinds) => {
   const has = (...wanted) => kinds.has("Snapshot") || kinds.has("Redraw") || wanted.some((kind) => kinds.has(kind));
   drawConnection();
   if (kinds.has("Redraw")) drawWords();
+  if (view() !== "overview") return;
   drawCards(place("cards"), state.overview);
   if (!state.overview) return;
   drawDropped(state.overview.stats);
@@ -47,7 +50,7 @@ listen((kinds) => {
   if (has("QueueDepth")) lineMoved();
 });
 
-place("add").addEventListener("click", openForm);
+place("add").addEventListener("click", openEndpointForm);
 place("language").addEventListener("click", () => { switchLanguage(); redraw(); });
 place("theme").addEventListener("click", () => { nextTheme(); redraw(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showTheme);

@@ -1,10 +1,12 @@
 // The panel of one endpoint, opened from the table: its facts, its speeds by model, its days, and its actions.
 
+import { actionButton, confirmButton } from "./actions.js";
 import { ask } from "./api.js";
 import { drawChart } from "./chart.js";
-import { element, showTable, whileDisabled, write } from "./dom.js";
+import { element, showTable, write } from "./dom.js";
 import { statusOf } from "./endpoints.js";
 import { reader } from "./reader.js";
+import { may } from "./session.js";
 import { endpoint as known, listen } from "./store.js";
 import { milliseconds, moment, NONE, speed, text, whole } from "./text.js";
 
@@ -92,46 +94,29 @@ function drawFacts(endpoint) {
 
 function drawActions(endpoint) {
   const place = dialog.querySelector(".actions");
+  if (!may("admin")) return place.replaceChildren();
   const isDraining = endpoint.status === "draining";
   const state = `${endpoint.id} ${isDraining} ${endpoint.source} ${text("drain")}`;
   if (place.dataset.state === state) return;
   const hadFocus = place.contains(document.activeElement) || document.activeElement === document.body;
   const isFirst = place.dataset.state === undefined;
   place.dataset.state = state;
-  const act = (label, path) => {
-    const button = element("button", { type: "button", class: "quiet" }, label);
-    // Ignores the second click of a double click, which would undo the first.
-    button.addEventListener("click", ({ detail }) => detail > 1 || perform(button, `/api/endpoints/${endpoint.id}${path}`, "POST"));
-    return button;
-  };
+  const problem = dialog.querySelector("[role=alert]");
+  const act = (label, path) => actionButton(label, problem, () => ask(`/api/endpoints/${endpoint.id}${path}`, "POST", {}));
   const actions = [act(text(isDraining ? "resume" : "drain"), isDraining ? "/resume" : "/drain"), act(text("sync"), "/sync")];
-  if (endpoint.source === "api") actions.push(removeButton(endpoint));
+  if (endpoint.source === "api") actions.push(confirmButton(text("remove"), text("reallyRemove"), problem, () => remove(endpoint)));
   place.replaceChildren(...actions);
   if (hadFocus && !isFirst) actions[0].focus();
 }
 
-// Returns a button that asks for confirmation, with another button in another place, before it removes the endpoint.
-function removeButton(endpoint) {
-  const button = element("button", { type: "button", class: "danger last" }, text("remove"));
-  const sure = element("button", { type: "button", class: "danger sure" }, text("reallyRemove"));
-  const cancel = element("button", { type: "button", class: "quiet last" }, text("cancel"));
-  button.addEventListener("click", () => { button.replaceWith(sure, cancel); cancel.focus(); });
-  cancel.addEventListener("click", () => { sure.remove(); cancel.replaceWith(button); button.focus(); });
-  sure.addEventListener("click", async () => {
-    isRemoving = true;
-    isRemoving = await perform(sure, `/api/endpoints/${endpoint.id}`, "DELETE");
-  });
-  return button;
-}
-
-// Performs an action and returns whether it succeeded; shows the error if not.
-function perform(button, path, method) {
-  const problem = dialog.querySelector("[role=alert]");
-  return whileDisabled(button, async () => {
-    const refused = await ask(path, method, method === "POST" ? {} : undefined).then(() => null, (error) => error);
-    write(problem, refused?.message ?? "");
-    return refused === null;
-  });
+async function remove({ id }) {
+  isRemoving = true;
+  try {
+    await ask(`/api/endpoints/${id}`, "DELETE");
+  } catch (error) {
+    isRemoving = false;
+    throw error;
+  }
 }
 
 // Returns a function that reads a part of the panel again, until the panel is closed.

@@ -1,6 +1,7 @@
-// The live connection. A lost connection is opened again, at growing intervals.
+// The live connection. A lost connection is opened again, at growing intervals, as long as the session lasts.
 
-import { apply, setConnection } from "./store.js";
+import { readSession } from "./session.js";
+import { apply, listen, setConnection, state } from "./store.js";
 
 const RETRY_MIN_MS = 250;
 const RETRY_MAX_MS = 5000;
@@ -8,12 +9,29 @@ const RETRY_MAX_MS = 5000;
 const SILENCE_MAX_MS = 75000;
 
 let retryMs = RETRY_MIN_MS;
+let opened = null;
 
-export function connect() {
+// Asks for the session, because the browser does not say why a WebSocket was refused, and opens the connection. Without
+// a session nothing is opened; the login form connects.
+export async function connect() {
+  const failed = await readSession().then(() => false, () => true);
+  if (failed) return connectLater();
+  if (state.session !== null) open();
+}
+
+function connectLater() {
+  setConnection("reconnecting");
+  setTimeout(connect, retryMs);
+  retryMs = Math.min(retryMs * 2, RETRY_MAX_MS);
+}
+
+function open() {
   const scheme = location.protocol === "https:" ? "wss:" : "ws:";
   const socket = new WebSocket(`${scheme}//${location.host}/ws/dashboard`);
   let isLost = false;
   let silence = setTimeout(lose, SILENCE_MAX_MS);
+  opened?.abandon();
+  opened = { abandon };
   socket.addEventListener("message", ({ data }) => {
     if (isLost) return;
     clearTimeout(silence);
@@ -30,11 +48,19 @@ export function connect() {
   // Runs once per socket: a silent socket may report its end long after another socket has replaced it.
   function lose() {
     if (isLost) return;
+    abandon();
+    connectLater();
+  }
+
+  function abandon() {
     isLost = true;
     clearTimeout(silence);
     socket.close();
-    setConnection("reconnecting");
-    setTimeout(connect, retryMs);
-    retryMs = Math.min(retryMs * 2, RETRY_MAX_MS);
   }
 }
+
+listen(() => {
+  if (state.session !== null || opened === null) return;
+  opened.abandon();
+  opened = null;
+});

@@ -4,7 +4,8 @@ const MINUTES = 60;
 const MINUTE_MS = 60000;
 const STATUSES = ["pending", "loading", "online", "draining", "offline", "error"];
 
-export const state = { connection: "connecting", overview: null };
+// `session` is `undefined` until the server has told of it, and `null` while the server asks for a key.
+export const state = { connection: "connecting", session: undefined, overview: null };
 
 const listeners = [];
 let isDrawn = true;
@@ -30,6 +31,12 @@ function changed(kind) {
 
 export function redraw() {
   changed("Redraw");
+}
+
+export function setSession(session) {
+  state.session = session;
+  if (session === null) state.connection = "loggedOut";
+  redraw();
 }
 
 export function setConnection(connection) {

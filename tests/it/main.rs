@@ -5,6 +5,7 @@ mod support;
 mod breakers;
 mod choosing;
 mod dashboard;
+mod dashboard_login;
 mod dashboard_looks;
 mod doors;
 mod durability;

@@ -29,6 +29,9 @@ const LAUNCH_PATIENCE: Duration = Duration::from_secs(60);
 
 const LIVE: &str = "document.querySelector('#connection').dataset.state === 'live'";
 
+/// The login form is shown, and the focus is in its field.
+const LOGIN: &str = "document.activeElement.matches('#login-form [name=key]')";
+
 /// A tab that shows the dashboard.
 pub struct Tab {
     page: Page,
@@ -41,6 +44,15 @@ pub struct Tab {
 impl Tab {
     /// Opens the dashboard and waits until the page is live.
     pub async fn open(address: SocketAddr) -> Self {
+        Self::open_at(address, "/", LIVE).await
+    }
+
+    /// Opens the dashboard at `path` and waits until it asks for a key.
+    pub async fn open_login(address: SocketAddr, path: &str) -> Self {
+        Self::open_at(address, path, LOGIN).await
+    }
+
+    async fn open_at(address: SocketAddr, path: &str, ready: &str) -> Self {
         let profile = tempfile::tempdir().expect("a folder");
         let config = BrowserConfig::builder()
             .chrome_executable(CHROMIUM)
@@ -59,8 +71,8 @@ impl Tab {
         let tab = Self { page, browser, problems, profile };
         tab.listen().await;
         tab.show(1440, 900).await;
-        tab.page.goto(format!("http://{address}/")).await.expect("the page");
-        tab.until_within(LAUNCH_PATIENCE, "live", LIVE).await;
+        tab.page.goto(format!("http://{address}{path}")).await.expect("the page");
+        tab.until_within(LAUNCH_PATIENCE, ready, ready).await;
         tab
     }
 
@@ -112,7 +124,12 @@ impl Tab {
         let mut seen = Value::Null;
         let waiting = async {
             while seen != Value::Bool(true) {
-                seen = self.value(expression).await;
+                // There is no value while the page is being loaded anew.
+                let evaluated = self.page.evaluate(expression).await;
+                seen = evaluated.map_or_else(
+                    |error| Value::from(error.to_string()),
+                    |found| found.value().cloned().unwrap_or_default(),
+                );
             }
         };
         if timeout(patience, waiting).await.is_err() {
@@ -125,6 +142,23 @@ impl Tab {
         let quoted = Value::from(text);
         let expression = format!("document.querySelector(`{selector}`)?.textContent === {quoted}");
         self.until(&format!("{selector} is {text}"), &expression).await;
+    }
+
+    /// Waits until the page asks for a key.
+    pub async fn until_login(&self) {
+        self.until("the login form", LOGIN).await;
+    }
+
+    /// Types a key into the login form and sends it.
+    pub async fn log_in(&self, key: &str) {
+        self.until_login().await;
+        self.write(key).await;
+        self.press("Enter").await;
+    }
+
+    /// Waits until the page is live.
+    pub async fn until_live(&self) {
+        self.until("live", LIVE).await;
     }
 
     /// Clicks the first element that matches `selector`.
@@ -176,9 +210,15 @@ impl Tab {
         }
     }
 
+    /// Pastes what was copied into the element that has the focus.
+    pub async fn paste(&self) {
+        let event = DispatchKeyEventParams::builder().r#type(DispatchKeyEventType::RawKeyDown).key("v");
+        self.page.execute(event.command("paste").build().expect("a key")).await.expect("pasted");
+    }
+
     pub async fn reload(&self) {
         self.page.reload().await.expect("the page again");
-        self.until("live", LIVE).await;
+        self.until_live().await;
     }
 
     /// Writes a picture of the page, for people to look at.

@@ -4,6 +4,7 @@ pub mod browser;
 pub mod certificates;
 pub mod database;
 pub mod fake_endpoint;
+pub mod keys;
 pub mod process;
 pub mod raw;
 pub mod test_app;
