@@ -5,6 +5,7 @@ import { drawChart } from "./chart.js";
 import { write } from "./dom.js";
 import { openEndpointForm } from "./endpoint_form.js";
 import { drawEndpoints } from "./endpoints.js";
+import "./keys.js";
 import "./login.js";
 import { connect } from "./socket.js";
 import { listen, redraw, state } from "./store.js";

@@ -5,6 +5,7 @@ mod support;
 mod breakers;
 mod choosing;
 mod dashboard;
+mod dashboard_keys;
 mod dashboard_login;
 mod dashboard_looks;
 mod doors;
