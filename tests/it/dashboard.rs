@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::support::browser::Tab;
 use crate::support::database::Database;
 use crate::support::fake_endpoint::{json_answer, polite};
-use crate::support::{FakeEndpoint, RawClient, TestApp, chat, soon};
+use crate::support::{FakeEndpoint, RawClient, TestApp, chat};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -140,21 +140,12 @@ async fn a_lost_connection_is_said_and_made_good() {
 async fn endpoints_are_added_looked_at_and_removed_by_keyboard_alone() {
     let (app, endpoint) = (TestApp::start().await, FakeEndpoint::start(&["m"]).await);
     let tab = Tab::open(app.address).await;
-    let reach = async |what: &str| {
-        let expression = format!("document.activeElement.matches(`{what}`)");
-        let walking = async {
-            while tab.value(&expression).await != json!(true) {
-                tab.press("Tab").await;
-            }
-        };
-        soon(what, walking).await;
-    };
-    reach("#add").await;
+    tab.reach("#add").await;
     tab.press("Enter").await;
     tab.until("the form", "document.querySelector('#form').open").await;
-    reach("[name=name]").await;
+    tab.reach("[name=name]").await;
     tab.write("gpu-1").await;
-    reach("[name=base_url]").await;
+    tab.reach("[name=base_url]").await;
     tab.write("gopher://x").await;
     tab.press("Enter").await;
     tab.until("the server's words", "document.querySelector('#problem-base_url').textContent.includes('gopher://x')")
@@ -169,7 +160,7 @@ async fn endpoints_are_added_looked_at_and_removed_by_keyboard_alone() {
     tab.press("Enter").await;
     tab.until_text("[data-endpoint=gpu-1] .status", "online").await;
     assert_eq!(app.post(CHAT, &chat("m", false)).await.status, 200);
-    reach("[data-endpoint=gpu-1] button").await;
+    tab.reach("[data-endpoint=gpu-1] button").await;
     tab.press("Enter").await;
     tab.until_text("#panel h2", "gpu-1").await;
     tab.until_text("#panel [data-part=models] tbody td", "m").await;
@@ -181,10 +172,10 @@ async fn endpoints_are_added_looked_at_and_removed_by_keyboard_alone() {
     tab.press("Escape").await;
     tab.until("the focus is back", "document.activeElement.matches('[data-endpoint=gpu-1] button')").await;
     tab.press("Enter").await;
-    reach("#panel .danger").await;
+    tab.reach("#panel .danger").await;
     tab.press("Enter").await;
     tab.until("it asks once more", "document.activeElement.matches('#panel .actions .quiet.last')").await;
-    reach("#panel .sure").await;
+    tab.reach("#panel .sure").await;
     tab.press("Enter").await;
     tab.until(
         "it is gone",

@@ -87,6 +87,34 @@ async fn the_first_key_ends_open_access_and_the_page_goes_on_with_it() {
 }
 
 #[actix_web::test]
+async fn a_first_key_that_may_only_read_is_made_by_keyboard_and_leaves_nothing_to_press() {
+    let mut app = TestApp::start().await;
+    let tab = Tab::open(app.address).await;
+    tab.reach("#views [href='#keys']").await;
+    tab.press("Enter").await;
+    tab.reach("#make-key").await;
+    tab.press("Enter").await;
+    tab.until("the form", "document.activeElement.matches('#form [name=name]')").await;
+    tab.write("screen").await;
+    for scope in ["read", "admin"] {
+        tab.reach(&format!("#form [value={scope}]")).await;
+        tab.press(" ").await;
+    }
+    tab.press("Enter").await;
+    let secret = shown_secret(&tab).await;
+    tab.until("the page is logged in", "document.querySelector('#log-out').title === 'screen'").await;
+    tab.reach("#secret .actions button").await;
+    tab.press("Enter").await;
+    tab.until("the overview", "document.querySelector('#overview').checkVisibility()").await;
+    tab.until("no way to keys", "!document.querySelector('#views').checkVisibility()").await;
+    app.key = Some(secret);
+    let problems = tab.close().await;
+    let is_refusal = |problem: &String| problem.contains("status of 401") || problem.contains("status of 403");
+    assert!(problems.iter().all(is_refusal), "{problems:#?}");
+    app.finish().await;
+}
+
+#[actix_web::test]
 async fn a_new_secret_stays_until_it_is_copied_even_if_the_session_ends() {
     let app = start_with_keys(Vec::new()).await;
     let guest = app.post("/api/keys", &json!({ "name": "guest", "scopes": ["admin"] })).await.json();

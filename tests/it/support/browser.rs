@@ -19,7 +19,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use super::PATIENCE;
+use super::{PATIENCE, soon};
 
 /// The path at which Debian's package installs Chromium.
 const CHROMIUM: &str = "/usr/bin/chromium";
@@ -185,7 +185,7 @@ impl Tab {
         self.page.execute(event).await.expect("done");
     }
 
-    /// Presses a key as the keyboard would: `Tab`, `Enter`, `Escape`, `ArrowLeft`, or a single letter.
+    /// Presses a key as the keyboard would: `Tab`, `Enter`, `Escape`, `ArrowLeft`, or a single letter or space.
     pub async fn press(&self, key: &str) {
         let (code, text) = match key {
             "Enter" => (13, Some("\r")),
@@ -201,6 +201,17 @@ impl Tab {
             }
             self.page.execute(event.build().expect("a key")).await.expect("pressed");
         }
+    }
+
+    /// Presses `Tab` until the focus is on an element that matches `selector`.
+    pub async fn reach(&self, selector: &str) {
+        let expression = format!("document.activeElement.matches(`{selector}`)");
+        let walking = async {
+            while self.value(&expression).await != Value::Bool(true) {
+                self.press("Tab").await;
+            }
+        };
+        soon(selector, walking).await;
     }
 
     /// Types a text into the element that has the focus.
