@@ -113,8 +113,9 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     let tps = TpsTracker::new(config.tps.ema_alpha, speeds, events.clone().recipient()).start();
     let writer = Writer { batches: persistence.clone().recipient(), removals: persistence.clone().recipient() };
     let history = HistoryRecorder::new(past, upkeep(&config), writer, events.clone().recipient()).start();
-    let (keyring, published_keys) = Keyring::start_with(keys, config.open_access.is_some(), store_desk.clone());
     let (load_manager, mailbox) = Mailbox::<LoadManager>::new();
+    let (keyring, published_keys) =
+        Keyring::start_with(keys, config.open_access.is_some(), store_desk.clone(), load_manager.clone().recipient());
     let catalog = Arc::new(ModelCatalog::default());
     let neighbours = Neighbours {
         persistence: persistence.clone(),

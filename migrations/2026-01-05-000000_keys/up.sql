@@ -12,6 +12,11 @@ CREATE TABLE keys (
     models TEXT NOT NULL,
     expires_at BIGINT,
     enabled BOOLEAN NOT NULL,
+    requests_per_minute BIGINT,
+    tokens_per_minute BIGINT,
+    tokens_per_day BIGINT,
+    max_concurrency BIGINT,
+    max_waiting BIGINT,
     trusts_client_header BOOLEAN NOT NULL,
     created_at BIGINT NOT NULL,
     last_used_at BIGINT

@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{
-    Actor, ActorFutureExt, Addr, AsyncContext, AtomicResponse, Context, Handler, Message, MessageResult, WrapFuture,
+    Actor, ActorFutureExt, Addr, AsyncContext, AtomicResponse, Context, Handler, Message, MessageResult, Recipient,
+    WrapFuture,
 };
 use arc_swap::ArcSwap;
 use ring::rand::{SecureRandom, SystemRandom};
 use uuid::Uuid;
 
+use super::facts::KeysChanged;
 use super::persistence::{SaveKeys, StoreDesk};
 use crate::clock;
 use crate::domain::ids::KeyId;
@@ -44,6 +46,8 @@ pub struct Keyring {
     is_required: bool,
     published: Arc<PublishedKeys>,
     store: StoreDesk,
+    /// Hears of the limits of keys.
+    dispatcher: Recipient<KeysChanged>,
     /// Keys whose last use is not saved.
     unsaved: BTreeSet<KeyId>,
     refused: HashMap<IpAddr, Moment>,
@@ -83,13 +87,20 @@ type Saved<T> = AtomicResponse<Keyring, Result<T, KeyError>>;
 impl Keyring {
     /// Starts with saved keys. Returns also the table that is published. Requests need a key if there is one, or if
     /// `is_required`.
-    pub fn start_with(keys: Keys, is_required: bool, store: StoreDesk) -> (Addr<Self>, Arc<PublishedKeys>) {
+    pub fn start_with(
+        keys: Keys,
+        is_required: bool,
+        store: StoreDesk,
+        dispatcher: Recipient<KeysChanged>,
+    ) -> (Addr<Self>, Arc<PublishedKeys>) {
+        dispatcher.do_send(limits_of(keys.list(), Vec::new()));
         let published = Arc::new(ArcSwap::from_pointee(keys.table(is_required)));
         let ring = Self {
             keys,
             is_required,
             published: published.clone(),
             store,
+            dispatcher,
             unsaved: BTreeSet::new(),
             refused: HashMap::new(),
             unlogged: 0,
@@ -108,6 +119,8 @@ impl Keyring {
         let done = |saved: Result<(KeyChanges, T), KeyError>, ring: &mut Self, _: &mut Context<Self>| {
             let (changes, answer) = saved?;
             ring.take_up_uses();
+            // The dispatcher learns of a key before the first request of the key can come.
+            ring.dispatcher.do_send(limits_of(&changes.saved, changes.removed.clone()));
             ring.keys.apply(changes);
             ring.published.store(Arc::new(ring.keys.table(ring.is_required)));
             Ok(answer)
@@ -302,6 +315,11 @@ impl Handler<KeyRefused> for Keyring {
             log::warn!("request without a valid key address={address} since_last_line={refused}");
         }
     }
+}
+
+/// Returns the limits of keys that are new or have changed.
+fn limits_of<'a>(keys: impl IntoIterator<Item = &'a Key>, removed: Vec<KeyId>) -> KeysChanged {
+    KeysChanged { updated: keys.into_iter().map(|key| (key.id, key.definition.limits)).collect(), removed }
 }
 
 fn saved(key: &Key) -> KeyChanges {

@@ -12,6 +12,7 @@
 //!    ├── SaveEndpoints ─▶ StoreDesk ─▶ Persistence
 //!    └── SaveObservations ─▶ Persistence
 //! Keyring ── SaveKeys ─▶ StoreDesk ─▶ Persistence
+//!    └── KeysChanged ─▶ LoadManager
 //! ```
 //!
 //! CertificateKeeper, which runs only under TLS, tells nobody; new connections read what it publishes.

@@ -10,7 +10,7 @@ use toml::Value;
 use crate::domain::endpoint::{
     CAPABILITY_SCORE, EndpointKind, MAX_CONCURRENCY, check_api_key, check_base_url, check_name,
 };
-use crate::domain::keys::{KeyHash, Scope, check_key_name};
+use crate::domain::keys::{KeyHash, LIMIT, Scope, check_key_name};
 
 /// The values that a key allows.
 #[derive(Clone, Copy)]
@@ -157,6 +157,8 @@ pub const ENDPOINT: &[Key] = &[
     key("models", Rule::Texts),
 ];
 
+const LIMIT_RULE: Rule = Rule::Whole(*LIMIT.start() as i64, *LIMIT.end() as i64);
+
 /// The settings of a block `[[keys]]`.
 pub const KEY: &[Key] = &[
     key("name", Rule::KeyName),
@@ -166,6 +168,11 @@ pub const KEY: &[Key] = &[
     key("models", Rule::Texts),
     key("expires_at", Rule::Time),
     key("enabled", Rule::Flag),
+    key("requests_per_minute", LIMIT_RULE),
+    key("tokens_per_minute", LIMIT_RULE),
+    key("tokens_per_day", LIMIT_RULE),
+    key("max_concurrency", LIMIT_RULE),
+    key("max_waiting", Rule::Whole(0, *LIMIT.end() as i64)),
     key("trusts_client_header", Rule::Flag),
 ];
 

@@ -68,6 +68,8 @@ pub struct LeaseRequest {
     pub client: ClientId,
     /// The key whose limits hold; `None` while access is open.
     pub key: Option<KeyId>,
+    /// The name of this key, for the history.
+    pub key_name: Option<Arc<str>>,
     /// The length of the request's body, from which its tokens are estimated; zero without a key.
     pub body_bytes: u64,
     /// Endpoints that have failed this request. The request is not granted on them again.
@@ -79,13 +81,13 @@ pub struct LeaseRequest {
 impl LeaseRequest {
     /// Returns a request without a key, before its first attempt.
     pub fn new(id: RequestId, model: ModelId, api_kind: ApiKind, client: ClientId) -> Self {
-        let (key, body_bytes, tried) = (None, 0, Vec::new());
-        Self { id, model, api_kind, client, key, body_bytes, tried, comparison: Comparison::Nothing }
+        let (key, key_name, body_bytes, tried) = (None, None, 0, Vec::new());
+        Self { id, model, api_kind, client, key, key_name, body_bytes, tried, comparison: Comparison::Nothing }
     }
 
     /// Returns the request as a request of a key, with a body of `body_bytes` bytes.
-    pub fn with_key(self, key: KeyId, body_bytes: u64) -> Self {
-        Self { key: Some(key), body_bytes, ..self }
+    pub fn with_key(self, key: KeyId, name: Arc<str>, body_bytes: u64) -> Self {
+        Self { key: Some(key), key_name: Some(name), body_bytes, ..self }
     }
 
     /// Tells whether an endpoint has already failed the request.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::Number;
 use uuid::Uuid;
 
 use super::endpoints::{given, missing, wrong};
@@ -13,7 +14,7 @@ use super::{HttpReply, Services, ask, body};
 use crate::actors::keyring::{ChangeKey, ListKeys, MakeKey, ReadKey, RevokeKey, RotateKey};
 use crate::domain::endpoint::check_models;
 use crate::domain::ids::KeyId;
-use crate::domain::keys::{GRACE_MAX_SECS, Key, KeyDefinition, Scope, check_key_name};
+use crate::domain::keys::{GRACE_MAX_SECS, Key, KeyDefinition, LIMITS, Scope, allowed_limit, check_key_name};
 
 /// The body that makes or changes a key. A field that is left out takes its default in a new key, and stays as it is in a
 /// change.
@@ -28,12 +29,24 @@ pub struct KeyBody {
     expires_at: Option<Option<DateTime<Utc>>>,
     enabled: Option<bool>,
     trusts_client_header: Option<bool>,
+    #[serde(default, deserialize_with = "given")]
+    requests_per_minute: Option<Option<Number>>,
+    #[serde(default, deserialize_with = "given")]
+    tokens_per_minute: Option<Option<Number>>,
+    #[serde(default, deserialize_with = "given")]
+    tokens_per_day: Option<Option<Number>>,
+    #[serde(default, deserialize_with = "given")]
+    max_concurrency: Option<Option<Number>>,
+    #[serde(default, deserialize_with = "given")]
+    max_waiting: Option<Option<Number>>,
 }
 
 /// A checked change of a key.
 struct KeyChange {
     body: KeyBody,
     scopes: Option<Vec<Scope>>,
+    /// The names and values of the limits that change.
+    limits: Vec<(&'static str, Option<u64>)>,
 }
 
 impl KeyBody {
@@ -49,13 +62,34 @@ impl KeyBody {
             Scope::from_name(name).ok_or_else(|| wrong("scopes", name, &names))
         };
         let scopes = self.scopes.as_ref().map(|names| names.iter().map(scope).collect()).transpose()?;
-        Ok(KeyChange { body: self, scopes })
+        let numbers = [
+            &self.requests_per_minute,
+            &self.tokens_per_minute,
+            &self.tokens_per_day,
+            &self.max_concurrency,
+            &self.max_waiting,
+        ];
+        let mut limits = Vec::new();
+        for (name, number) in LIMITS.into_iter().zip(numbers) {
+            let Some(number) = number else { continue };
+            let range = allowed_limit(name);
+            let read = |number: &Number| {
+                let allowed = || format!("a whole number from {} to {}", range.start(), range.end());
+                let whole = number.as_u64().filter(|whole| range.contains(whole));
+                whole.ok_or_else(|| wrong(name, &number.to_string(), &allowed()))
+            };
+            limits.push((name, number.as_ref().map(read).transpose()?));
+        }
+        Ok(KeyChange { body: self, scopes, limits })
     }
 }
 
 impl KeyChange {
     fn apply(self, to: &mut KeyDefinition) {
-        let Self { body, scopes } = self;
+        let Self { body, scopes, limits } = self;
+        for (name, limit) in limits {
+            to.limits.by_name(name).into_iter().for_each(|place| *place = limit);
+        }
         if let Some(name) = body.name {
             to.name = name;
         }

@@ -10,7 +10,7 @@ use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 
 use super::error::ApiError;
-use super::{Services, client, rate_headers};
+use super::{Services, auth, client, rate_headers};
 use crate::actors::load_manager::{Ask, QueueUpdates};
 use crate::domain::attempts::{Attempts, Conclusion, FailedAttempt, Next};
 use crate::domain::dispatch::{Queued, RateStatus};
@@ -59,9 +59,14 @@ impl Inference {
     /// If the request gets no lease or no answer.
     pub async fn serve(self, updates: Option<QueueUpdates>) -> Result<Served, ApiError> {
         let Self { services, upstreams, request, api_kind, body } = self;
-        let client = client::identify(&request, services.client_header.as_ref());
+        let key = auth::principal(&request);
+        let client = client::identify(&request, services.client_header.as_ref(), key.as_deref());
         let id = request.extensions().get::<RequestId>().expect("every request is given one").clone();
-        let mut ask = Ask::First(Arc::new(LeaseRequest::new(id, body.model.clone(), api_kind, client)));
+        let asked = LeaseRequest::new(id, body.model.clone(), api_kind, client);
+        let mut ask = Ask::First(Arc::new(match key {
+            Some(key) => asked.with_key(key.id, key.name.clone(), body.length()),
+            None => asked,
+        }));
         let mut attempts = Attempts::new(upstreams.config.max_attempts);
         let deadline = services.desk.deadline();
         let mut rate = None;

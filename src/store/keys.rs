@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::schema::{keys, secrets};
 use super::{Store, StoreError};
 use crate::domain::ids::KeyId;
-use crate::domain::keys::{Key, KeyChanges, KeyDefinition, KeyHash, KeySource, Scope};
+use crate::domain::keys::{Key, KeyChanges, KeyDefinition, KeyHash, KeyLimits, KeySource, Scope};
 
 #[derive(Queryable, Selectable, Insertable, AsChangeset)]
 #[diesel(table_name = keys)]
@@ -24,6 +24,11 @@ struct KeyRow {
     models: String,
     expires_at: Option<i64>,
     enabled: bool,
+    requests_per_minute: Option<i64>,
+    tokens_per_minute: Option<i64>,
+    tokens_per_day: Option<i64>,
+    max_concurrency: Option<i64>,
+    max_waiting: Option<i64>,
     trusts_client_header: bool,
     created_at: i64,
     last_used_at: Option<i64>,
@@ -81,7 +86,8 @@ impl Store {
 
 impl From<&Key> for KeyRow {
     fn from(key: &Key) -> Self {
-        let KeyDefinition { name, scopes, models, expires_at, enabled, trusts_client_header } = &key.definition;
+        let KeyDefinition { name, scopes, models, expires_at, enabled, limits, trusts_client_header } = &key.definition;
+        let number = |limit: Option<u64>| limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
         let millis = |time: DateTime<Utc>| time.timestamp_millis();
         Self {
             id: key.id.to_string(),
@@ -95,6 +101,11 @@ impl From<&Key> for KeyRow {
             models: serde_json::to_string(models).expect("a list of texts is JSON"),
             expires_at: expires_at.map(millis),
             enabled: *enabled,
+            requests_per_minute: number(limits.requests_per_minute),
+            tokens_per_minute: number(limits.tokens_per_minute),
+            tokens_per_day: number(limits.tokens_per_day),
+            max_concurrency: number(limits.max_concurrency),
+            max_waiting: number(limits.max_waiting),
             trusts_client_header: *trusts_client_header,
             created_at: millis(key.created_at),
             last_used_at: key.last_used_at.map(millis),
@@ -125,6 +136,13 @@ impl KeyRow {
                 models: serde_json::from_str(&self.models).map_err(|_| wrong("models"))?,
                 expires_at: time("expires_at", self.expires_at)?,
                 enabled: self.enabled,
+                limits: KeyLimits {
+                    requests_per_minute: self.requests_per_minute.map(i64::unsigned_abs),
+                    tokens_per_minute: self.tokens_per_minute.map(i64::unsigned_abs),
+                    tokens_per_day: self.tokens_per_day.map(i64::unsigned_abs),
+                    max_concurrency: self.max_concurrency.map(i64::unsigned_abs),
+                    max_waiting: self.max_waiting.map(i64::unsigned_abs),
+                },
                 trusts_client_header: self.trusts_client_header,
                 name: self.name,
             },
@@ -166,6 +184,13 @@ mod tests {
                 models: vec!["llama*".to_owned()],
                 expires_at: Some(at(100)),
                 enabled: false,
+                limits: KeyLimits {
+                    requests_per_minute: Some(1),
+                    tokens_per_minute: Some(2),
+                    tokens_per_day: Some(3),
+                    max_concurrency: Some(4),
+                    max_waiting: Some(0),
+                },
                 trusts_client_header: true,
                 ..KeyDefinition::new("full")
             },

@@ -30,6 +30,11 @@ pub struct RequestBody {
 }
 
 impl RequestBody {
+    /// Returns the length of the body as the client sent it, in bytes.
+    pub fn length(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
     /// Reads the model and the options of a body.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::fs;
 
 use awc::http::Method;
 use leaseway::config::Config;
-use leaseway::domain::keys::{GivenKey, KeyDefinition, KeyHash, KeySource, Scope};
+use leaseway::domain::keys::{GivenKey, KeyDefinition, KeyHash, KeyLimits, KeySource, Scope};
 use serde_json::{Value, json};
 
 use crate::support::{FakeEndpoint, RawClient, TestApp, chat};
@@ -330,5 +330,78 @@ async fn a_session_stands_for_its_key() {
     assert_eq!(with(Method::GET, "/api/endpoints", &cookie).await.status, 200);
     app.send(Method::DELETE, &format!("/api/keys/{}", made["id"].as_str().expect("an id")), &[], "").await;
     assert_eq!(with(Method::GET, "/api/endpoints", &cookie).await.error().0, 401, "revoking the key ends the session");
+    app.finish().await;
+}
+
+#[actix_web::test]
+async fn limits_of_a_key_hold_for_real_requests_and_are_told() {
+    let limits = KeyLimits { requests_per_minute: Some(2), tokens_per_minute: Some(10_000), ..KeyLimits::default() };
+    let limited = KeyDefinition { limits, ..KeyDefinition::new("limited") };
+    let capped = KeyLimits { max_concurrency: Some(1), max_waiting: Some(1), ..KeyLimits::default() };
+    let capped = KeyDefinition { limits: capped, ..KeyDefinition::new("capped") };
+    let spent = KeyLimits { tokens_per_day: Some(10), ..KeyLimits::default() };
+    let spent = KeyDefinition { limits: spent, ..KeyDefinition::new("spent") };
+    let (one, two, three) = ("a-limited-key-that-is-long", "a-capped-key-that-is-long", "a-spent-key-that-is-long");
+    let app = start(vec![given(one, limited), given(two, capped), given(three, spent)]).await;
+    let endpoint = FakeEndpoint::start(&["m"]).await;
+    app.register("a", &endpoint, 4).await;
+    let body = chat("m", false).to_string();
+    let ask = async |key: &str| app.send_as(Method::POST, CHAT, &[("x-api-key", key)], &body).await;
+    for remaining in ["1", "0"] {
+        let answer = ask(one).await;
+        assert_eq!(answer.status, 200);
+        let header = |name: &str| answer.header(&format!("x-ratelimit-{name}")).map(str::to_owned);
+        assert_eq!(header("limit-requests").as_deref(), Some("2"));
+        assert_eq!(header("remaining-requests").as_deref(), Some(remaining));
+        assert_eq!(header("limit-tokens").as_deref(), Some("10000"));
+        assert!(
+            header("remaining-tokens").is_some()
+                && header("reset-tokens").is_some()
+                && header("reset-requests").is_some()
+        );
+    }
+    let refused = ask(one).await;
+    assert_eq!(refused.error(), (429, "rate_limit_exceeded".to_owned()));
+    assert!(refused.text().contains("requests_per_minute"), "{}", refused.text());
+    let retry_after: u64 = refused.header("retry-after").and_then(|value| value.parse().ok()).expect("a number");
+    assert!((1..=30).contains(&retry_after), "{retry_after}");
+
+    // Ten tokens are used with one answer, and more are there at midnight only.
+    assert_eq!(ask(three).await.status, 200);
+    let refused = ask(three).await;
+    assert_eq!(refused.error(), (429, "rate_limit_exceeded".to_owned()));
+    assert!(refused.text().contains("tokens_per_day"), "{}", refused.text());
+
+    endpoint.hold();
+    let header = format!("x-api-key: {two}\r\n");
+    let mut running = RawClient::post_with(app.address, CHAT, &header, &chat("m", false)).await;
+    endpoint.until("it arrives", |counts| counts.in_flight == 1).await;
+    let mut waiting = RawClient::post_with(app.address, CHAT, &header, &chat("m", false)).await;
+    app.until("/api/queue/stats", "it waits", |stats| stats["waiting_count"] == 1).await;
+    assert_eq!(ask(two).await.error(), (429, "queue_full".to_owned()));
+    assert_eq!(endpoint.counts().in_flight, 1, "although the endpoint has four slots");
+    endpoint.release(1);
+    running.read_until("Hello").await;
+    endpoint.until("the second arrives", |counts| counts.in_flight == 1).await;
+    endpoint.release(1);
+    waiting.read_until("Hello").await;
+    app.until("/api/queue/stats", "the end", |stats| stats["processing_count"] == 0).await;
+
+    // A raised limit holds at once.
+    let list = app.get("/api/keys").await.json();
+    assert!(
+        list.as_array().expect("a list").iter().any(|key| key["name"] == "limited" && key["requests_per_minute"] == 2)
+    );
+    let made = app.post("/api/keys", &json!({ "name": "made", "requests_per_minute": 1 })).await.json();
+    let key = made["key"].as_str().expect("a key");
+    assert_eq!((ask(key).await.status.as_u16(), ask(key).await.status.as_u16()), (200, 429));
+    let path = format!("/api/keys/{}", made["id"].as_str().expect("an id"));
+    let json = [("content-type", "application/json")];
+    assert_eq!(app.send(Method::PUT, &path, &json, r#"{"requests_per_minute":null}"#).await.status, 200);
+    assert_eq!(ask(key).await.status, 200);
+    for (limit, value) in [("max_concurrency", "0"), ("tokens_per_day", "1.5"), ("max_waiting", "-1")] {
+        let answer = app.send(Method::PUT, &path, &json, &format!("{{\"{limit}\":{value}}}")).await;
+        assert_eq!((answer.status.as_u16(), &answer.json()["error"]["param"]), (400, &Value::from(limit)));
+    }
     app.finish().await;
 }

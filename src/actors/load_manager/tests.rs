@@ -279,7 +279,7 @@ async fn a_key_that_has_used_its_day_is_refused_and_a_raised_cap_serves_who_wait
     let scene = scene().await;
     let key = KeyId(Uuid::from_u128(7));
     let ask = || {
-        let request = LeaseRequest { client: ClientId::Key(key), ..request() }.with_key(key, 4);
+        let request = LeaseRequest { client: ClientId::Key(key), ..request() }.with_key(key, "k".into(), 4);
         scene.desk.acquire(Ask::First(Arc::new(request)), scene.desk.deadline(), None)
     };
     let change = |limits| scene.manager.send(KeysChanged { updated: vec![(key, limits)], removed: Vec::new() });

@@ -7,7 +7,9 @@ use toml::{Spanned, Table, Value};
 
 use super::{Settings, Source, find, not_allowed, to_value, unknown_key};
 use crate::config::keys::{KEY, time_of};
-use crate::domain::keys::{GivenKey, KeyDefinition, KeyHash, KeySource, Scope, check_secret, shown_part};
+use crate::domain::keys::{
+    GivenKey, KeyDefinition, KeyHash, KeyLimits, KeySource, LIMITS, Scope, check_secret, shown_part,
+};
 
 /// The variable with the key of the operator.
 pub const ADMIN_KEY: &str = "LEASEWAY_ADMIN_KEY";
@@ -104,6 +106,11 @@ impl Settings {
 fn definition(given: &Table) -> KeyDefinition {
     let flag = |key, default| given.get(key).and_then(Value::as_bool).unwrap_or(default);
     let texts = |key| Some(given.get(key)?.as_array()?.iter().filter_map(Value::as_str));
+    let mut limits = KeyLimits::default();
+    for name in LIMITS {
+        let limit = given.get(name).and_then(Value::as_integer).and_then(|whole| u64::try_from(whole).ok());
+        limits.by_name(name).into_iter().for_each(|place| *place = limit);
+    }
     let default = KeyDefinition::new(given.get("name").and_then(Value::as_str).unwrap_or_default());
     KeyDefinition {
         scopes: texts("scopes").map_or(default.scopes, |names| names.filter_map(Scope::from_name).collect()),
@@ -113,6 +120,7 @@ fn definition(given: &Table) -> KeyDefinition {
             other => time_of(other.as_str()?),
         }),
         enabled: flag("enabled", default.enabled),
+        limits,
         trusts_client_header: flag("trusts_client_header", default.trusts_client_header),
         name: default.name,
     }

@@ -5,6 +5,7 @@ mod secret;
 mod table;
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,9 @@ use super::ids::KeyId;
 
 /// The longest name of a key, in bytes.
 const NAME_MAX: usize = 128;
+
+/// The values that a limit of a key may have.
+pub const LIMIT: RangeInclusive<u64> = 1..=1_000_000_000_000;
 
 /// The longest time for which a secret stays valid after it was exchanged, in seconds: 30 days.
 pub const GRACE_MAX_SECS: u64 = 30 * 24 * 3600;
@@ -99,8 +103,7 @@ pub struct GivenKey {
 }
 
 /// How much a key may be used; `None`: without a limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct KeyLimits {
     /// Requests in a minute.
     pub requests_per_minute: Option<u64>,
@@ -112,6 +115,29 @@ pub struct KeyLimits {
     pub max_concurrency: Option<u64>,
     /// Requests that wait at the same time. Further ones are refused.
     pub max_waiting: Option<u64>,
+}
+
+/// The names of the limits, in the config file and the API.
+pub const LIMITS: [&str; 5] =
+    ["requests_per_minute", "tokens_per_minute", "tokens_per_day", "max_concurrency", "max_waiting"];
+
+impl KeyLimits {
+    /// Returns the limit with this name of [`LIMITS`]; `None` for any other name.
+    pub fn by_name(&mut self, name: &str) -> Option<&mut Option<u64>> {
+        match name {
+            "requests_per_minute" => Some(&mut self.requests_per_minute),
+            "tokens_per_minute" => Some(&mut self.tokens_per_minute),
+            "tokens_per_day" => Some(&mut self.tokens_per_day),
+            "max_concurrency" => Some(&mut self.max_concurrency),
+            "max_waiting" => Some(&mut self.max_waiting),
+            _ => None,
+        }
+    }
+}
+
+/// Returns the values that the limit with this name may have. A key may be kept from waiting at all.
+pub fn allowed_limit(name: &str) -> RangeInclusive<u64> {
+    if name == "max_waiting" { 0..=*LIMIT.end() } else { LIMIT }
 }
 
 /// What an operator says about a key.
@@ -127,6 +153,9 @@ pub struct KeyDefinition {
     pub expires_at: Option<DateTime<Utc>>,
     /// False: the key is kept, but refused.
     pub enabled: bool,
+    /// How much the key may be used.
+    #[serde(flatten)]
+    pub limits: KeyLimits,
     /// The header `queue.client_header` tells the users of this key apart.
     pub trusts_client_header: bool,
 }
@@ -140,6 +169,7 @@ impl KeyDefinition {
             models: Vec::new(),
             expires_at: None,
             enabled: true,
+            limits: KeyLimits::default(),
             trusts_client_header: false,
         }
     }

@@ -264,7 +264,7 @@ pub fn with_random_key(request: LeaseRequest, random: &mut StdRng) -> LeaseReque
         0 => ClientId::Key(key),
         name => ClientId::NamedByKey(key, [name].into()),
     };
-    LeaseRequest { client, ..request }.with_key(key, 4 * random.random_range(0..40_u64))
+    LeaseRequest { client, ..request }.with_key(key, "k".into(), 4 * random.random_range(0..40_u64))
 }
 
 /// Returns the usage of a request, of which a part may be unknown.

@@ -31,7 +31,7 @@ impl Story {
         let client = ClientId::NamedByKey(key(number), name.as_bytes().into());
         let request = LeaseRequest::new(RequestId::from("r"), model.into(), ApiKind::ChatCompletions, client);
         let (request, deadline) =
-            (request.with_key(key(number), 400), self.now().after(Duration::from_secs(patience_secs)));
+            (request.with_key(key(number), "k".into(), 400), self.now().after(Duration::from_secs(patience_secs)));
         let now = self.now();
         let submitted = self.dispatcher.submit(now, Ticket(ticket), request.into(), deadline, &mut self.decisions);
         self.tell();
