@@ -104,7 +104,7 @@ pub struct Leaseway {
 /// If the certificate or the database cannot be used, or the address is taken.
 pub fn start(config: Config) -> Result<Leaseway, StartError> {
     let keeper = config.tls.clone().map(CertificateKeeper::new).transpose().map_err(StartError::Certificate)?;
-    let Restored { store, endpoints: known, past, speeds, keys, signer } = Restored::open(&config)?;
+    let Restored { store, endpoints: known, past, speeds, keys, used, signer } = Restored::open(&config)?;
     let endpoints = known.len();
 
     let persistence = Persistence::start(store);
@@ -116,6 +116,7 @@ pub fn start(config: Config) -> Result<Leaseway, StartError> {
     let (load_manager, mailbox) = Mailbox::<LoadManager>::new();
     let (keyring, published_keys) =
         Keyring::start_with(keys, config.open_access.is_some(), store_desk.clone(), load_manager.clone().recipient());
+    load_manager.do_send(used);
     let catalog = Arc::new(ModelCatalog::default());
     let neighbours = Neighbours {
         persistence: persistence.clone(),

@@ -13,6 +13,7 @@
 //!    └── SaveObservations ─▶ Persistence
 //! Keyring ── SaveKeys ─▶ StoreDesk ─▶ Persistence
 //!    └── KeysChanged ─▶ LoadManager
+//! the start ── TokensUsed ─▶ LoadManager
 //! ```
 //!
 //! CertificateKeeper, which runs only under TLS, tells nobody; new connections read what it publishes.

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use actix::{Actor, Addr, Handler, Message, Recipient, SyncArbiter, SyncContext};
 
-pub use self::desk::{PingStore, Question, ReadDays, ReadModelSums, SaveEndpoints, SaveKeys, StoreDesk};
+pub use self::desk::{PingStore, Question, ReadDays, ReadKeyUse, ReadModelSums, SaveEndpoints, SaveKeys, StoreDesk};
 use crate::domain::history::Batch;
 use crate::domain::ids::EndpointId;
 use crate::domain::stored_endpoint::Observation;

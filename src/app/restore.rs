@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::StartError;
+use crate::actors::facts::TokensUsed;
 use crate::actors::history_recorder::{Past, Totals};
 use crate::actors::keyring::new_secret;
 use crate::actors::registry::warn_of_removed;
@@ -36,6 +37,8 @@ pub struct Restored {
     pub speeds: BTreeMap<EndpointId, ModelSpeeds>,
     /// The keys, those of the config file and the environment included.
     pub keys: Keyring,
+    /// What each key has used on this day.
+    pub used: TokensUsed,
     /// What signs the sessions of the dashboard.
     pub signer: Signer,
 }
@@ -54,7 +57,9 @@ impl Restored {
         let endpoints = known.endpoints;
         let (past, speeds) = statistics(&mut store, &endpoints, wall);
         let (keys, signer) = keys(&mut store, config, wall)?;
-        Ok(Self { store, endpoints, past, speeds, keys, signer })
+        let date = clock::local_day(wall);
+        let used = TokensUsed { date, used: store.load_tokens_used(date)? };
+        Ok(Self { store, endpoints, past, speeds, keys, used, signer })
     }
 }
 

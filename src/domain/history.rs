@@ -6,6 +6,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use foldhash::HashMap;
 
 use super::ids::{EndpointId, ModelId};
+use super::key_use::{KeyUse, UseKey};
 use super::refused::RefusedKey;
 use super::request::{ApiKind, EndedLease, Outcome, UnservedRequest};
 use super::timeline::minute_of;
@@ -138,6 +139,8 @@ pub struct Batch {
     pub endpoints: HashMap<EndpointId, Counters>,
     /// Ended leases by endpoint, model, API and day.
     pub daily: HashMap<DailyKey, DailySums>,
+    /// Ended requests of keys, by key, model, API and day.
+    pub keys: HashMap<UseKey, KeyUse>,
     /// Ended requests by the server's local day.
     pub requests: HashMap<NaiveDate, Counters>,
     /// All refused requests, with and without a row.
@@ -160,6 +163,9 @@ impl Batch {
             let key = DailyKey { endpoint: ended.target.id, model, api_kind, date: today };
             self.daily.entry(key).or_default().add(DailySums::of(ended));
         }
+        if let Some((key, used)) = KeyUse::of(end, today) {
+            self.keys.entry(key).or_default().add(used);
+        }
         if let Some(request) = end.request() {
             self.requests.entry(today).or_default().add(request);
         }
@@ -175,6 +181,9 @@ impl Batch {
         }
         for (key, sums) in newer.daily {
             self.daily.entry(key).or_default().add(sums);
+        }
+        for (key, used) in newer.keys {
+            self.keys.entry(key).or_default().add(used);
         }
         for (date, counters) in newer.requests {
             self.requests.entry(date).or_default().add(counters);

@@ -13,6 +13,7 @@ pub mod event;
 pub mod health;
 pub mod history;
 pub mod ids;
+pub mod key_use;
 pub mod keys;
 pub mod last_hour;
 pub mod load;

@@ -13,7 +13,7 @@ use super::time::Moment;
 /// cannot be written. Such rows are dropped and counted as dropped; the sums still count their leases and
 /// requests.
 ///
-/// The sums need no bound. Their keys are registered endpoints, models that an endpoint has served, days, codes of
+/// The sums need no bound. Their keys are registered endpoints, models that an endpoint has, keys, days, codes of
 /// refusals and minutes. A client cannot invent any of these.
 pub const ROWS_MAX: usize = 50_000;
 

@@ -181,6 +181,10 @@ pub async fn rotate(
     Ok(HttpResponse::Ok().json(NewKey { key, view }))
 }
 
-fn key_id(text: &str) -> Result<KeyId, ApiError> {
+/// Reads a key's id from a path.
+///
+/// # Errors
+/// If the text is not a UUID, so that no key can have it as id.
+pub fn key_id(text: &str) -> Result<KeyId, ApiError> {
     Uuid::parse_str(text).map(KeyId).map_err(|_| ApiError::UnknownKey(text.to_owned()))
 }

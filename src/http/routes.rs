@@ -48,9 +48,10 @@ pub fn routes(config: &mut ServiceConfig) {
     at("/api/dashboard/endpoints", Private, get(READ, dashboard::endpoints));
     at("/api/dashboard/model-stats", Private, get(READ, statistics::of_all_by_model));
     at("/api/dashboard/request-history", Private, get(READ, dashboard::request_history));
-    at("/api/keys", Private, get(ADMIN, keys::list).post(ADMIN, keys::make));
-    at("/api/keys/{id}", Private, get(ADMIN, keys::read).put(ADMIN, keys::change).delete(ADMIN, keys::revoke));
+    at("/api/keys", Private, get(READ, keys::list).post(ADMIN, keys::make));
+    at("/api/keys/{id}", Private, get(READ, keys::read).put(ADMIN, keys::change).delete(ADMIN, keys::revoke));
     at("/api/keys/{id}/rotate", Private, post(ADMIN, keys::rotate));
+    at("/api/keys/{id}/usage", Private, get(READ, statistics::of_key));
     at("/api/session", Private, get(READ, login::read).post(OPEN, login::begin).delete(OPEN, login::end));
     at("/", Private, get(OPEN, assets::to_dashboard));
     at("/dashboard", Private, get(OPEN, assets::page));

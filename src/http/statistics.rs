@@ -1,16 +1,18 @@
 //! Sums of requests and tokens by model and by day, read from the database.
 
 use actix_web::{HttpResponse, web};
-use chrono::Days;
+use chrono::{Days, NaiveDate};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::endpoints::endpoint_id;
 use super::error::ApiError;
+use super::keys::key_id;
 use super::{ANSWER_TIMEOUT, HttpReply, Services, ask};
 use crate::actors::history_recorder::Flush;
-use crate::actors::persistence::{Question, ReadDays, ReadModelSums};
+use crate::actors::keyring::ReadKey;
+use crate::actors::persistence::{Question, ReadDays, ReadKeyUse, ReadModelSums};
 use crate::actors::registry::ReadEndpoint;
 use crate::clock;
 use crate::domain::history::DailySums;
@@ -26,13 +28,19 @@ pub struct Period {
 }
 
 impl Period {
-    /// Returns how many days are asked for, today included; 7 if the request does not say.
-    fn days(&self) -> Result<u64, ApiError> {
-        let Some(text) = &self.days else { return Ok(7) };
-        text.parse().ok().filter(|days| (1..=DAYS_MAX).contains(days)).ok_or_else(|| ApiError::InvalidRequest {
-            message: format!("`days` is \"{text}\"; allowed is a whole number from 1 to {DAYS_MAX}"),
-            param: Some("days".to_owned()),
-        })
+    /// Returns the first of the days that are asked for; today is the last. `default` is the number of days if the request
+    /// does not say.
+    fn first(&self, default: u64) -> Result<NaiveDate, ApiError> {
+        let read = |text: &String| {
+            let days = text.parse().ok().filter(|days| (1..=DAYS_MAX).contains(days));
+            days.ok_or_else(|| ApiError::InvalidRequest {
+                message: format!("`days` is \"{text}\"; allowed is a whole number from 1 to {DAYS_MAX}"),
+                param: Some("days".to_owned()),
+            })
+        };
+        let days = self.days.as_ref().map(read).transpose()?.unwrap_or(default);
+        let today = clock::local_day(clock::wall());
+        Ok(today.checked_sub_days(Days::new(days - 1)).unwrap_or(today))
     }
 }
 
@@ -53,15 +61,32 @@ pub async fn of_endpoint_by_day(
     id: web::Path<String>,
     period: web::Query<Period>,
 ) -> HttpReply {
-    let (endpoint, days) = (known(&services, &id).await?, period.days()?);
-    let today = clock::local_day(clock::wall());
-    let first = today.checked_sub_days(Days::new(days - 1)).unwrap_or(today);
+    let (endpoint, first) = (known(&services, &id).await?, period.first(7)?);
     let sums = read(&services, ReadDays { endpoint, first }).await?;
     let shown = sums.iter().map(|(date, sums)| {
         let mut day = show(sums);
         day["date"] = json!(date.to_string());
         day["tps"] = json!(tps(sums));
         day
+    });
+    Ok(HttpResponse::Ok().json(shown.collect::<Vec<Value>>()))
+}
+
+/// Returns the use of one key by day and model, oldest first.
+pub async fn of_key(services: web::Data<Services>, id: web::Path<String>, period: web::Query<Period>) -> HttpReply {
+    let key = ask(&services.keyring, ReadKey(key_id(&id)?)).await??.id;
+    let used = read(&services, ReadKeyUse { key, first: period.first(30)? }).await?;
+    let shown = used.iter().map(|(day, model, used)| {
+        json!({
+            "day": day.to_string(),
+            "model": model,
+            "requests": used.requests.total + used.refused,
+            "succeeded": used.requests.successful,
+            "failed": used.requests.failed,
+            "refused": used.refused,
+            "input_tokens": used.input_tokens,
+            "output_tokens": used.output_tokens,
+        })
     });
     Ok(HttpResponse::Ok().json(shown.collect::<Vec<Value>>()))
 }

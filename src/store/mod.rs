@@ -3,6 +3,7 @@
 mod endpoint_daily_stats;
 mod endpoints;
 mod history;
+mod key_daily_stats;
 mod keys;
 mod refused;
 mod request_daily_stats;
@@ -193,6 +194,7 @@ fn make_whole(database: &Database) {
 fn add(connection: &mut Connection, batch: &Batch) -> QueryResult<()> {
     endpoints::add_counters(connection, &batch.endpoints)?;
     endpoint_daily_stats::add_sums(connection, &batch.daily)?;
+    key_daily_stats::add_use(connection, &batch.keys)?;
     request_daily_stats::add_counters(connection, &batch.requests)?;
     refused::add_sums(connection, &batch.refused)?;
     history::add_rows(connection, &batch.rows)

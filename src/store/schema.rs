@@ -46,6 +46,21 @@ diesel::table! {
 }
 
 diesel::table! {
+    key_daily_stats (key_id, model_id, date, api_kind) {
+        key_id -> Text,
+        model_id -> Text,
+        date -> Text,
+        api_kind -> Text,
+        total_requests -> BigInt,
+        successful_requests -> BigInt,
+        failed_requests -> BigInt,
+        refused_requests -> BigInt,
+        input_tokens -> BigInt,
+        output_tokens -> BigInt,
+    }
+}
+
+diesel::table! {
     secrets (name) {
         name -> Text,
         value -> Text,

@@ -7,6 +7,7 @@ use leaseway::config::Config;
 use leaseway::domain::keys::{GivenKey, KeyDefinition, KeyHash, KeyLimits, KeySource, Scope};
 use serde_json::{Value, json};
 
+use crate::support::fake_endpoint::polite;
 use crate::support::{FakeEndpoint, RawClient, TestApp, chat};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -339,10 +340,10 @@ async fn limits_of_a_key_hold_for_real_requests_and_are_told() {
     let limited = KeyDefinition { limits, ..KeyDefinition::new("limited") };
     let capped = KeyLimits { max_concurrency: Some(1), max_waiting: Some(1), ..KeyLimits::default() };
     let capped = KeyDefinition { limits: capped, ..KeyDefinition::new("capped") };
-    let spent = KeyLimits { tokens_per_day: Some(10), ..KeyLimits::default() };
-    let spent = KeyDefinition { limits: spent, ..KeyDefinition::new("spent") };
+    let limits = KeyLimits { tokens_per_day: Some(10), ..KeyLimits::default() };
+    let spent = KeyDefinition { limits, ..KeyDefinition::new("spent") };
     let (one, two, three) = ("a-limited-key-that-is-long", "a-capped-key-that-is-long", "a-spent-key-that-is-long");
-    let app = start(vec![given(one, limited), given(two, capped), given(three, spent)]).await;
+    let app = start(vec![given(one, limited), given(two, capped), given(three, spent.clone())]).await;
     let endpoint = FakeEndpoint::start(&["m"]).await;
     app.register("a", &endpoint, 4).await;
     let body = chat("m", false).to_string();
@@ -386,12 +387,33 @@ async fn limits_of_a_key_hold_for_real_requests_and_are_told() {
     endpoint.release(1);
     waiting.read_until("Hello").await;
     app.until("/api/queue/stats", "the end", |stats| stats["processing_count"] == 0).await;
+    endpoint.script(polite);
+
+    // What was used is kept by day and model, and the day's tokens outlive a restart.
+    let list = app.get("/api/keys").await.json();
+    let path_of = |name: &str| {
+        let key = list.as_array().expect("a list").iter().find(|key| key["name"] == name).expect("there");
+        format!("/api/keys/{}/usage?days=1", key["id"].as_str().expect("an id"))
+    };
+    let usage = app.get(&path_of("limited")).await.json();
+    let day = usage[0]["day"].clone();
+    let expected = json!([{ "day": day, "model": "m", "requests": 3, "succeeded": 2, "failed": 0, "refused": 1,
+        "input_tokens": 6, "output_tokens": 14 }]);
+    assert_eq!(usage, expected);
+    let used = app.get(&path_of("spent")).await.json();
+    let folder = app.restartable().await;
+    let change = |config: &mut Config| config.keys = vec![given(three, spent), admin_key()];
+    let mut app = TestApp::start_in(folder, change).await;
+    app.key = Some(ADMIN.to_owned());
+    let ask = async |key: &str| app.send_as(Method::POST, CHAT, &[("x-api-key", key)], &body).await;
+    assert_eq!(ask(three).await.error(), (429, "rate_limit_exceeded".to_owned()));
+    assert_eq!(
+        app.get(&path_of("spent")).await.json()[0]["refused"],
+        json!(used[0]["refused"].as_i64().expect("a number") + 1)
+    );
+    assert_eq!(app.get(&path_of("limited")).await.error().0, 404, "its key is gone, and its use is kept");
 
     // A raised limit holds at once.
-    let list = app.get("/api/keys").await.json();
-    assert!(
-        list.as_array().expect("a list").iter().any(|key| key["name"] == "limited" && key["requests_per_minute"] == 2)
-    );
     let made = app.post("/api/keys", &json!({ "name": "made", "requests_per_minute": 1 })).await.json();
     let key = made["key"].as_str().expect("a key");
     assert_eq!((ask(key).await.status.as_u16(), ask(key).await.status.as_u16()), (200, 429));

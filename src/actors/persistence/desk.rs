@@ -8,7 +8,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Persistence;
 use crate::domain::history::DailySums;
-use crate::domain::ids::{EndpointId, ModelId};
+use crate::domain::ids::{EndpointId, KeyId, ModelId};
+use crate::domain::key_use::KeyUse;
 use crate::domain::keys::KeyChanges;
 use crate::domain::stored_endpoint::StoredEndpoint;
 use crate::store::{Store, StoreError};
@@ -126,6 +127,22 @@ impl Question for ReadDays {
 
     fn put(self, store: &mut Store) -> Result<Self::Answer, StoreError> {
         store.load_days(self.endpoint, self.first)
+    }
+}
+
+/// Asks for the use of a key by day and model, from `first` on, oldest first.
+pub struct ReadKeyUse {
+    /// The key.
+    pub key: KeyId,
+    /// The first day that is asked for.
+    pub first: NaiveDate,
+}
+
+impl Question for ReadKeyUse {
+    type Answer = Vec<(NaiveDate, ModelId, KeyUse)>;
+
+    fn put(self, store: &mut Store) -> Result<Self::Answer, StoreError> {
+        store.load_key_use(self.key, self.first)
     }
 }
 
