@@ -16,11 +16,15 @@ const CONNECTIONS: usize = 64;
 const REQUESTS: usize = 60_000;
 /// Requests after which memory is measured again.
 const MANY_REQUESTS: usize = 200_000;
-const SETUPS: [(&str, Setup); 4] = [
-    ("one worker", Setup { workers: 1, flush_interval_ms: 500 }),
-    ("one worker, nothing written", Setup { workers: 1, flush_interval_ms: 60_000 }),
-    ("one worker", Setup { workers: 1, flush_interval_ms: 500 }),
-    ("two workers", Setup { workers: 2, flush_interval_ms: 500 }),
+const SETUPS: [(&str, Setup); 8] = [
+    ("one worker", Setup { workers: 1, flush_interval_ms: 500, keys: 0 }),
+    ("one worker, one key", Setup { workers: 1, flush_interval_ms: 500, keys: 1 }),
+    ("one worker, 10,000 keys, limits on", Setup { workers: 1, flush_interval_ms: 500, keys: 10_000 }),
+    ("one worker", Setup { workers: 1, flush_interval_ms: 500, keys: 0 }),
+    ("one worker, one key", Setup { workers: 1, flush_interval_ms: 500, keys: 1 }),
+    ("one worker, 10,000 keys, limits on", Setup { workers: 1, flush_interval_ms: 500, keys: 10_000 }),
+    ("one worker, nothing written", Setup { workers: 1, flush_interval_ms: 60_000, keys: 0 }),
+    ("two workers", Setup { workers: 2, flush_interval_ms: 500, keys: 0 }),
 ];
 
 /// Sends requests one after the other on one connection.

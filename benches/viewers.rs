@@ -28,7 +28,7 @@ const HANDSHAKE: &str = "GET /ws/dashboard HTTP/1.1\r\nhost: x\r\nconnection: up
 async fn main() {
     let endpoint = start_endpoint().await;
     let folder = tempfile::tempdir().expect("a folder");
-    let setup = Setup { workers: 1, flush_interval_ms: 500 };
+    let setup = Setup { workers: 1, flush_interval_ms: 500, keys: 0 };
     let path = folder.path().to_owned();
     let started = tokio::task::spawn_blocking(move || Leaseway::start(endpoint, &setup, &path));
     let (leaseway, address) = started.await.expect("it starts");

@@ -15,10 +15,15 @@ const TICK: Duration = Duration::from_millis(10);
 const MODELS: &str = r#"{"object":"list","data":[{"id":"m","object":"model"}]}"#;
 const ANSWER: &str = r#"{"id":"x","choices":[{"index":0,"message":{"role":"assistant","content":"Hello"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":7}}"#;
 
+/// The key that is sent with every request.
+const KEY: &str = "lw_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG";
+
 /// The figures that are compared.
 pub struct Setup {
     pub workers: usize,
     pub flush_interval_ms: u32,
+    /// How many keys there are; 0: access is open. With more than one, the key in use has limits that it never reaches.
+    pub keys: usize,
 }
 
 /// A running binary.
@@ -35,11 +40,18 @@ impl Leaseway {
     pub fn start(endpoint: SocketAddr, setup: &Setup, folder: &std::path::Path) -> (Self, SocketAddr) {
         let config = folder.join("bench.toml");
         let block = format!("[[endpoints]]\nname = \"a\"\nbase_url = \"http://{endpoint}\"\nmax_concurrency = 1000\n");
-        fs::write(&config, block).expect("a config file");
+        let name = |number| format!("[[keys]]\nname = \"{number}\"\n");
+        let others = (1..setup.keys).map(|number| format!("{}key_sha256 = \"{number:064x}\"\n", name(number)));
+        let limits = "requests_per_minute = 1000000000\ntokens_per_minute = 1000000000000\n\
+            tokens_per_day = 1000000000000\nmax_concurrency = 1000000\nmax_waiting = 1000000\n";
+        let limits = if setup.keys > 1 { limits } else { "" };
+        let own = (setup.keys > 0).then(|| format!("{}key_env = \"BENCH_KEY\"\n{limits}", name(0)));
+        fs::write(&config, others.chain(own).collect::<String>() + &block).expect("a config file");
         let mut child = Command::new(env!("CARGO_BIN_EXE_leaseway"))
             .args(["serve", "--config"])
             .arg(&config)
             .env("LEASEWAY_SERVER__BIND", "127.0.0.1:0")
+            .env("BENCH_KEY", KEY)
             .env("LEASEWAY_SERVER__WORKERS", setup.workers.to_string())
             .env("LEASEWAY_DATABASE__FLUSH_INTERVAL_MS", setup.flush_interval_ms.to_string())
             .env("LEASEWAY_DATABASE__URL", format!("sqlite://{}", folder.join("bench.db").display()))
@@ -107,7 +119,7 @@ pub async fn ask_once(socket: &mut TcpStream) {
     let body = r#"{"model":"m","messages":[{"role":"user","content":"Hello"}]}"#;
     let length = body.len();
     let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
-    let text = format!("{head}content-length: {length}\r\n\r\n{body}");
+    let text = format!("{head}authorization: Bearer {KEY}\r\ncontent-length: {length}\r\n\r\n{body}");
     socket.write_all(text.as_bytes()).await.expect("sent");
     let mut buffer = [0; 4096];
     let mut read = 0;
