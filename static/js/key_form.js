@@ -3,6 +3,7 @@
 import { ask, Problem } from "./api.js";
 import { element, write } from "./dom.js";
 import { openForm } from "./form.js";
+import { LIMITS } from "./key_facts.js";
 import { showSecret } from "./secret.js";
 import { allows, isOpen, logIn } from "./session.js";
 import { connect } from "./socket.js";
@@ -18,6 +19,7 @@ const FIELDS = [
   { name: "scopes", label: "scopes", options: SCOPES },
   { name: "models", label: "models", hint: "modelsHint", kind: "list", attributes: { spellcheck: "false" } },
   { name: "expires_at", label: "expires", hint: "expiresHint", kind: "moment" },
+  ...LIMITS.map(([name, label, min]) => ({ name, label, hint: "limitHint", kind: "count", attributes: { min } })),
   { name: "trusts_client_header", label: "trustsHeader", hint: "trustsHeaderHint", kind: "check" },
 ];
 

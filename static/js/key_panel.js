@@ -3,7 +3,7 @@
 import { actionButton, confirmButton, exchangeable } from "./actions.js";
 import { ask } from "./api.js";
 import { element, write } from "./dom.js";
-import { shownPart, sourceOf, stateOf } from "./key_facts.js";
+import { limitsOf, shownPart, sourceOf, stateOf } from "./key_facts.js";
 import { openChangeForm } from "./key_form.js";
 import { showSecret } from "./secret.js";
 import { moment, text } from "./text.js";
@@ -51,6 +51,7 @@ function draw(key) {
   const facts = [
     ["state", element("span", { class: "status", "data-status": stateOf(key) }, text(stateOf(key)))], ["secret", element("code", {}, shownPart(key))],
     ["scopes", key.scopes.join(", ")], ["models", key.models.join(", ") || text("all")], ["expires", moment(key.expires_at)],
+    ["limits", limitsOf(key)],
     ["trustsHeader", text(key.trusts_client_header ? "yes" : "no")], ["made", moment(key.created_at)],
     ["lastUsed", moment(key.last_used_at)], ["source", sourceOf(key)],
   ];

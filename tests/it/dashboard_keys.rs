@@ -145,6 +145,8 @@ async fn a_key_is_made_copied_changed_rotated_and_revoked() {
     tab.click("#make-key").await;
     fill(&tab, "name", "root").await;
     fill(&tab, "models", "m's, n-*").await;
+    fill(&tab, "tokens_per_day", "5000").await;
+    fill(&tab, "max_waiting", "0").await;
     tab.value("document.querySelector('#form [name=expires_at]').value = '2099-01-02T03:04'").await;
     tab.press("Enter").await;
     tab.until_text("#problem-name", "a key named `root` already exists").await;
@@ -166,6 +168,8 @@ async fn a_key_is_made_copied_changed_rotated_and_revoked() {
     assert_eq!((&made["models"], &made["scopes"]), (&json!(["m's", "n-*"]), &json!(["inference"])));
     let end = tab.value("new Date('2099-01-02T03:04').toISOString().replace('.000Z', 'Z')").await;
     assert_eq!(made["expires_at"], end);
+    assert_eq!((&made["tokens_per_day"], &made["max_waiting"]), (&json!(5000), &json!(0)));
+    assert_eq!((&made["requests_per_minute"], &made["max_concurrency"]), (&Value::Null, &Value::Null));
     assert_eq!(status(&app, "/v1/models", &secret).await, 200);
 
     tab.click("[data-key=chat] button").await;
@@ -179,6 +183,8 @@ async fn a_key_is_made_copied_changed_rotated_and_revoked() {
     tab.write("talk").await;
     tab.press("Enter").await;
     tab.until_text("#key-panel h2", "talk").await;
+    let shown = "document.querySelector('#key-panel dl').textContent";
+    tab.until("the limits", &format!("{shown}.includes('Tokens per day: 5000, Waiting requests: 0')")).await;
     let changed = json!({ "name": "talk", "scopes": ["inference", "read"] });
     let mut expected = made.clone();
     expected.as_object_mut().expect("an object").extend(changed.as_object().cloned().expect("an object"));
